@@ -1,0 +1,128 @@
+"""Checkpoints: saved whole, loaded strictly and without running code, and recognised by their content."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conve_tracin.errors import InputError
+from conve_tracin.files import atomic_write
+from conve_tracin.model import ConvE
+
+NATIVE = "native"
+CONVERTED = "converted"
+PYKEEN_STATE_DICT = "pykeen-state-dict"
+PYKEEN_TRAINING_LOOP = "pykeen-training-loop"
+
+# The formats that this project did not write may hold more sizes than ConvE takes, or fewer.
+_REQUIRED_CONFIG = ("num_entities", "num_relations", "embedding_dim", "embedding_height", "embedding_width", "output_channels")
+
+
+def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write `content` with torch.save, whole or not at all."""
+    with atomic_write(path) as temporary:
+        torch.save(dict(content), temporary)
+
+
+def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
+    """Read any file that torch.save wrote, onto the CPU, without ever running code from it.
+
+    Raises InputError where the file is absent, cut off, no checkpoint, or would run code when unpickled.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the path of a checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: holds more than tensors and plain values, so reading it could run code; "
+            "if you trust its origin, `run_tracin.py --trust-pickle` reads PyKEEN's trained_model.pkl"
+        ) from error
+    except Exception as error:  # torch.load raises nearly anything on a damaged file
+        raise InputError(f"{path}: is damaged or no checkpoint ({_first_line(error)}); use another checkpoint") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, not a checkpoint; use another file")
+    return content
+
+
+def detect_format(content: Mapping[str, Any]) -> str | None:
+    """Name the format of a loaded checkpoint: one of this module's four constants, or None."""
+    state = content.get("model_state_dict")
+    if isinstance(state, Mapping):
+        if any(key.startswith("entity_embeddings.") for key in state):
+            return NATIVE
+        if any(key.startswith("entity_representations.") for key in state):
+            return CONVERTED if "model_config" in content else PYKEEN_TRAINING_LOOP
+    if any(isinstance(key, str) and key.startswith("entity_representations.") for key in content):
+        return PYKEEN_STATE_DICT
+    return None
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a native checkpoint.
+
+    Raises InputError where the file is not one, with the way to use it where it is PyKEEN's.
+    """
+    content = read_checkpoint_file(path)
+    detected = detect_format(content)
+    if detected in (CONVERTED, PYKEEN_STATE_DICT, PYKEEN_TRAINING_LOOP):
+        raise InputError(f"{path}: is a PyKEEN checkpoint; analyse it with run_tracin.py, which reads both formats")
+    if detected is None:
+        raise InputError(f"{path}: holds no ConvE weights (model_state_dict); use a checkpoint of train_pytorch.py")
+    missing = [name for name in _REQUIRED_CONFIG if name not in content.get("model_config", {})]
+    if missing:
+        raise InputError(
+            f"{path}: its model_config lacks {', '.join(missing)}; use a checkpoint of train_pytorch.py"
+        )
+    return content
+
+
+def build_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoint") -> ConvE:
+    """Build the ConvE of a native checkpoint, in eval mode, weights loaded strictly.
+
+    Raises InputError where weights and sizes disagree or a weight is not finite; `source` names the file.
+    """
+    config = {**checkpoint["model_config"]}
+    config.setdefault("entity_bias", "entity_bias" in checkpoint["model_state_dict"])
+    try:
+        model = ConvE(**config)
+        model.load_state_dict(checkpoint["model_state_dict"], strict=True)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"{source}: the weights do not fit its model_config ({_first_line(error)}); use an undamaged checkpoint"
+        ) from error
+    require_finite(model.state_dict(), source=source)
+    return model.eval()
+
+
+def require_finite(state_dict: Mapping[str, Tensor], *, source: str | Path) -> None:
+    """Raise InputError that names the first tensor with NaN or infinite values."""
+    for name, tensor in state_dict.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{source}: {name} holds NaN or infinite values; use an earlier checkpoint")
+
+
+def require_same_mappings(checkpoint: Mapping[str, Any], digests: Mapping[str, str], *, source: str | Path) -> None:
+    """Raise InputError where the checkpoint was trained with other entity or relation ids than `digests`.
+
+    Checkpoints without a digest (other origins) pass: there is nothing to compare.
+    """
+    for kind, digest in digests.items():
+        stored = checkpoint.get("mapping_digest", {}).get(kind, digest)
+        if stored != digest:
+            raise InputError(
+                f"{source}: was trained with another {kind} mapping than the one given; "
+                f"use the {kind}-to-id file of its training run"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    # torch lists the offending keys after a headline that only names the class.
+    return " ".join(line.strip() for line in lines[:2]) if lines else type(error).__name__

@@ -1,0 +1,101 @@
+"""What the command lines share: parsers, argument types, logging, and errors as one line with exit code 2.
+
+Neither torch nor pykeen is imported here, so that `--help` answers at once.
+"""
+
+import argparse
+import importlib
+import logging
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from conve_tracin.errors import InputError
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, without the usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message on stderr and exit with code 2."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def make_parser(description: str, *, parents: tuple[argparse.ArgumentParser, ...] = ()) -> OneLineParser:
+    """Make a script's parser; it knows `--debug` besides what `parents` bring."""
+    parser = OneLineParser(
+        description=description, parents=list(parents), formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a script's `main` and exit: 0, or 2 with one line on stderr for bad input, or 130 when interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        main()
+    except InputError as error:
+        _exit_with(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", code=2)
+    except KeyboardInterrupt:
+        _exit_with(f"{Path(sys.argv[0]).name}: interrupted", code=130)
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has seen enough.
+        sys.stderr.close()
+        sys.exit(141)
+    sys.exit(0)
+
+
+def _exit_with(line: str, *, code: int) -> NoReturn:
+    if "--debug" in sys.argv[1:]:
+        raise  # noqa: PLE0704 - called from the except clauses of `run` only
+    print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+def lazy_exports(origins: dict[str, str]) -> Callable[[str], Any]:
+    """Return a module-level `__getattr__` (PEP 562) that imports {name: module} on first use."""
+
+    def __getattr__(name: str) -> Any:
+        if name in origins:
+            return getattr(importlib.import_module(origins[name]), name)
+        raise AttributeError(name)
+
+    return __getattr__
+
+
+# Argument types: argparse turns their errors into its own one-line message.
+
+
+def positive_int(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Parse a finite number above 0."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Parse a number of at least 0 and below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
+    return value
