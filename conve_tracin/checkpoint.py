@@ -17,8 +17,15 @@ CONVERTED = "converted"
 PYKEEN_STATE_DICT = "pykeen-state-dict"
 PYKEEN_TRAINING_LOOP = "pykeen-training-loop"
 
-# The formats that this project did not write may hold more sizes than ConvE takes, or fewer.
-_REQUIRED_CONFIG = ("num_entities", "num_relations", "embedding_dim", "embedding_height", "embedding_width", "output_channels")
+# The oldest checkpoints hold these sizes alone; the others have ConvE's defaults there.
+_REQUIRED_CONFIG = (
+    "num_entities",
+    "num_relations",
+    "embedding_dim",
+    "embedding_height",
+    "embedding_width",
+    "output_channels",
+)
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -43,7 +50,9 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
             "if you trust its origin, `run_tracin.py --trust-pickle` reads PyKEEN's trained_model.pkl"
         ) from error
     except Exception as error:  # torch.load raises nearly anything on a damaged file
-        raise InputError(f"{path}: is damaged or no checkpoint ({_first_line(error)}); use another checkpoint") from error
+        raise InputError(
+            f"{path}: is damaged or no checkpoint ({_first_line(error)}); use another checkpoint"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a checkpoint; use another file")
     return content
@@ -75,9 +84,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: holds no ConvE weights (model_state_dict); use a checkpoint of train_pytorch.py")
     missing = [name for name in _REQUIRED_CONFIG if name not in content.get("model_config", {})]
     if missing:
-        raise InputError(
-            f"{path}: its model_config lacks {', '.join(missing)}; use a checkpoint of train_pytorch.py"
-        )
+        raise InputError(f"{path}: its model_config lacks {', '.join(missing)}; use a checkpoint of train_pytorch.py")
     return content
 
 

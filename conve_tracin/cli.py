@@ -9,6 +9,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,7 +51,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 def _exit_with(line: str, *, code: int) -> NoReturn:
     if "--debug" in sys.argv[1:]:
-        raise  # noqa: PLE0704 - called from the except clauses of `run` only
+        raise  # the exception that `run` is handling
     print(line, file=sys.stderr)
     sys.exit(code)
 
@@ -64,6 +65,36 @@ def lazy_exports(origins: dict[str, str]) -> Callable[[str], Any]:
         raise AttributeError(name)
 
     return __getattr__
+
+
+def add_mapping_arguments(group: argparse._ArgumentGroup) -> None:
+    """Declare the two mappings, and what to do with labels that they lack."""
+    group.add_argument("--entity-to-id", type=Path, required=True, help="entity mapping: label<TAB>id")
+    group.add_argument("--relation-to-id", type=Path, required=True, help="relation mapping: label<TAB>id")
+    group.add_argument(
+        "--skip-unknown", action="store_true", help="drop triples with unknown labels instead of stopping"
+    )
+
+
+def members_of(dataclass_type: type, args: argparse.Namespace) -> dict[str, Any]:
+    """Pick the arguments that have the names of the dataclass's fields."""
+    return {field.name: getattr(args, field.name) for field in fields(dataclass_type) if hasattr(args, field.name)}
+
+
+def choose_device(name: str) -> str:
+    """Turn `--device` into a device: "auto" is the GPU where there is one.
+
+    Raises InputError for a device that this machine lacks.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not available here; use --device cpu") from error
+    return name
 
 
 # Argument types: argparse turns their errors into its own one-line message.

@@ -95,18 +95,24 @@ class ConvE(nn.Module):
 
     def encode(self, head: Tensor, relation: Tensor) -> Tensor:
         """Compute the query vectors q(h, r); head and relation are ids of shape (B,), the result is (B, d)."""
+        return self.encode_rows(self.entity_embeddings(head), self.relation_embeddings(relation))
+
+    def encode_rows(self, head_rows: Tensor, relation_rows: Tensor) -> Tensor:
+        """Compute the query vectors of embeddings that are given themselves: (B, d) twice to (B, d)."""
+        return self.project(self.extract_features(head_rows, relation_rows))
+
+    def extract_features(self, head_rows: Tensor, relation_rows: Tensor) -> Tensor:
+        """Run the convolution: embeddings (B, d) twice to flattened feature maps (B, F)."""
         image_shape = (-1, 1, self.config.embedding_height, self.config.embedding_width)
-        image = torch.cat(
-            [
-                self.entity_embeddings(head).view(image_shape),
-                self.relation_embeddings(relation).view(image_shape),
-            ],
-            dim=2,
-        )  # (B, 1, 2 · height, width)
-        image = self.input_dropout(self.bn0(image))
+        # Head above relation, as in PyKEEN and in the original code.
+        image = torch.cat([head_rows.view(image_shape), relation_rows.view(image_shape)], dim=2)
+        image = self.input_dropout(self.bn0(image))  # (B, 1, 2 · height, width)
         maps = F.relu(self.bn1(self.conv1(image)))  # (B, C, 2 · height − kh + 1, width − kw + 1)
-        features = self.feature_map_dropout(maps).flatten(start_dim=1)  # (B, F)
-        return F.relu(self.bn2(self.output_dropout(self.fc(features))))  # (B, d)
+        return self.feature_map_dropout(maps).flatten(start_dim=1)  # (B, F)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Turn feature maps (B, F) into query vectors (B, d)."""
+        return F.relu(self.bn2(self.output_dropout(self.fc(features))))
 
     def score_queries(self, queries: Tensor) -> Tensor:
         """Score every entity as tail: queries (B, d) to scores (B, K)."""

@@ -1,0 +1,53 @@
+"""Influence by forward-mode differentiation, for any scoring model.
+
+∇ℓ(w; z) · T is the directional derivative of ℓ(w; z) along T. One Jacobian-vector product gives it for a whole
+batch of training triples z; no training gradient is built and nothing is approximated. T is the test triple's
+gradient for TracIn, and may be any other direction in parameter space.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
+
+from conve_tracin.influence.reference import LossFunction
+
+
+def directional_derivatives(
+    scorer: nn.Module, tangent: dict[str, Tensor], triples: Tensor, *, batch_size: int = 256
+) -> tuple[Tensor, Tensor]:
+    """Compute the scores of triples (N, 3) and their derivatives along `tangent`.
+
+    Args:
+        scorer: module in eval mode, triples (B, 3) to scores (B,).
+        tangent: for each parameter that moves, by the scored model's names, a tensor of its shape.
+        triples: ids, shape (N, 3).
+        batch_size: triples in one pass; changes memory and speed, not results.
+
+    Returns:
+        Scores (N,) and derivatives (N,).
+    """
+    prefixes = {name.removeprefix("model."): name for name, _ in scorer.named_parameters()}
+    parameters = {name: parameter.detach() for name, parameter in scorer.named_parameters()}
+    tangent = {prefixes[name]: direction for name, direction in tangent.items()}
+    primal = {name: parameters[name] for name in tangent}
+
+    scores, derivatives = [], []
+    with torch.no_grad():
+        for batch in triples.split(batch_size):
+
+            def score(values: dict[str, Tensor], batch: Tensor = batch) -> Tensor:
+                return functional_call(scorer, values, (batch,))
+
+            batch_scores, batch_derivatives = jvp(score, (primal,), (tangent,))
+            scores.append(batch_scores)
+            derivatives.append(batch_derivatives)
+    return torch.cat(scores), torch.cat(derivatives)
+
+
+def loss_slopes(scores: Tensor, loss_fn: LossFunction, *, label: float = 1.0) -> Tensor:
+    """Compute dℓ/ds at each score (N,), also for a `loss_fn` that averages over its input."""
+
+    def loss_of(score: Tensor) -> Tensor:
+        return loss_fn(score[None], torch.full_like(score[None], label)).sum()
+
+    return vmap(grad(loss_of))(scores)

@@ -1,0 +1,100 @@
+"""The definition of TracIn (Pruthi et al., 2020, https://arxiv.org/abs/2002.08484), as a loop of backward passes.
+
+influence(z, z′) = η · ∇ℓ(w; z) · ∇ℓ(w; z′). Every faster engine is tested against this module.
+
+A *scorer* here is a module in eval mode that takes triples of ids (B, 3) and returns their scores (B,).
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class ConvEScorer(nn.Module):
+    """Scores triples with a native ConvE."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, triples: Tensor) -> Tensor:
+        """Score triples (B, 3); returns (B,)."""
+        return self.model.score(*triples.unbind(dim=1))
+
+
+def binary_cross_entropy(score: Tensor, label: Tensor) -> Tensor:
+    """The documented ℓ: binary cross-entropy of the triple's own score, elementwise."""
+    return F.binary_cross_entropy_with_logits(score, label, reduction="none")
+
+
+def named_parameters(scorer: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of the scored model under its own names (without the scorer's prefix)."""
+    return {name.removeprefix("model."): parameter for name, parameter in scorer.named_parameters()}
+
+
+def triple_gradient(
+    scorer: nn.Module,
+    triple: Tensor,
+    *,
+    names: Iterable[str] | None = None,
+    label: float = 1.0,
+    loss_fn: LossFunction = binary_cross_entropy,
+) -> dict[str, Tensor]:
+    """Compute ∇ℓ(w; triple) with one backward pass.
+
+    Args:
+        scorer: see the module's docstring.
+        triple: ids, shape (3,).
+        names: parameters to differentiate by; all of them without.
+        label: the target of `loss_fn`.
+        loss_fn: score and label, both (1,), to a loss.
+
+    Returns:
+        For each name a tensor of the parameter's shape.
+    """
+    parameters = named_parameters(scorer)
+    chosen = {name: parameters[name] for name in (parameters if names is None else names)}
+    scores = scorer(triple[None])  # (1,)
+    loss = loss_fn(scores, torch.full_like(scores, label)).sum()
+    gradients = torch.autograd.grad(loss, list(chosen.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(chosen, gradients, strict=True))
+
+
+def dot(left: dict[str, Tensor], right: dict[str, Tensor]) -> Tensor:
+    """Sum the products of two gradients over all parameters."""
+    return sum(((left[name] * right[name]).sum() for name in left), start=torch.zeros(()))
+
+
+def gradient_products(
+    scorer: nn.Module,
+    test_triples: Tensor,
+    training_triples: Tensor,
+    *,
+    names: Iterable[str] | None = None,
+    loss_fn: LossFunction = binary_cross_entropy,
+) -> Tensor:
+    """Compute ∇ℓ(w; z) · ∇ℓ(w; z′) for each test triple z′ (n, 3) and training triple z (N, 3); returns (n, N)."""
+    names = None if names is None else list(names)
+    test_gradients = [triple_gradient(scorer, triple, names=names, loss_fn=loss_fn) for triple in test_triples]
+    columns = []
+    for triple in training_triples:
+        gradient = triple_gradient(scorer, triple, names=names, loss_fn=loss_fn)
+        columns.append(torch.stack([dot(gradient, test_gradient) for test_gradient in test_gradients]))
+    return torch.stack(columns, dim=1)
+
+
+def self_products(
+    scorer: nn.Module,
+    triples: Tensor,
+    *,
+    names: Iterable[str] | None = None,
+    loss_fn: LossFunction = binary_cross_entropy,
+) -> Tensor:
+    """Compute ‖∇ℓ(w; z)‖² of each triple (N, 3); returns (N,)."""
+    names = None if names is None else list(names)
+    gradients = (triple_gradient(scorer, triple, names=names, loss_fn=loss_fn) for triple in triples)
+    return torch.stack([dot(gradient, gradient) for gradient in gradients])

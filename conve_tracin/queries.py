@@ -1,0 +1,62 @@
+"""Queries (head, relation, ?) on a device, with their known tails in CSR form: the labels of training and ranking."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conve_tracin.triples import QueryIndex
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Q queries and the tails of each: those of query i are `tails[offsets[i] : offsets[i + 1]]`.
+
+    Shapes: heads and relations (Q,), offsets (Q + 1,), tails (N,), all int64 on one device.
+    """
+
+    heads: Tensor
+    relations: Tensor
+    offsets: Tensor
+    tails: Tensor
+
+    @classmethod
+    def distinct(cls, index: QueryIndex, device: torch.device | str = "cpu") -> "Queries":
+        """One query for each distinct (head, relation): what KvsAll trains on and filtered ranking looks up."""
+        return cls(*_to_device(device, index.queries[:, 0], index.queries[:, 1], index.offsets, index.tails))
+
+    @classmethod
+    def one_per_triple(cls, triples: np.ndarray, device: torch.device | str = "cpu") -> "Queries":
+        """One query with one tail for each triple (N, 3), in order: what 1vsAll trains on."""
+        offsets = np.arange(len(triples) + 1)
+        return cls(*_to_device(device, triples[:, 0], triples[:, 1], offsets, triples[:, 2]))
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def tails_of(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """List the tails of the queries (B,) as two (M,) tensors: the place in the batch, and the tail."""
+        starts = self.offsets[queries]
+        counts = self.offsets[queries + 1] - starts
+        places = torch.arange(len(queries), device=counts.device)
+        rows = torch.repeat_interleave(places, counts)  # (M,)
+        first = torch.cumsum(counts, dim=0) - counts
+        within = torch.arange(len(rows), device=rows.device) - first[rows]
+        return rows, self.tails[starts[rows] + within]
+
+    def find(self, heads: Tensor, relations: Tensor, *, num_relations: int) -> Tensor:
+        """Return the ids of the queries (head, relation), each (B,), in a `distinct` collection.
+
+        Raises KeyError where one of them is not there.
+        """
+        keys = self.heads * num_relations + self.relations
+        wanted = heads * num_relations + relations
+        found = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        if not torch.equal(keys[found], wanted):
+            raise KeyError("a query has no known tail")
+        return found
+
+
+def _to_device(device: torch.device | str, *arrays: np.ndarray) -> list[Tensor]:
+    return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays]

@@ -1,0 +1,113 @@
+"""Filtered ranking: scores to ranks to MRR and Hits@k.
+
+Ties take their mean rank (PyKEEN's "realistic" rank), so that a constant model does not look perfect.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from conve_tracin.queries import Queries
+from conve_tracin.triples import group_by_query, with_inverse_triples
+
+HITS_AT = (1, 3, 5, 10)
+
+
+def filtered_ranks(scores: Tensor, targets: Tensor, known_rows: Tensor, known_tails: Tensor) -> Tensor:
+    """Rank each row's target among all entities that are not known to be true.
+
+    Args:
+        scores: shape (B, K).
+        targets: the entity to rank in each row, shape (B,).
+        known_rows: the row of each known tail, shape (M,).
+        known_tails: the entities known to be true there, shape (M,), each once in its row; the target
+            itself may be among them.
+
+    Returns:
+        Ranks from 1, shape (B,), float64; halves where ties are even.
+    """
+    target_scores = scores.gather(1, targets[:, None])  # (B, 1)
+    higher = (scores > target_scores).sum(dim=1)
+    equal = (scores == target_scores).sum(dim=1)
+    # Counting the known tails and taking them off spares a masked copy of the scores.
+    is_target = known_tails == targets[known_rows]
+    known_scores = scores[known_rows, known_tails]
+    known_higher = (known_scores > target_scores[known_rows, 0]) & ~is_target
+    known_equal = (known_scores == target_scores[known_rows, 0]) & ~is_target
+    higher = higher.index_add(0, known_rows, known_higher.to(higher.dtype), alpha=-1)
+    equal = equal.index_add(0, known_rows, known_equal.to(equal.dtype), alpha=-1)
+    return higher.double() + (equal.double() + 1) / 2
+
+
+def ranking_metrics(ranks: Tensor) -> dict[str, float]:
+    """Compute mean rank, mean reciprocal rank and Hits@k of ranks (N,)."""
+    metrics = {"mean_rank": ranks.mean().item(), "mean_reciprocal_rank": (1 / ranks).mean().item()}
+    return metrics | {f"hits@{k}": (ranks <= k).double().mean().item() for k in HITS_AT}
+
+
+@torch.no_grad()
+def rank_triples(
+    score_all_tails: Callable[[Tensor, Tensor], Tensor],
+    triples: np.ndarray,
+    known: Queries,
+    *,
+    num_relations: int,
+    batch_size: int = 512,
+    progress: str | None = None,
+) -> Tensor:
+    """Rank the tail of each triple (N, 3) among all entities; returns the ranks (N,) in the triples' order.
+
+    Args:
+        score_all_tails: heads (B,) and relations (B,) to scores (B, K).
+        triples: what to rank.
+        known: the true tails of each distinct query, those of `triples` included.
+        num_relations: the number of relation ids in `known`.
+        batch_size: triples ranked at once.
+        progress: what to call the work on a progress bar; none is shown without.
+    """
+    device = known.heads.device
+    index = group_by_query(triples)
+    heads, relations, tails = torch.from_numpy(triples[index.order]).to(device).unbind(dim=1)
+    in_query_order = torch.empty(len(triples), dtype=torch.float64)
+    for start in tqdm(range(0, len(triples), batch_size), desc=progress, disable=progress is None, leave=False):
+        batch = slice(start, start + batch_size)
+        # Triples of the same query stand together: each query is scored once and compared with all its tails.
+        keys = heads[batch] * num_relations + relations[batch]
+        distinct, rows = keys.unique_consecutive(return_inverse=True)  # (D,), (B,)
+        distinct_heads, distinct_relations = distinct // num_relations, distinct % num_relations
+        scores = score_all_tails(distinct_heads, distinct_relations)  # (D, K)
+        known_ids = known.find(distinct_heads, distinct_relations, num_relations=num_relations)
+        known_rows, known_tails = known.tails_of(known_ids[rows])
+        in_query_order[batch] = filtered_ranks(scores[rows], tails[batch], known_rows, known_tails).cpu()
+    ranks = torch.empty_like(in_query_order)
+    ranks[torch.from_numpy(index.order)] = in_query_order
+    return ranks
+
+
+def rank_both_sides(
+    score_all_tails: Callable[[Tensor, Tensor], Tensor],
+    triples: np.ndarray,
+    known: Queries,
+    *,
+    num_relations: int,
+    inverse_triples: bool,
+    batch_size: int = 512,
+    progress: str | None = None,
+) -> Tensor:
+    """Rank tails and, where the model has inverse relations, heads too: (N,) or (2N,) ranks, tails first.
+
+    `triples` hold the relation ids of the files; with inverse triples `known` and the model hold 2r and 2r + 1.
+    """
+    if inverse_triples:
+        triples = with_inverse_triples(triples)
+    return rank_triples(
+        score_all_tails,
+        triples,
+        known,
+        num_relations=num_relations,
+        batch_size=batch_size,
+        progress=progress,
+    )

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Train ConvE on a knowledge graph: triples in, checkpoints and ranking metrics out."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conve_tracin import cli
+
+if TYPE_CHECKING:
+    from conve_tracin.training import TrainingData
+
+__getattr__ = cli.lazy_exports({"ConvE": "conve_tracin.model", "compute_loss_efficient": "conve_tracin.loss"})
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare the command line."""
+    parser = cli.make_parser(__doc__)
+    files = parser.add_argument_group("files")
+    files.add_argument("--train", type=Path, required=True, help="training triples: head<TAB>relation<TAB>tail")
+    files.add_argument("--valid", type=Path, required=True, help="validation triples; they choose the best model")
+    files.add_argument("--test", type=Path, required=True, help="test triples, ranked once at the end")
+    cli.add_mapping_arguments(files)
+    files.add_argument("--output-dir", "-o", type=Path, required=True, help="where all results go")
+    files.add_argument("--checkpoint-dir", type=Path, help="where checkpoints go (default: OUTPUT_DIR/checkpoints)")
+    files.add_argument("--resume-from-checkpoint", type=Path, help="go on from this checkpoint_epoch_N.pt")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--embedding-dim", type=cli.positive_int, default=200, help="height × width")
+    model.add_argument("--embedding-height", type=cli.positive_int, default=10, help="rows of an embedding's image")
+    model.add_argument("--embedding-width", type=cli.positive_int, default=20, help="columns of that image")
+    model.add_argument("--output-channels", type=cli.positive_int, default=32, help="feature maps")
+    model.add_argument("--kernel-height", type=cli.positive_int, default=3, help="rows of the convolution kernel")
+    model.add_argument("--kernel-width", type=cli.positive_int, default=3, help="columns of the kernel")
+    model.add_argument("--input-dropout", type=cli.fraction, default=0.2, help="dropout on the input image")
+    model.add_argument("--feature-map-dropout", type=cli.fraction, default=0.2, help="dropout of whole feature maps")
+    model.add_argument("--output-dropout", type=cli.fraction, default=0.3, help="dropout on the query vector")
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--num-epochs", type=cli.positive_int, default=100, help="passes over the training set")
+    training.add_argument("--batch-size", type=cli.positive_int, default=256, help="queries in a batch")
+    training.add_argument("--learning-rate", type=cli.positive_float, default=0.001, help="of Adam")
+    training.add_argument("--lr-decay", type=cli.positive_float, default=1.0, help="multiplies the rate each epoch")
+    training.add_argument("--label-smoothing", type=cli.fraction, default=0.1, help="share of each label spread out")
+    training.add_argument(
+        "--training-approach", choices=("1vsall", "kvsall"), default="1vsall",
+        help="one target for each triple, or all tails of each (head, relation) at once",
+    )  # fmt: skip
+    training.add_argument("--inverse-triples", action="store_true", help="also train, and rank by, (t, inverse r, h)")
+    training.add_argument(
+        "--early-stopping-patience", type=cli.non_negative_int, default=0,
+        help="stop after this many evaluations without a better validation MRR; 0 never stops",
+    )  # fmt: skip
+    training.add_argument("--eval-frequency", type=cli.positive_int, default=1, help="epochs between evaluations")
+    training.add_argument("--checkpoint-frequency", type=cli.positive_int, default=2, help="epochs between checkpoints")
+    training.add_argument("--random-seed", type=cli.non_negative_int, default=42, help="of weights, order and dropout")
+
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--use-mixed-precision", action="store_true", help="bfloat16 or float16 where it is safe")
+    machine.add_argument("--use-gradient-checkpointing", action="store_true", help="less memory, more computing")
+    machine.add_argument("--disable-memory-cleanup", action="store_true", help="keep cached memory after evaluations")
+    machine.add_argument("--no-gpu", action="store_true", help="train on the CPU even where there is a GPU")
+    machine.add_argument(
+        "--num-workers", type=cli.non_negative_int, default=4,
+        help="no effect: batches are cut from tensors in memory, so there is nothing to load beside training",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, train, and print the test metrics."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+
+    from conve_tracin.model import ConvEConfig
+    from conve_tracin.training import TrainingConfig, train
+
+    report_settings_without_effect(args, parser)
+    results = train(
+        read_data(args),
+        TrainingConfig(**cli.members_of(TrainingConfig, args)),
+        model_sizes=cli.members_of(ConvEConfig, args),
+        output_dir=args.output_dir,
+        checkpoint_dir=args.checkpoint_dir,
+        resume_from=args.resume_from_checkpoint,
+        device=cli.choose_device("cpu" if args.no_gpu else "auto"),
+        clean_memory=not args.disable_memory_cleanup,
+    )
+    print(f"Test metrics ({results['ranked']}, filtered), best model of epoch {results['epoch']}:")
+    for name in ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10", "mean_rank"):
+        print(f"  {name:<21} {results[name]:.4f}")
+    print(f"Written to {args.output_dir}: best_model.pt, final_model.pt, config.json, training_history.json, ")
+    print("  test_results.json, and the checkpoints")
+
+
+def read_data(args: argparse.Namespace) -> "TrainingData":
+    """Read mappings and splits; raises InputError with file and line."""
+    from conve_tracin.training import TrainingData
+    from conve_tracin.triples import read_triples, read_vocabulary
+
+    entities = read_vocabulary(args.entity_to_id, "entity")
+    relations = read_vocabulary(args.relation_to_id, "relation")
+    splits = (
+        read_triples(path, entities, relations, skip_unknown=args.skip_unknown)
+        for path in (args.train, args.valid, args.test)
+    )
+    return TrainingData(
+        *splits,
+        num_entities=len(entities),
+        num_relations=len(relations),
+        mapping_digest={"entity": entities.digest(), "relation": relations.digest()},
+    )
+
+
+def report_settings_without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Say once which given flags change nothing here."""
+    if args.num_workers != parser.get_default("num_workers"):
+        logging.getLogger(__name__).info("--num-workers has no effect: batches are cut from tensors in memory")
+
+
+if __name__ == "__main__":
+    cli.run(main)
