@@ -1,6 +1,8 @@
 """Checkpoints: saved whole, loaded strictly and without running code, and recognised by their content."""
 
 import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from torch import Tensor
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 from conve_tracin.model import ConvE
+from conve_tracin.safe_unpickle import read_any_protocol
+from conve_tracin.triples import Vocabulary
 
 NATIVE = "native"
 CONVERTED = "converted"
@@ -43,7 +47,7 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of a checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _load_without_running_code(path)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: holds more than tensors and plain values, so reading it could run code; "
@@ -58,6 +62,18 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def _load_without_running_code(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # torch warns of each pickle protocol that is not its default, and then refuses it.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        if not zipfile.is_zipfile(path):
+            raise
+        return read_any_protocol(path)
+
+
 def detect_format(content: Mapping[str, Any]) -> str | None:
     """Name the format of a loaded checkpoint: one of this module's four constants, or None."""
     state = content.get("model_state_dict")
@@ -66,7 +82,10 @@ def detect_format(content: Mapping[str, Any]) -> str | None:
             return NATIVE
         if any(key.startswith("entity_representations.") for key in state):
             return CONVERTED if "model_config" in content else PYKEEN_TRAINING_LOOP
-    if any(isinstance(key, str) and key.startswith("entity_representations.") for key in content):
+    # `pykeen.checkpoints.save_model` puts the state dict one level down.
+    nested = content.get("state_dict")
+    weights = nested if isinstance(nested, Mapping) else content
+    if any(isinstance(key, str) and key.startswith("entity_representations.") for key in weights):
         return PYKEEN_STATE_DICT
     return None
 
@@ -115,8 +134,32 @@ def require_finite(state_dict: Mapping[str, Tensor], *, source: str | Path) -> N
             raise InputError(f"{source}: {name} holds NaN or infinite values; use an earlier checkpoint")
 
 
-def require_same_mappings(checkpoint: Mapping[str, Any], digests: Mapping[str, str], *, source: str | Path) -> None:
-    """Raise InputError where the checkpoint was trained with other entity or relation ids than `digests`.
+def uses_inverse_triples(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether relation r of the files is row 2r of the checkpoint's relation table."""
+    return bool(checkpoint.get("training_config", {}).get("inverse_triples", False))
+
+
+def require_matching_mappings(
+    checkpoint: Mapping[str, Any], entities: Vocabulary, relations: Vocabulary, *, source: str | Path
+) -> None:
+    """Raise InputError where a checkpoint was trained with other ids than the two mappings give.
+
+    The counts are compared, and the digests where the checkpoint has them.
+    """
+    config = checkpoint["model_config"]
+    rows_per_relation = 2 if uses_inverse_triples(checkpoint) else 1
+    for mapping, rows in ((entities, config["num_entities"]), (relations, config["num_relations"])):
+        expected = len(mapping) * (rows_per_relation if mapping.kind == "relation" else 1)
+        if rows != expected:
+            raise InputError(
+                f"{mapping.path}: has {len(mapping)} labels, but {source} has {rows} {mapping.kind} embeddings; "
+                f"use the {mapping.kind} mapping of its training run"
+            )
+    require_same_digests(checkpoint, {m.kind: m.digest() for m in (entities, relations)}, source=source)
+
+
+def require_same_digests(checkpoint: Mapping[str, Any], digests: Mapping[str, str], *, source: str | Path) -> None:
+    """Raise InputError where the checkpoint was trained with another mapping than `digests` ({kind: digest}) say.
 
     Checkpoints without a digest (other origins) pass: there is nothing to compare.
     """
