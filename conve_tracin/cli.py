@@ -11,9 +11,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from conve_tracin.errors import InputError
+
+if TYPE_CHECKING:
+    from conve_tracin.report import Names
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -74,6 +77,46 @@ def add_mapping_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--skip-unknown", action="store_true", help="drop triples with unknown labels instead of stopping"
     )
+
+
+def add_name_arguments(group: argparse._ArgumentGroup) -> None:
+    """Declare the optional files that give entities and relations readable names."""
+    group.add_argument("--node-name-dict", type=Path, help="names of entities: name<TAB>id")
+    group.add_argument("--edge-map", type=Path, help="JSON of predicates: {'{\"predicate\": …}': relation label}")
+
+
+def read_names_from(args: argparse.Namespace) -> "Names":
+    """Read the mappings and names that `add_mapping_arguments` and `add_name_arguments` declare."""
+    from conve_tracin.report import Names
+    from conve_tracin.triples import read_names, read_predicates, read_vocabulary
+
+    entities = read_vocabulary(args.entity_to_id, "entity")
+    return Names(
+        entities=entities,
+        relations=read_vocabulary(args.relation_to_id, "relation"),
+        entity_names={} if args.node_name_dict is None else read_names(args.node_name_dict, entities),
+        predicates={} if args.edge_map is None else read_predicates(args.edge_map),
+    )
+
+
+def add_influence_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how influence is computed, as far as all influence scripts share it."""
+    influence = parser.add_argument_group("influence")
+    influence.add_argument(
+        "--learning-rate", type=positive_float, metavar="η",
+        help="factor of every score (default: 0.001; with several checkpoints the one stored in each)",
+    )  # fmt: skip
+    influence.add_argument("--top-k", type=positive_int, default=10, help="how many influences to list")
+    influence.add_argument(
+        "--use-last-layers-only", action="store_true",
+        help="track only the last tensors before the scoring layer; it tells less and saves little",
+    )  # fmt: skip
+    influence.add_argument("--num-last-layers", type=positive_int, default=2, help="how many tensors that is")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--batch-size", type=positive_int, default=256, help="(head, relation) pairs in a batch")
+    machine.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
+    machine.add_argument("--use-mixed-precision", action="store_true", help="matrix products in bfloat16")
+    machine.add_argument("--use-gradient-checkpointing", action="store_true", help="accepted; see the message")
 
 
 def members_of(dataclass_type: type, args: argparse.Namespace) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from tqdm import tqdm
 
-from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_mappings, save_checkpoint
+from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_digests, save_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.loss import sparse_bce_with_logits
@@ -332,7 +332,7 @@ def restore(state: TrainingState, path: Path, *, config: TrainingConfig, mapping
     differ are named in the log.
     """
     checkpoint = load_checkpoint(path)
-    require_same_mappings(checkpoint, mapping_digest, source=path)
+    require_same_digests(checkpoint, mapping_digest, source=path)
     restored = build_model(checkpoint, source=path)
     for name, value in state.model.config.as_dict().items():
         stored = getattr(restored.config, name)

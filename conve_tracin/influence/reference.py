@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -66,7 +67,7 @@ def triple_gradient(
 
 def dot(left: dict[str, Tensor], right: dict[str, Tensor]) -> Tensor:
     """Sum the products of two gradients over all parameters."""
-    return sum(((left[name] * right[name]).sum() for name in left), start=torch.zeros(()))
+    return torch.stack([(left[name] * right[name]).sum() for name in left]).sum()
 
 
 def gradient_products(
@@ -80,8 +81,21 @@ def gradient_products(
     """Compute ∇ℓ(w; z) · ∇ℓ(w; z′) for each test triple z′ (n, 3) and training triple z (N, 3); returns (n, N)."""
     names = None if names is None else list(names)
     test_gradients = [triple_gradient(scorer, triple, names=names, loss_fn=loss_fn) for triple in test_triples]
+    return products_with(scorer, test_gradients, training_triples, loss_fn=loss_fn)
+
+
+def products_with(
+    scorer: nn.Module,
+    test_gradients: list[dict[str, Tensor]],
+    training_triples: Tensor,
+    *,
+    loss_fn: LossFunction = binary_cross_entropy,
+    progress: str | None = None,
+) -> Tensor:
+    """Compute ∇ℓ(w; z) · g for n test gradients g and each training triple z (N, 3); returns (n, N)."""
+    names = list(test_gradients[0])
     columns = []
-    for triple in training_triples:
+    for triple in tqdm(training_triples, desc=progress, disable=progress is None, unit="triple"):
         gradient = triple_gradient(scorer, triple, names=names, loss_fn=loss_fn)
         columns.append(torch.stack([dot(gradient, test_gradient) for test_gradient in test_gradients]))
     return torch.stack(columns, dim=1)
@@ -93,8 +107,12 @@ def self_products(
     *,
     names: Iterable[str] | None = None,
     loss_fn: LossFunction = binary_cross_entropy,
+    progress: str | None = None,
 ) -> Tensor:
     """Compute ‖∇ℓ(w; z)‖² of each triple (N, 3); returns (N,)."""
     names = None if names is None else list(names)
-    gradients = (triple_gradient(scorer, triple, names=names, loss_fn=loss_fn) for triple in triples)
-    return torch.stack([dot(gradient, gradient) for gradient in gradients])
+    norms = []
+    for triple in tqdm(triples, desc=progress, disable=progress is None, unit="triple"):
+        gradient = triple_gradient(scorer, triple, names=names, loss_fn=loss_fn)
+        norms.append(dot(gradient, gradient))
+    return torch.stack(norms)

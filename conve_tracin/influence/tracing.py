@@ -1,0 +1,93 @@
+"""Tracing: test triples × checkpoints to ranked training triples (TracInCP: the checkpoints' influences add up)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conve_tracin.influence.analyzer import Influence, TripleAnalyzer, rank_influences
+
+# Test triples in one pass over the training set: one score for each of them and each training triple is held.
+GROUP_SIZE = 16
+
+
+@dataclass(frozen=True)
+class TracedCheckpoint:
+    """A loaded checkpoint: its analyzer and its η."""
+
+    analyzer: TripleAnalyzer
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The influences on one test triple, all in the ids of the files.
+
+    Attributes:
+        test_triple: head, relation, tail.
+        influences: the strongest by absolute influence, ties in training order.
+        proponents, opponents: the strongest positive and negative ones.
+    """
+
+    test_triple: tuple[int, int, int]
+    influences: list[Influence]
+    proponents: list[Influence]
+    opponents: list[Influence]
+
+
+def trace(
+    load: Callable[[Path], TracedCheckpoint],
+    checkpoints: Sequence[Path],
+    test_triples: np.ndarray,
+    training_triples: np.ndarray,
+    *,
+    top_k: int,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> Iterator[Trace]:
+    """Trace each test triple (n, 3) to the training triples (N, 3), summed over the checkpoints.
+
+    Args:
+        load: reads a checkpoint; the latest one is kept, so that a single one is read once.
+        checkpoints: what to load, in order.
+        test_triples: ids of the files.
+        training_triples: ids of the files.
+        top_k: how many influences to list.
+        batch_size: see the analyzer.
+        progress: show progress bars.
+    """
+    load = lru_cache(maxsize=1)(load)
+    for start in range(0, len(test_triples), GROUP_SIZE):
+        group = test_triples[start : start + GROUP_SIZE]
+        totals: Tensor | None = None
+        for checkpoint in checkpoints:
+            loaded = load(checkpoint)
+            products = loaded.analyzer.gradient_products(
+                group,
+                training_triples,
+                batch_size=batch_size,
+                progress=f"{checkpoint.name}: {len(group)} test triple(s)" if progress else None,
+            )
+            scaled = products.mul_(loaded.learning_rate)
+            totals = scaled if totals is None else totals.add_(scaled)
+        for test_triple, scores in zip(group, totals, strict=True):
+            yield make_trace(test_triple, scores, training_triples, top_k=top_k)
+
+
+def make_trace(test_triple: np.ndarray, scores: Tensor, training_triples: np.ndarray, *, top_k: int) -> Trace:
+    """Rank the influences (N,) of the training triples (N, 3) on one test triple (3,)."""
+
+    def rank(kept: Tensor) -> list[Influence]:
+        ranked = rank_influences(torch.where(kept, scores, 0), training_triples, top_k)
+        return [influence for influence in ranked if influence.influence != 0]
+
+    return Trace(
+        test_triple=tuple(test_triple.tolist()),
+        influences=rank_influences(scores, training_triples, top_k),
+        proponents=rank(scores > 0),
+        opponents=rank(scores < 0),
+    )
