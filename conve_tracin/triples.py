@@ -360,24 +360,15 @@ def read_triples(
     path = Path(path)
     entity_index = pd.Index(entities.labels, dtype=object)
     relation_index = pd.Index(relations.labels, dtype=object)
+    indexes = (entity_index, relation_index, entity_index)
     vocabularies = (entities, relations, entities)
 
     found: list[np.ndarray] = []  # each (n, 3)
     total = 0
     unknown_labels: dict[str, None] = {}
-    for first_line, block in line_blocks(path):
-        trouble = first_malformed_line(block)
-        if trouble is not None:
-            # An unknown label further up comes first.
-            block = b"".join(line + b"\n" for line in block.split(b"\n")[: trouble[0]])
-        columns = split_columns(block)  # 3 x (n,)
-        ids = np.stack(
-            [
-                index.get_indexer(column).astype(np.int32)
-                for index, column in zip((entity_index, relation_index, entity_index), columns, strict=True)
-            ],
-            axis=1,
-        )  # (n, 3)
+    for first_line, columns in label_blocks(path):
+        ids = [index.get_indexer(column) for index, column in zip(indexes, columns, strict=True)]  # 3 x (n,)
+        ids = np.stack(ids, axis=1, dtype=np.int32, casting="same_kind")  # (n, 3)
         known = ids >= 0
         complete = known.all(axis=1)
         total += len(ids)
@@ -390,12 +381,8 @@ def read_triples(
                 labels = np.stack(columns, axis=1)[~known]
                 unknown_labels.update(dict.fromkeys(pd.unique(labels)[:5]))
             ids = ids[complete]
-        if trouble is not None:
-            raise InputError(f"{path}:{first_line + trouble[0]}: {trouble[1]}")
         found.append(ids)
 
-    if total == 0:
-        raise InputError(f"{path}: is empty; give a file with at least one triple")
     triples = np.concatenate(found, dtype=np.int64)
     if len(triples) < total:
         dropped = f"{total - len(triples)} of {total} triples have labels that {entities.source} or "
@@ -404,6 +391,28 @@ def read_triples(
             raise InputError(f"{path}: {dropped}, and none is left; give the mappings that belong to this file")
         logger.warning("%s: %s; they were dropped", path, dropped)
     return triples
+
+
+def label_blocks(path: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Yield (number of the first line, [heads, relations, tails]) of a triples file, a block at a time.
+
+    The columns are object arrays of strings. Lines above a malformed one are yielded before InputError is
+    raised, so that whoever finds something wrong with them speaks first.
+    """
+    empty = True
+    for line_number, block in line_blocks(path):
+        empty = False
+        trouble = first_malformed_line(block)
+        if trouble is None:
+            yield line_number, split_columns(block)
+            continue
+        lines_above, message = trouble
+        if lines_above > 0:
+            above = block.split(b"\n")[:lines_above]
+            yield line_number, split_columns(b"\n".join([*above, b""]))
+        raise InputError(f"{path}:{line_number + lines_above}: {message}")
+    if empty:
+        raise InputError(f"{path}: is empty; give a file with at least one triple")
 
 
 def first_malformed_line(block: bytes) -> tuple[int, str] | None:
@@ -426,8 +435,6 @@ def split_columns(block: bytes) -> list[np.ndarray]:
     """Return heads, relations and tails as object arrays of strings; every line must have three columns."""
     import pandas as pd
 
-    if not block:
-        return [np.empty(0, dtype=object)] * 3
     table = pd.read_csv(
         BytesIO(block),
         sep="\t",
@@ -462,7 +469,8 @@ def write_triples(path: str | Path, label_triples: Iterable[tuple[str, str, str]
     """
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for head, relation, tail in label_triples:
-            require_writable(path, head, relation, tail)
+            if not (head and relation and tail) or UNWRITABLE.search(head + relation + tail):
+                require_writable(path, head, relation, tail)
             file.write(f"{head}\t{relation}\t{tail}\n")
 
 
