@@ -1,0 +1,237 @@
+"""The engines against the definition: a plain backward loop over the model's own scores, in float64 and float32."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conve_tracin.errors import InputError
+from conve_tracin.influence import conve, forward, reference, vectorized
+from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch, TracInReferencePyTorch
+from conve_tracin.model import ConvE
+
+NUM_ENTITIES, NUM_RELATIONS = 6, 3
+# Shares each single part with TRAINING below, is itself a training triple, and has h = t.
+TEST_TRIPLES = np.array([[0, 1, 2], [3, 1, 3], [4, 2, 0]])
+TRAINING = np.array(
+    [
+        [0, 1, 2],  # the test triple itself
+        [0, 1, 3],  # its head and relation
+        [0, 2, 5],  # its head
+        [5, 1, 4],  # its relation
+        [1, 0, 2],  # its tail
+        [2, 0, 1],  # its tail as head
+        [1, 2, 0],  # its head as tail
+        [3, 1, 3],  # head equal to tail
+        [2, 1, 2],
+        [5, 0, 4],  # nothing in common
+        [0, 1, 2],  # a duplicate
+        [4, 2, 0],
+    ]
+)
+EVERYTHING = tuple(name for name, _ in ConvE(num_entities=2, num_relations=1).named_parameters())
+
+
+def make_model(*, entity_bias=False, dtype=torch.float64) -> ConvE:
+    """A model with BatchNorm statistics and weights far from their start."""
+    torch.manual_seed(7)
+    model = ConvE(
+        num_entities=NUM_ENTITIES,
+        num_relations=NUM_RELATIONS,
+        embedding_dim=12,
+        embedding_height=3,
+        embedding_width=4,
+        output_channels=5,
+        kernel_height=2,
+        entity_bias=entity_bias,
+    ).to(dtype)
+    model.train()
+    for _ in range(20):
+        model(torch.randint(0, NUM_ENTITIES, (32,)), torch.randint(0, NUM_RELATIONS, (32,)))
+    with torch.no_grad():
+        for norm in (model.bn0, model.bn1, model.bn2):
+            norm.weight.normal_(1, 0.3)
+            norm.bias.normal_(0, 0.3)
+        model.entity_embeddings.weight.mul_(2)
+        if entity_bias:
+            model.entity_bias.normal_()
+    return model.eval()
+
+
+def gradients_by_hand(model, triples, names, loss_of=None):
+    """∇ℓ of each triple from the scores of all entities: shares no code with the package's influence modules."""
+    loss_of = loss_of or (lambda score: F.binary_cross_entropy_with_logits(score, torch.ones_like(score)))
+    rows = []
+    for head, relation, tail in triples.tolist():
+        model.zero_grad()
+        loss_of(model(torch.tensor([head]), torch.tensor([relation]))[0, tail]).backward()
+        parameters = dict(model.named_parameters())
+        rows.append(torch.cat([_flat_gradient(parameters[name]) for name in names]))
+    model.zero_grad()
+    return torch.stack(rows)
+
+
+def _flat_gradient(parameter):
+    gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    return gradient.flatten().clone()
+
+
+def products_by_hand(model, names, loss_of=None):
+    test = gradients_by_hand(model, TEST_TRIPLES, names, loss_of)
+    return test @ gradients_by_hand(model, TRAINING, names, loss_of).T
+
+
+def assert_close(actual, expected, tolerance):
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("entity_bias", [False, True])
+@pytest.mark.parametrize("analyzer_type", [TracInReferencePyTorch, TracInAnalyzerPyTorch])
+def test_products_of_all_parameters(analyzer_type, entity_bias):
+    model = make_model(entity_bias=entity_bias)
+    names = [name for name, _ in model.named_parameters()]
+    actual = analyzer_type(model).gradient_products(TEST_TRIPLES, TRAINING)
+    assert_close(actual, products_by_hand(model, names), 1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 256])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_forward_engine_at_every_batch_size(batch_size, dtype, tolerance):
+    model = make_model(dtype=dtype)
+    actual = TracInAnalyzerPyTorch(model).gradient_products(TEST_TRIPLES, TRAINING, batch_size=batch_size)
+    assert actual.dtype == dtype
+    assert_close(actual.double(), products_by_hand(make_model(), EVERYTHING), tolerance)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("analyzer_type", [TracInReferencePyTorch, TracInAnalyzerPyTorch])
+def test_last_layers(analyzer_type, count):
+    model = make_model()
+    analyzer = analyzer_type(model, use_last_layers_only=True, num_last_layers=count)
+    documented = ["fc.bias", "fc.weight", "bn1.bias", "bn1.weight", "conv1.bias", "conv1.weight"]
+    assert analyzer.names[:6] == documented[:count]
+    expected = products_by_hand(model, LAST_LAYERS[:count])
+    assert_close(analyzer.gradient_products(TEST_TRIPLES, TRAINING, batch_size=5), expected, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["bn2.weight", "bn2.bias"],
+        ["bn2.weight"],
+        ["fc.weight"],
+        ["entity_embeddings.weight"],
+        ["relation_embeddings.weight"],
+        ["conv1.weight", "entity_embeddings.weight"],
+        ["bn0.bias", "relation_embeddings.weight"],
+    ],
+)
+def test_named_layers(names):
+    model = make_model()
+    analyzer = TracInAnalyzerPyTorch(model, last_layer_names=names)
+    assert_close(analyzer.gradient_products(TEST_TRIPLES, TRAINING), products_by_hand(model, names), 1e-12)
+
+
+def test_unknown_layer_and_count_are_refused():
+    with pytest.raises(InputError, match=r"fc\.wieght"):
+        TracInAnalyzerPyTorch(make_model(), last_layer_names=["fc.wieght"])
+    with pytest.raises(InputError, match="1 to 8"):
+        TracInAnalyzerPyTorch(make_model(), use_last_layers_only=True, num_last_layers=9)
+
+
+@pytest.mark.parametrize("analyzer_type", [TracInReferencePyTorch, TracInAnalyzerPyTorch])
+def test_custom_loss(analyzer_type):
+    model = make_model()
+
+    def squared_hinge(score, label):
+        return ((2 * label - score).clamp(min=0) ** 2).mean()
+
+    expected = products_by_hand(model, EVERYTHING, lambda score: squared_hinge(score, torch.ones_like(score)))
+    actual = analyzer_type(model, loss_fn=squared_hinge).gradient_products(TEST_TRIPLES, TRAINING)
+    assert_close(actual, expected, 1e-12)
+
+
+def test_inverse_triples_use_the_even_rows():
+    torch.manual_seed(0)
+    sizes = {"embedding_dim": 12, "embedding_height": 3, "embedding_width": 4, "output_channels": 2}
+    model = ConvE(num_entities=NUM_ENTITIES, num_relations=2 * NUM_RELATIONS, **sizes).double().eval()
+    in_rows = TracInAnalyzerPyTorch(model).gradient_products(TEST_TRIPLES * [1, 2, 1], TRAINING * [1, 2, 1])
+    in_files = TracInAnalyzerPyTorch(model, inverse_triples=True).gradient_products(TEST_TRIPLES, TRAINING)
+    assert torch.equal(in_rows, in_files)
+
+
+def test_vectorized_gradients_equal_backward_passes():
+    model = make_model()
+    scorer = reference.ConvEScorer(model)
+    gradients = vectorized.per_triple_gradients(scorer, torch.from_numpy(TRAINING))
+    flat = torch.cat([gradients[name].flatten(1) for name in EVERYTHING], dim=1)
+    assert_close(flat, gradients_by_hand(model, TRAINING, EVERYTHING), 1e-12)
+
+
+def test_generic_forward_pass_along_any_tangent():
+    model = make_model()
+    torch.manual_seed(1)
+    tangent = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+    triples = torch.from_numpy(TRAINING)
+    scores, derivatives = forward.directional_derivatives(reference.ConvEScorer(model), tangent, triples, batch_size=5)
+    by_score = gradients_by_hand(model, TRAINING, EVERYTHING, loss_of=lambda score: score)
+    assert_close(derivatives, by_score @ torch.cat([tangent[name].flatten() for name in EVERYTHING]), 1e-12)
+    assert_close(scores, model(triples[:, 0], triples[:, 1]).gather(1, triples[:, 2:])[:, 0], 1e-12)
+
+
+def test_conve_engine_along_any_tangent():
+    model = make_model(entity_bias=True)
+    torch.manual_seed(2)
+    config = model.config
+    tangent = conve.ConvETangent(
+        entity_rows={1: torch.randn(12).double(), 3: torch.randn(12).double()},
+        relation_rows={0: torch.randn(12).double()},
+        entity_bias={2: torch.tensor(0.3).double(), 4: torch.tensor(-1.0).double()},
+        linear_weight=(torch.randn(3, 12).double(), torch.randn(3, config.feature_map_size).double()),
+        dense={name: torch.randn_like(model.get_parameter(name)) for name in (*conve.CONVOLUTION, *conve.COORDINATES)},
+    )
+    names = [name for name, _ in model.named_parameters()]
+    by_score = gradients_by_hand(model, TRAINING, names, loss_of=lambda score: score)
+    directions = tangent.as_dict(model)
+    expected = by_score @ torch.cat([directions[name].flatten() for name in names])
+    actual = torch.empty(len(TRAINING), dtype=torch.float64)
+    for positions, _, derivatives in conve.iterate_derivatives(model, [tangent], TRAINING, batch_size=4):
+        actual[positions] = derivatives[0]
+    assert_close(actual, expected, 1e-12)
+
+
+def test_self_influence_is_the_squared_norm():
+    model = make_model()
+    norms = gradients_by_hand(model, TRAINING, EVERYTHING).square().sum(dim=1)
+    actual = TracInAnalyzerPyTorch(model).compute_self_influence(TRAINING, learning_rate=0.5)
+    assert_close(torch.from_numpy(actual), 0.5 * norms, 1e-12)
+
+
+def test_mixed_precision_keeps_the_order():
+    model = make_model(dtype=torch.float32)
+    exact = TracInAnalyzerPyTorch(model).gradient_products(TEST_TRIPLES, TRAINING)
+    rounded = TracInAnalyzerPyTorch(model, use_mixed_precision=True).gradient_products(TEST_TRIPLES, TRAINING)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert_close(rounded, exact, 0.05)
+
+
+def test_captum_agrees_on_linear_and_convolution():
+    captum = pytest.importorskip("captum.influence")
+    model = make_model().float()
+    scorer = reference.ConvEScorer(model)
+    names = ["fc.weight", "fc.bias", "conv1.weight", "conv1.bias"]
+    data = torch.utils.data.TensorDataset(torch.from_numpy(TRAINING), torch.ones(len(TRAINING)))
+    tracer = captum.TracInCP(
+        scorer,
+        data,
+        checkpoints=["unused"],
+        checkpoints_load_func=lambda *_: 1.0,
+        layers=["model.fc", "model.conv1"],
+        loss_fn=torch.nn.BCEWithLogitsLoss(reduction="none"),
+        batch_size=4,
+        sample_wise_grads_per_batch=False,
+    )
+    expected = tracer.influence((torch.from_numpy(TEST_TRIPLES), torch.ones(len(TEST_TRIPLES))))
+    actual = TracInAnalyzerPyTorch(model, last_layer_names=names).gradient_products(TEST_TRIPLES, TRAINING)
+    assert_close(actual, expected, 1e-4)
