@@ -1,0 +1,191 @@
+"""tracin_pytorch.py through its command line: files in, documented JSON out, one line for bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_influence import EVERYTHING, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model, products_by_hand
+
+import tracin_pytorch
+from conve_tracin.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+ENTITIES = ["aspirin", "head ache", "café", "CHEBI:4", "e4", "e5"]
+RELATIONS = ["treats", "causes", "predicate:27"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Mappings, training triples and a checkpoint of the influence tests' small model."""
+
+    def sentence(triple):
+        return "\t".join([ENTITIES[triple[0]], RELATIONS[triple[1]], ENTITIES[triple[2]]]) + "\n"
+
+    paths = {name: tmp_path / name for name in ("train.txt", "entities.tsv", "relations.tsv", "model.pt", "out.json")}
+    paths["train.txt"].write_text("".join(map(sentence, TRAINING)), encoding="utf-8")
+    paths["entities.tsv"].write_text("".join(f"{label}\t{i}\n" for i, label in enumerate(ENTITIES)), encoding="utf-8")
+    paths["relations.tsv"].write_text("".join(f"{label}\t{i}\n" for i, label in enumerate(RELATIONS)))
+    save_model(paths["model.pt"], make_model(dtype=torch.float32))
+    return paths
+
+
+def save_model(path, model, **members):
+    checkpoint = {"epoch": 3, "model_state_dict": model.state_dict(), "model_config": model.config.as_dict(), **members}
+    torch.save(checkpoint, path)
+
+
+def arguments(files, *more, model=None):
+    return [
+        *("--model-path", *map(str, model or [files["model.pt"]]), "--train", str(files["train.txt"])),
+        *("--entity-to-id", str(files["entities.tsv"]), "--relation-to-id", str(files["relations.tsv"]), *more),
+    ]
+
+
+def run(files, *more, **options):
+    tracin_pytorch.main(arguments(files, *more, **options))
+    return json.loads(files["out.json"].read_text(encoding="utf-8"))
+
+
+def assert_influences(content, expected, *, rtol=1e-4):
+    order = np.argsort(-np.abs(expected), kind="stable")[: content["top_k"]]
+    frame = pd.DataFrame(content["influences"])
+    np.testing.assert_array_equal(frame[["train_head", "train_relation", "train_tail"]], TRAINING[order])
+    np.testing.assert_allclose(frame["influence"], expected[order], rtol=rtol, atol=1e-6 * np.abs(expected).max())
+
+
+def test_documented_json(files):
+    content = run(files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]), "--top-k", "4")
+    assert (content["top_k"], content["learning_rate"], content["method"]) == (4, 0.001, "tracin")
+    assert [content["test_triple"][part] for part in ("head", "relation", "tail")] == [0, 1, 2]
+    assert content["test_triple"]["tail_label"] == "café"
+    assert_influences(content, 0.001 * products_by_hand(make_model(), EVERYTHING)[0].numpy())
+    assert content["influences"][0]["train_tail_label"] == ENTITIES[content["influences"][0]["train_tail"]]
+
+
+@pytest.mark.parametrize("engine", ["forward", "reference"])
+def test_labels_layers_learning_rate_and_engine(files, engine):
+    content = run(
+        files, "--test-triple", "aspirin", "causes", "café", "--output", str(files["out.json"]),
+        "--use-last-layers-only", "--num-last-layers", "4", "--learning-rate", "0.5", "--batch-size", "1",
+        "--engine", engine, "--device", "cpu",
+    )  # fmt: skip
+    names = ["fc.bias", "fc.weight", "bn1.bias", "bn1.weight"]
+    assert_influences(content, 0.5 * products_by_hand(make_model(), names)[0].numpy())
+
+
+def test_many_test_triples_write_the_files_of_single_runs(files, tmp_path):
+    listed = tmp_path / "test triples.txt"
+    listed.write_text("0 1 2\nCHEBI:4\tcauses\tCHEBI:4\n", encoding="utf-8")
+    out = tmp_path / "many"
+    tracin_pytorch.main(arguments(files, "--test-triples", str(listed), "--output-dir", str(out)))
+    assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == [
+        "triple_0_1_2.json",
+        "triple_3_1_3.json",
+    ]
+    alone = run(files, "--test-triple", "3", "1", "3", "--output", str(files["out.json"]))
+    together = json.loads((out / "triple_3_1_3.json").read_text(encoding="utf-8"))
+    expected = 0.001 * products_by_hand(make_model(), EVERYTHING)[1].numpy()
+    assert_influences(alone, expected)
+    assert_influences(together, expected)
+
+
+def test_several_checkpoints_bring_their_learning_rates(files, tmp_path):
+    other = make_model(dtype=torch.float32)
+    with torch.no_grad():
+        other.fc.weight.mul_(0.5)
+    save_model(files["model.pt"], make_model(dtype=torch.float32), learning_rate=0.1)
+    save_model(tmp_path / "other.pt", other, learning_rate=0.2)
+    both = [files["model.pt"], tmp_path / "other.pt"]
+    content = run(files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]), model=both)
+    expected = 0.1 * products_by_hand(make_model(), EVERYTHING)[0] + 0.2 * products_by_hand(other, EVERYTHING)[0]
+    assert content["learning_rate"] == [0.1, 0.2]
+    assert_influences(content, expected.numpy())
+
+
+def test_inverse_models_use_the_even_rows(files):
+    torch.manual_seed(3)
+    plain = make_model(dtype=torch.float32)
+    sizes = plain.config.as_dict() | {"num_relations": 2 * NUM_RELATIONS}
+    doubled = type(plain)(**sizes)
+    state = plain.state_dict()
+    rows = torch.randn(2 * NUM_RELATIONS, sizes["embedding_dim"])
+    rows[::2] = state["relation_embeddings.weight"]
+    doubled.load_state_dict(state | {"relation_embeddings.weight": rows})
+    save_model(files["model.pt"], doubled.eval(), training_config={"inverse_triples": True})
+    content = run(files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]))
+    assert_influences(content, 0.001 * products_by_hand(make_model(), EVERYTHING)[0].numpy())
+
+
+def test_readable_names(files, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("Aspirin (drug)\t0\n", encoding="utf-8")
+    (tmp_path / "edges.json").write_text('{"{\\"predicate\\": \\"biolink:causes\\"}": "causes"}')
+    content = run(
+        files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]),
+        "--node-name-dict", str(tmp_path / "names.txt"), "--edge-map", str(tmp_path / "edges.json"),
+    )  # fmt: skip
+    assert content["test_triple"]["head_label"] == "Aspirin (drug)"
+    assert content["test_triple"]["relation_label"] == "biolink:causes"
+    assert "Aspirin (drug) — biolink:causes → café" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--test-triple", "9", "1", "2"], "9"),
+        (["--test-triple", "0", "1", "nobody"], "nobody"),
+        (["--test-triple", "0", "1", "2", "--use-last-layers-only", "--num-last-layers", "99"], "num-last-layers"),
+        (["--test-triple", "0", "1", "2", "--device", "cuda:7"], "cuda:7"),
+    ],
+)
+def test_bad_values_are_named(files, more, message):
+    with pytest.raises(InputError, match=message):
+        run(files, *more, "--output", str(files["out.json"]))
+    assert not files["out.json"].exists()
+
+
+def test_pykeen_checkpoint_points_to_run_tracin(files):
+    torch.save({"entity_representations.0._embeddings.weight": torch.zeros(6, 12)}, files["model.pt"])
+    with pytest.raises(InputError, match=r"run_tracin\.py"):
+        run(files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]))
+
+
+@pytest.mark.parametrize("damage", ["cut", "nan", "sizes", "other labels"])
+def test_unusable_checkpoints_are_refused(files, damage):
+    path = files["model.pt"]
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:2000])
+    else:
+        content = torch.load(path, weights_only=True)
+        if damage == "nan":
+            content["model_state_dict"]["conv1.bias"][0] = float("nan")
+        elif damage == "sizes":
+            content["model_config"]["output_channels"] = 7
+        else:
+            content["mapping_digest"] = {"entity": "0" * 64}
+        torch.save(content, path)
+    with pytest.raises(InputError, match=r"model\.pt: "):
+        run(files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]))
+
+
+def test_errors_are_one_line_with_exit_code_2(files):
+    with files["train.txt"].open("a", encoding="utf-8") as file:
+        file.write("aspirin\ttreats\n")
+    command = [sys.executable, str(ROOT / "tracin_pytorch.py"), *arguments(files), "--test-triple", "0", "1", "2"]
+    result = subprocess.run([*command, "--output", str(files["out.json"])], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert f"{files['train.txt']}:{len(TRAINING) + 1}" in result.stderr
+    assert not files["out.json"].exists()
+
+
+def test_usage_errors_are_one_line(files):
+    command = [sys.executable, str(ROOT / "tracin_pytorch.py"), *arguments(files), "--test-triple", "0", "1", "2"]
+    for more in (["--output", "a", "--top-k", "0"], ["--output", "a", "--batch-size", "-3"], ["--output-dir", "b"]):
+        result = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        assert result.returncode == 2
+        assert len(result.stderr.splitlines()) == 1
