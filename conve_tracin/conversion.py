@@ -143,6 +143,7 @@ def to_pykeen_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     Raises InputError where the weights or sizes are not those of a ConvE, or a weight is not finite.
     """
     state = checkpoint["model_state_dict"]
+    _require_names(state, NATIVE_TO_PYKEEN, optional="entity_bias")
     config = _config(checkpoint["model_config"], entity_bias="entity_bias" in state)
     _require_shapes(state, config)
     pykeen_state = convert_pytorch_to_pykeen_state_dict(checkpoint)
@@ -345,7 +346,7 @@ def _require_names(state: Mapping[str, Tensor], known: Mapping[str, str], *, opt
 
 def _require_shapes(state: Mapping[str, Tensor], config: ConvEConfig) -> None:
     for name, expected in _model_without_memory(config).state_dict().items():
-        if name in state and state[name].shape != expected.shape:
+        if state[name].shape != expected.shape:
             raise InputError(
                 f"{name} has the shape {tuple(state[name].shape)}, but its model_config asks for "
                 f"{tuple(expected.shape)}; use an undamaged checkpoint"

@@ -1,5 +1,7 @@
 """Small ConvE models whose BatchNorm statistics and weights are far from their start."""
 
+import copy
+
 import torch
 
 from conve_tracin.model import ConvE
@@ -7,7 +9,7 @@ from conve_tracin.model import ConvE
 # Image and kernel sizes that cannot be taken for one another: non-square, even, and as tall as the whole image.
 SIZES = {
     "square-kernel": {"embedding_height": 4, "embedding_width": 5, "kernel_height": 3, "kernel_width": 3},
-    "wide-kernel": {"embedding_height": 3, "embedding_width": 8, "kernel_height": 2, "kernel_width": 5},
+    "wide-kernel": {"embedding_height": 3, "embedding_width": 8, "kernel_height": 2, "kernel_width": 4},
     "tall-kernel": {"embedding_height": 6, "embedding_width": 3, "kernel_height": 12, "kernel_width": 1},
 }
 CHANNELS = {"square-kernel": 6, "wide-kernel": 5, "tall-kernel": 3}
@@ -59,8 +61,8 @@ def random_triples(count: int, *, num_entities: int = 30, num_relations: int = 8
 
 
 def native_checkpoint(model: ConvE, optimizer: torch.optim.Optimizer, **more) -> dict:
-    """Collect what a checkpoint of training holds."""
-    return {
+    """Collect what a checkpoint of training holds, as copies: a file would not follow further training either."""
+    content = {
         "epoch": 4,
         "model_state_dict": model.state_dict(),
         "optimizer_state_dict": optimizer.state_dict(),
@@ -72,6 +74,7 @@ def native_checkpoint(model: ConvE, optimizer: torch.optim.Optimizer, **more) ->
         "mapping_digest": {"entity": "e", "relation": "r"},
         **more,
     }
+    return copy.deepcopy(content)
 
 
 def assert_same(left, right) -> None:
