@@ -40,13 +40,14 @@ def trained_conve(
         model.entity_embeddings.weight.mul_(3).add_(0.5)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(steps):
-        train_step(model, optimizer, lambda batch: model(batch[:, 0], batch[:, 1]), num_relations=num_relations)
+        train_step(
+            model, optimizer, lambda batch: model(*batch.T), num_entities=num_entities, num_relations=num_relations
+        )
     return model.eval(), optimizer
 
 
-def train_step(model, optimizer, score_all_tails, *, num_relations: int) -> None:
+def train_step(model, optimizer, score_all_tails, *, num_entities: int = 30, num_relations: int = 8) -> None:
     """Take one optimizer step; `score_all_tails` maps (B, 2) heads and rows of the relation table to (B, K)."""
-    num_entities = 30
     batch = torch.stack([torch.randint(num_entities, (16,)), torch.randint(num_relations, (16,))], dim=1)
     labels = torch.randint(2, (16, num_entities)).float()
     optimizer.zero_grad()

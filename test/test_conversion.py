@@ -80,7 +80,7 @@ def weights_after_another_step(model, content, score_all_tails):
     # torch takes over the tensors as they are, where a file would have given copies.
     optimizer.load_state_dict(copy.deepcopy(content["optimizer_state_dict"]))
     torch.manual_seed(11)
-    train_step(model, optimizer, lambda batch: score_all_tails(model, batch), num_relations=8)
+    train_step(model, optimizer, lambda batch: score_all_tails(model, batch))
     return dict(model.state_dict())
 
 
@@ -109,7 +109,7 @@ def test_native_training_goes_on_as_pykeens_would():
     pykeen_model = build_pykeen_conve(sizes)
     optimizer = torch.optim.Adam(pykeen_model.parameters(), lr=0.02)
     for _ in range(5):
-        train_step(pykeen_model, optimizer, pykeen_model.score_t, num_relations=8)
+        train_step(pykeen_model, optimizer, pykeen_model.score_t)
     content = copy.deepcopy(
         {
             "epoch": 5,
