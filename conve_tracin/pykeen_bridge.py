@@ -441,4 +441,6 @@ def _quiet_pykeen() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = str(error).strip().splitlines()
+    # torch lists the offending keys after a headline that only names the class.
+    return " ".join(line.strip() for line in lines[:2]) if lines else type(error).__name__
