@@ -1,0 +1,1 @@
+"""How true influence scores are: measured against models that were really retrained."""

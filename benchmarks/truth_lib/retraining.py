@@ -1,0 +1,128 @@
+"""Retraining on parts of the training set: many short jobs, side by side, each with its own file.
+
+A job that has its file is not run again, so that an interrupted run goes on where it was.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from conve_tracin.files import atomic_write
+from conve_tracin.model import ConvE
+from truth_lib.setups import Setup, score_triples
+
+
+@dataclass(frozen=True)
+class Job:
+    """One retraining: which training triples are kept, under which seed, and where its result goes.
+
+    The result is the array (num_test, sides) of all test triples' scores; `keep_model` stores the weights too.
+    """
+
+    path: Path
+    setup: Setup
+    kept: np.ndarray  # (N,) bool, or (M, 3) int64: the training triples themselves
+    seed: int
+    keep_model: bool = False
+
+    @property
+    def model_path(self) -> Path:
+        """Return where the weights go."""
+        return self.path.with_suffix(".pt")
+
+    def is_done(self) -> bool:
+        """Say whether the result is there."""
+        return self.path.is_file() and (not self.keep_model or self.model_path.is_file())
+
+
+def random_halves(num_triples: int, num_halves: int, *, seed: int = 0) -> np.ndarray:
+    """Draw halves of the training set: (num_halves, N) bool. The first m are the same whatever `num_halves` is."""
+    generator = np.random.default_rng(seed)
+    halves = np.zeros((num_halves, num_triples), dtype=bool)
+    for half in halves:
+        half[generator.permutation(num_triples)[: num_triples // 2]] = True
+    return halves
+
+
+def run_job(job: Job) -> float:
+    """Train, score the test triples and write the result; returns the seconds it took."""
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    data = job.setup.load()
+    triples = data.train[job.kept] if job.kept.dtype == bool else job.kept
+    model = job.setup.train(data, triples, job.seed)
+    if job.keep_model:
+        with atomic_write(job.model_path) as temporary:
+            torch.save(model.state_dict(), temporary)
+    seconds = time.perf_counter() - started
+    with atomic_write(job.path) as temporary, temporary.open("wb") as file:
+        np.savez(file, scores=score_triples(model, job.setup, data.test), seconds=seconds)
+    return seconds
+
+
+def run_jobs(jobs: Iterable[Job], *, workers: int, description: str = "retraining") -> None:
+    """Run the jobs that have no result yet, in `workers` processes of one thread each."""
+    jobs = list(jobs)
+    waiting = [job for job in jobs if not job.is_done()]
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc=description, unit="model")
+    # Forked processes would inherit torch's thread pools in an unknown state.
+    with bar, ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(_run_unless_done, job) for job in waiting]
+        try:
+            for future in as_completed(futures):
+                bar.set_postfix(seconds=f"{future.result():.1f}")
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run_unless_done(job: Job) -> float:
+    # Another run over the same cache may have been faster.
+    return 0.0 if job.is_done() else run_job(job)
+
+
+def read_scores(jobs: Iterable[Job]) -> np.ndarray:
+    """Read the results of jobs: (len(jobs), num_test, sides)."""
+    return np.stack([np.load(job.path)["scores"] for job in jobs])
+
+
+def read_seconds(jobs: Iterable[Job]) -> float:
+    """Sum the processor seconds that jobs took."""
+    return float(sum(np.load(job.path)["seconds"] for job in jobs))
+
+
+def read_model(job: Job) -> ConvE:
+    """Load the model that a job with `keep_model` has stored, in eval mode."""
+    model = ConvE(**job.setup.model_config(job.setup.load()))
+    model.load_state_dict(torch.load(job.model_path, weights_only=True))
+    return model.eval().requires_grad_(False)
+
+
+def lds_jobs(setup: Setup, cache: Path, *, num_halves: int, num_seeds: int) -> list[list[Job]]:
+    """List the jobs of random halves: [seed][half]."""
+    halves = random_halves(len(setup.load().train), num_halves)
+    folder = cache / setup.name
+    return [
+        [
+            Job(folder / f"half_{index:03d}_seed_{seed}.npz", setup, half, 1000 * (seed + 1) + index)
+            for index, half in enumerate(halves)
+        ]
+        for seed in range(num_seeds)
+    ]
+
+
+def full_jobs(setup: Setup, cache: Path, *, num_seeds: int) -> list[Job]:
+    """List the jobs that train on everything; their models are what the influence methods see."""
+    everything = np.ones(len(setup.load().train), dtype=bool)
+    return [
+        Job(cache / setup.name / f"full_seed_{seed}.npz", setup, everything, seed, keep_model=True)
+        for seed in range(num_seeds)
+    ]

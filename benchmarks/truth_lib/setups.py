@@ -1,0 +1,83 @@
+"""What is measured: a data set, and how its models are trained."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from conve_tracin.errors import InputError
+from conve_tracin.model import ConvE
+from conve_tracin.training import TrainingConfig, TrainingData, new_state, run_epoch, training_queries
+from conve_tracin.triples import read_triples, read_vocabulary, with_inverse_triples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A data set's folder and a training that is short but converges.
+
+    Attributes:
+        data_dir: holds train.txt, valid.txt, test.txt, entity_to_id.tsv and relation_to_id.tsv.
+        config: the training; its seed is replaced for each retraining.
+        embedding_height, embedding_width: d is their product.
+        dropouts: of input, feature maps and query vector.
+    """
+
+    data_dir: Path
+    config: TrainingConfig
+    embedding_height: int = 8
+    embedding_width: int = 8
+    dropouts: tuple[float, float, float] = (0.2, 0.2, 0.3)
+
+    @property
+    def name(self) -> str:
+        """Return a name for files and tables, such as umls-kvsall-inverse."""
+        inverse = "-inverse" if self.config.inverse_triples else ""
+        return f"{self.data_dir.name}-{self.config.training_approach}{inverse}"
+
+    def load(self) -> TrainingData:
+        """Read the data set, with the relation ids of the files."""
+        if not self.data_dir.is_dir():
+            raise InputError(f"{self.data_dir}: no such folder; write it with prepare_data.py")
+        entities = read_vocabulary(self.data_dir / "entity_to_id.tsv", "entity")
+        relations = read_vocabulary(self.data_dir / "relation_to_id.tsv", "relation")
+        splits = [
+            read_triples(self.data_dir / f"{split}.txt", entities, relations) for split in ("train", "valid", "test")
+        ]
+        return TrainingData(*splits, len(entities.labels), len(relations.labels), {})
+
+    def model_config(self, data: TrainingData) -> dict[str, int | float]:
+        """Return the members of `ConvEConfig` that differ from its defaults."""
+        return {
+            "num_entities": data.num_entities,
+            "num_relations": data.num_relations * (2 if self.config.inverse_triples else 1),
+            "embedding_dim": self.embedding_height * self.embedding_width,
+            "embedding_height": self.embedding_height,
+            "embedding_width": self.embedding_width,
+            "input_dropout": self.dropouts[0],
+            "feature_map_dropout": self.dropouts[1],
+            "output_dropout": self.dropouts[2],
+        }
+
+    def train(self, data: TrainingData, triples: np.ndarray, seed: int) -> ConvE:
+        """Train on `triples` (N, 3) for all epochs; returns the last epoch's model in eval mode."""
+        config = replace(self.config, random_seed=seed)
+        torch.manual_seed(seed)
+        device = torch.device("cpu")
+        state = new_state(self.model_config(data), config, device)
+        queries = training_queries(triples, config, device)
+        for _ in range(config.num_epochs):
+            state.epoch += 1
+            run_epoch(state, queries, config, encode=state.model.encode, on_batch=lambda: None)
+        return state.model.eval()
+
+    def model_triples(self, triples: np.ndarray) -> np.ndarray:
+        """Translate triples (N, 3) to the model's relation ids: (N, 3), or (2N, 3) with the inverses behind."""
+        return with_inverse_triples(triples) if self.config.inverse_triples else triples
+
+
+@torch.no_grad()
+def score_triples(model: ConvE, setup: Setup, triples: np.ndarray) -> np.ndarray:
+    """Score triples (n, 3) of the files' ids as tails, and as heads where there are inverses: (n, 1) or (n, 2)."""
+    scores = model.score(*torch.from_numpy(setup.model_triples(triples)).unbind(dim=1))
+    return scores.reshape(-1, len(triples)).T.numpy()

@@ -1,0 +1,293 @@
+"""Gauss–Newton influence: how much lower the test triple's score would be without a training triple.
+
+TracIn follows the plain gradient, in which the many directions that all queries share drown those that tell triples
+apart. Here each of the three embedding rows that carry the test triple's gradient is preconditioned with its own
+curvature, (H + λI)⁻¹∇s′, as in influence functions (Koh and Liang, 2017, https://arxiv.org/abs/1703.04730) with the
+generalized Gauss–Newton matrix (Martens, 2020, https://arxiv.org/abs/1412.1193); all other parameters rest.
+
+The training objective is Σ over queries n_q · Σ_k BCE(s_k, y_k), with n_q = 1 for KvsAll and the number of the
+query's triples for 1vsAll. With the weights c_qk = n_q · σ(s_qk)(1 − σ(s_qk)) the curvature of a row is
+
+- as tail t:     H = Σ_q c_qt · q qᵀ                           over all training queries q,
+- as head h:     H = Σ_q J_qᵀ (Σ_k c_qk · e_k e_kᵀ) J_q        over the queries (h, ·), with J_q = ∂q/∂(row),
+- as relation r: the same over the queries (·, r),
+
+and an entity's row has the sum of its curvatures as tail and as head. λ is relative to H's mean eigenvalue.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conve_tracin.errors import InputError
+from conve_tracin.influence.conve import ConvETangent, iterate_derivatives
+from conve_tracin.model import ConvE
+from conve_tracin.queries import Queries
+
+# Rows of a Jacobian (d each) that are held at once; a row passes through feature maps of size F.
+JACOBIAN_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvatureConfig:
+    """How the curvature of a row is computed.
+
+    Attributes:
+        damping: λ over the mean eigenvalue of H.
+        weighted_by_triples: n_q is the number of the query's triples (1vsAll) instead of 1 (KvsAll).
+        max_tail_queries: queries that a row's curvature as tail is summed over. Where there are more, those that
+            have the entity as a known tail stay (their weights are the large ones), up to this number, and the
+            others are sampled, with their weights scaled up to match.
+        max_encoded_queries: the same for the queries (h, ·) or (·, r).
+        exact_pairs: pairs of query and entity up to which Σ_k c_qk e_k e_kᵀ is computed; where a row has more,
+            it is estimated without bias from `probes` random sign vectors for each row's curvature.
+        probes: random vectors for a row, at least one for each query.
+        seed: of the samples and signs.
+    """
+
+    damping: float = 0.5
+    weighted_by_triples: bool = False
+    max_tail_queries: int = 32_768
+    max_encoded_queries: int = 2_048
+    exact_pairs: int = 4_000_000
+    probes: int = 2_048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise InputError(f"damping is {self.damping}; give a number above 0")
+
+
+class RowCurvature:
+    """Curvature of the rows of a model's embedding tables; each row is computed once.
+
+    Args:
+        model: ConvE in eval mode.
+        queries: the distinct training queries with their tails, in the model's relation ids (inverses included
+            where the model was trained with them).
+        config: see `CurvatureConfig`.
+    """
+
+    def __init__(self, model: ConvE, queries: Queries, config: CurvatureConfig) -> None:
+        self.model = model
+        self.queries = queries
+        self.config = config
+        counts = queries.offsets.diff()
+        dtype = model.entity_embeddings.weight.dtype
+        self._importance = counts.to(dtype) if config.weighted_by_triples else torch.ones_like(counts, dtype=dtype)
+        # For each triple its query, to find the queries that have a given tail.
+        self._query_of_triple = torch.repeat_interleave(torch.arange(len(queries), device=counts.device), counts)
+        self._entities: dict[int, Tensor] = {}
+        self._relations: dict[int, Tensor] = {}
+
+    def entity(self, entity: int) -> Tensor:
+        """Return H of an entity's row, as tail and as head together: (d, d)."""
+        if entity not in self._entities:
+            of_head = (self.queries.heads == entity).nonzero()[:, 0]
+            self._entities[entity] = self.as_tail(entity) + self._as_input(of_head, side=0, row=entity)
+        return self._entities[entity]
+
+    def relation(self, relation: int) -> Tensor:
+        """Return H of a relation's row: (d, d)."""
+        if relation not in self._relations:
+            of_relation = (self.queries.relations == relation).nonzero()[:, 0]
+            self._relations[relation] = self._as_input(of_relation, side=1, row=relation)
+        return self._relations[relation]
+
+    def precondition(self, curvature: Tensor, gradient: Tensor) -> Tensor:
+        """Solve (H + λI) x = gradient: (d,); zero where nothing in training touches the row."""
+        mean_eigenvalue = curvature.diagonal().mean()
+        if mean_eigenvalue <= 0:
+            return torch.zeros_like(gradient)
+        damped = curvature + self.config.damping * mean_eigenvalue * torch.eye(len(curvature)).to(curvature)
+        factor = torch.linalg.cholesky(damped.double())
+        return torch.cholesky_solve(gradient.double()[:, None], factor)[:, 0].to(gradient)
+
+    @torch.no_grad()
+    def as_tail(self, entity: int) -> Tensor:
+        """Compute H of an entity as tail of all queries: (d, d)."""
+        chosen, scale = self._sample_tail_queries(entity)
+        curvature = self._zeros()
+        for batch, factor in zip(chosen.split(1024), scale.split(1024), strict=True):
+            vectors = self.model.encode(self.queries.heads[batch], self.queries.relations[batch])  # (B, d)
+            scores = vectors @ self.model.entity_embeddings.weight[entity]
+            if self.model.entity_bias is not None:
+                scores = scores + self.model.entity_bias[entity]
+            weights = _logistic_curvature(scores) * self._importance[batch] * factor  # (B,)
+            curvature += (vectors * weights[:, None]).T @ vectors
+        return curvature
+
+    def _as_input(self, chosen: Tensor, *, side: int, row: int) -> Tensor:
+        """Compute H of a row as head (side 0) or relation (side 1) of the queries `chosen`: (d, d)."""
+        curvature = self._zeros()
+        if len(chosen) == 0:
+            return curvature
+        generator = self._generator(side, row)
+        total = len(chosen)
+        if total > self.config.max_encoded_queries:
+            chosen = _sample(chosen, self.config.max_encoded_queries, generator)
+        exact = len(chosen) * self.model.config.num_entities <= self.config.exact_pairs
+        probes = max(1, -(-self.config.probes // len(chosen)))
+        step = self.model.config.embedding_dim if exact else probes
+        for batch in chosen.split(max(1, JACOBIAN_ROWS // step)):
+            rows = self._input_rows(batch)
+            rows[side].requires_grad_()
+            with torch.enable_grad():
+                vectors = self.model.encode_rows(*rows)  # (B, d)
+            if exact:
+                jacobian = self._pull_back(vectors, rows[side], torch.eye(vectors.shape[1]).to(vectors)[:, None])
+                jacobian = jacobian.transpose(0, 1)  # (B, d, d): ∂q_i/∂(row)_j
+                inner = self._entity_curvature(vectors.detach(), batch)  # (B, d, d)
+                curvature += torch.einsum("bij,bik,bkl->jl", jacobian, inner, jacobian)
+            else:
+                signed = self._signed_sums(vectors.detach(), batch, probes, generator)  # (P, B, d)
+                pulled = self._pull_back(vectors, rows[side], signed).flatten(0, 1)  # (P·B, d)
+                curvature += pulled.T @ pulled / probes
+        return curvature * (total / len(chosen))
+
+    def _input_rows(self, batch: Tensor) -> list[Tensor]:
+        heads, relations = self.queries.heads[batch], self.queries.relations[batch]
+        return [
+            self.model.entity_embeddings.weight[heads].detach(),
+            self.model.relation_embeddings.weight[relations].detach(),
+        ]
+
+    @staticmethod
+    def _pull_back(vectors: Tensor, rows: Tensor, directions: Tensor) -> Tensor:
+        """Multiply directions (P, B or 1, d) with the Jacobian of each query vector: (P, B, d)."""
+        directions = directions.expand(-1, len(vectors), -1)
+        return torch.autograd.grad(vectors, rows, directions, is_grads_batched=True)[0]
+
+    def _entity_curvature(self, vectors: Tensor, batch: Tensor) -> Tensor:
+        """Compute Σ_k c_qk e_k e_kᵀ of each query: (B, d, d)."""
+        table = self.model.entity_embeddings.weight.detach()
+        inner = vectors.new_zeros(len(vectors), table.shape[1], table.shape[1])
+        for start in range(0, len(table), 4096):
+            rows = table[start : start + 4096]  # (k, d)
+            weights = self._pair_weights(vectors, batch, start, rows)  # (B, k)
+            for out, weight in zip(inner, weights, strict=True):
+                out += (rows * weight[:, None]).T @ rows
+        return inner
+
+    def _signed_sums(self, vectors: Tensor, batch: Tensor, probes: int, generator: torch.Generator) -> Tensor:
+        """Draw Σ_k ±√c_qk e_k, whose outer product has the mean Σ_k c_qk e_k e_kᵀ: (P, B, d)."""
+        table = self.model.entity_embeddings.weight.detach()
+        sums = vectors.new_zeros(probes, len(vectors), table.shape[1])
+        for start in range(0, len(table), 16_384):
+            rows = table[start : start + 16_384]  # (k, d)
+            roots = self._pair_weights(vectors, batch, start, rows).sqrt()  # (B, k)
+            for out in sums:
+                signs = torch.randint(0, 2, roots.shape, generator=generator, dtype=torch.int8) * 2 - 1
+                out += (roots * signs.to(roots)) @ rows
+        return sums
+
+    def _pair_weights(self, vectors: Tensor, batch: Tensor, start: int, rows: Tensor) -> Tensor:
+        scores = vectors @ rows.T  # (B, k)
+        if self.model.entity_bias is not None:
+            scores = scores + self.model.entity_bias.detach()[start : start + len(rows)]
+        return _logistic_curvature(scores) * self._importance[batch][:, None]
+
+    def _sample_tail_queries(self, entity: int) -> tuple[Tensor, Tensor]:
+        """Choose the queries of a curvature as tail, and by how much each stands for others: (M,) twice."""
+        everything = torch.arange(len(self.queries), device=self.queries.heads.device)
+        limit = self.config.max_tail_queries
+        if len(everything) <= limit:
+            return everything, torch.ones_like(self._importance)
+        generator = self._generator(2, entity)
+        known = self._query_of_triple[self.queries.tails == entity]
+        is_known = torch.zeros_like(everything, dtype=torch.bool)
+        is_known[known] = True
+        chosen, scale = [], []
+        for stratum in (known, everything[~is_known]):
+            sample = _sample(stratum, limit, generator) if len(stratum) > limit else stratum
+            chosen.append(sample)
+            scale.append(torch.full_like(self._importance[: len(sample)], len(stratum) / max(len(sample), 1)))
+        return torch.cat(chosen), torch.cat(scale)
+
+    def _generator(self, kind: int, row: int) -> torch.Generator:
+        # Seeded by the row, so that its curvature does not depend on which rows were asked for before it.
+        seed = np.random.SeedSequence([self.config.seed, kind, row]).generate_state(1)[0]
+        return torch.Generator().manual_seed(int(seed))
+
+    def _zeros(self) -> Tensor:
+        dim = self.model.config.embedding_dim
+        return self.model.entity_embeddings.weight.new_zeros(dim, dim)
+
+
+def _logistic_curvature(scores: Tensor) -> Tensor:
+    return torch.sigmoid(scores) * torch.sigmoid(-scores)
+
+
+def _sample(ids: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    return ids[torch.randperm(len(ids), generator=generator)[:size].to(ids.device)]
+
+
+def score_row_gradients(model: ConvE, triple: Iterable[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute ∂s/∂ of a triple's head row, relation row and tail row: (d,) three times, kept apart also where h = t."""
+    head, relation, tail = (int(value) for value in triple)
+    head_row = model.entity_embeddings.weight[head].detach().requires_grad_()
+    relation_row = model.relation_embeddings.weight[relation].detach().requires_grad_()
+    tail_row = model.entity_embeddings.weight[tail].detach()
+    with torch.enable_grad():
+        vector = model.encode_rows(head_row[None], relation_row[None])[0]
+        by_head, by_relation = torch.autograd.grad(vector @ tail_row, [head_row, relation_row])
+    return by_head, by_relation, vector.detach()
+
+
+def gauss_newton_tangents(
+    model: ConvE,
+    test_triples: np.ndarray,
+    training_queries: Queries,
+    *,
+    config: CurvatureConfig | None = None,
+    curvature: RowCurvature | None = None,
+) -> list[ConvETangent]:
+    """Compute (H + λI)⁻¹∇s′ of each test triple's three rows.
+
+    Args:
+        model: ConvE in eval mode.
+        test_triples: (n, 3) in the model's relation ids.
+        training_queries: see `RowCurvature`.
+        config: see `CurvatureConfig`; its defaults without.
+        curvature: use and fill this cache of curvatures instead of a new one.
+
+    Returns:
+        For each test triple a tangent that moves one or two entity rows and one relation row.
+    """
+    if curvature is None:
+        curvature = RowCurvature(model, training_queries, config or CurvatureConfig())
+    tangents = []
+    for head, relation, tail in np.asarray(test_triples).tolist():
+        by_head, by_relation, by_tail = score_row_gradients(model, (head, relation, tail))
+        gradients = {tail: by_tail}
+        gradients[head] = by_head + gradients.get(head, 0)
+        tangents.append(
+            ConvETangent(
+                entity_rows={row: curvature.precondition(curvature.entity(row), g) for row, g in gradients.items()},
+                relation_rows={relation: curvature.precondition(curvature.relation(relation), by_relation)},
+            )
+        )
+    return tangents
+
+
+def label_effects(
+    model: ConvE,
+    tangents: list[ConvETangent],
+    triples: np.ndarray,
+    *,
+    batch_size: int = 256,
+    progress: str | None = None,
+) -> Tensor:
+    """Compute ṡ of triples (N, 3), in the model's relation ids, along n tangents: (n, N) on the CPU.
+
+    Turning a label from 1 to 0 changes the training objective by +s, whatever s is, so ṡ is the effect of a label.
+    """
+    effects = torch.empty(len(tangents), len(triples))
+    for positions, _, derivatives in iterate_derivatives(
+        model, tangents, triples, batch_size=batch_size, progress=progress
+    ):
+        effects[:, positions] = derivatives.float().cpu()
+    return effects
