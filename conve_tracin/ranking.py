@@ -27,19 +27,26 @@ def filtered_ranks(scores: Tensor, targets: Tensor, known_rows: Tensor, known_ta
             itself may be among them.
 
     Returns:
-        Ranks from 1, shape (B,), float64; halves where ties are even.
+        Ranks from 1, shape (B,), float64; halves where ties are even. A score that is no number counts
+        against the target: a broken model must not look perfect.
     """
     target_scores = scores.gather(1, targets[:, None])  # (B, 1)
-    higher = (scores > target_scores).sum(dim=1)
+    lower = (scores < target_scores).sum(dim=1)
     equal = (scores == target_scores).sum(dim=1)
     # Counting the known tails and taking them off spares a masked copy of the scores.
-    is_target = known_tails == targets[known_rows]
-    known_scores = scores[known_rows, known_tails]
-    known_higher = (known_scores > target_scores[known_rows, 0]) & ~is_target
-    known_equal = (known_scores == target_scores[known_rows, 0]) & ~is_target
-    higher = higher.index_add(0, known_rows, known_higher.to(higher.dtype), alpha=-1)
-    equal = equal.index_add(0, known_rows, known_equal.to(equal.dtype), alpha=-1)
-    return higher.double() + (equal.double() + 1) / 2
+    is_other = known_tails != targets[known_rows]
+    known_scores, their_target = scores[known_rows, known_tails], target_scores[known_rows, 0]
+    candidates = torch.full_like(lower, scores.shape[1])
+    candidates, lower, equal = (
+        counts.index_add(0, known_rows, (is_other & known).to(counts.dtype), alpha=-1)
+        for counts, known in (
+            (candidates, is_other),
+            (lower, known_scores < their_target),
+            (equal, known_scores == their_target),
+        )
+    )
+    # The target equals itself, unless its score is no number.
+    return candidates - lower - (equal.clamp(min=1).double() - 1) / 2
 
 
 def ranking_metrics(ranks: Tensor) -> dict[str, float]:
