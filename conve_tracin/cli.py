@@ -60,12 +60,16 @@ def _exit_with(line: str, *, code: int) -> NoReturn:
 
 
 def lazy_exports(origins: dict[str, str]) -> Callable[[str], Any]:
-    """Return a module-level `__getattr__` (PEP 562) that imports {name: module} on first use."""
+    """Return a module-level `__getattr__` (PEP 562) that imports {name: module} on first use.
+
+    "module:other_name" exports what has another name there.
+    """
 
     def __getattr__(name: str) -> Any:
-        if name in origins:
-            return getattr(importlib.import_module(origins[name]), name)
-        raise AttributeError(name)
+        if name not in origins:
+            raise AttributeError(name)
+        module, _, other_name = origins[name].partition(":")
+        return getattr(importlib.import_module(module), other_name or name)
 
     return __getattr__
 

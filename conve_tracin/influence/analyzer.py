@@ -21,8 +21,9 @@ from conve_tracin.model import ConvE
 LAST_LAYERS = (
     "fc.bias", "fc.weight", "bn1.bias", "bn1.weight", "conv1.bias", "conv1.weight", "bn0.bias", "bn0.weight",
 )  # fmt: skip
-# Full gradients of a large model are large: keep a bounded number.
+# Full gradients of a large model are large: keep so many, and fewer where they hold more numbers than this.
 CACHED_GRADIENTS = 128
+CACHED_NUMBERS = 2**28
 
 Triples = np.ndarray | Tensor | Sequence[Sequence[int]]
 
@@ -127,7 +128,8 @@ class TripleAnalyzer:
         gradient = self.compute_gradient(*key)
         if self.cache_test_gradients:
             self.test_gradient_cache[key] = gradient
-            if len(self.test_gradient_cache) > CACHED_GRADIENTS:
+            numbers = sum(part.numel() for part in gradient.values())
+            if len(self.test_gradient_cache) > max(1, min(CACHED_GRADIENTS, CACHED_NUMBERS // numbers)):
                 self.test_gradient_cache.popitem(last=False)
         return gradient
 

@@ -8,12 +8,18 @@ gradient for TracIn, and may be any other direction in parameter space.
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
+from tqdm import tqdm
 
 from conve_tracin.influence.reference import LossFunction
 
 
 def directional_derivatives(
-    scorer: nn.Module, tangent: dict[str, Tensor], triples: Tensor, *, batch_size: int = 256
+    scorer: nn.Module,
+    tangent: dict[str, Tensor],
+    triples: Tensor,
+    *,
+    batch_size: int = 256,
+    progress: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the scores of triples (N, 3) and their derivatives along `tangent`.
 
@@ -22,6 +28,7 @@ def directional_derivatives(
         tangent: for each parameter that moves, by the scored model's names, a tensor of its shape.
         triples: ids, shape (N, 3).
         batch_size: triples in one pass; changes memory and speed, not results.
+        progress: what to call the work on a progress bar; none is shown without.
 
     Returns:
         Scores (N,) and derivatives (N,).
@@ -33,7 +40,7 @@ def directional_derivatives(
 
     scores, derivatives = [], []
     with torch.no_grad():
-        for batch in triples.split(batch_size):
+        for batch in tqdm(triples.split(batch_size), desc=progress, disable=progress is None, unit="batch"):
 
             def score(values: dict[str, Tensor], batch: Tensor = batch) -> Tensor:
                 return functional_call(scorer, values, (batch,))

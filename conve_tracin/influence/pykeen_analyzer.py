@@ -1,0 +1,218 @@
+"""Analyzers for PyKEEN models of any class: the plain reference, and the same on the forward engines.
+
+Gradients and parameters have the PyKEEN model's own names. Triples are in the ids of the mapping files, also for
+models trained with `create_inverse_triples=True`.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from conve_tracin.conversion import NATIVE_TO_PYKEEN, PYKEEN_TO_NATIVE
+from conve_tracin.errors import InputError
+from conve_tracin.influence import forward, vectorized
+from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch, TripleAnalyzer, Triples, as_ids
+from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
+from conve_tracin.pykeen_bridge import as_native_conve, relation_rows, score_pykeen
+
+if TYPE_CHECKING:
+    import pykeen.models
+
+_PYKEEN_TABLE = "pykeen.nn.representation.Embedding"
+# Where each kind of representation is indexed: the columns of (head, relation, tail).
+_COLUMNS = {"entity_representations": (0, 2), "relation_representations": (1,)}
+
+
+class PyKEENScorer(nn.Module):
+    """Scores triples in the ids of the mapping files with a PyKEEN model."""
+
+    def __init__(self, model: "pykeen.models.Model") -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, triples: Tensor) -> Tensor:
+        """Score triples (B, 3); returns (B,)."""
+        return score_pykeen(self.model, triples)
+
+
+class _RowScorer(nn.Module):
+    """Scores triples whose relation ids are rows of the relation table."""
+
+    def __init__(self, model: "pykeen.models.Model") -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, triples: Tensor) -> Tensor:
+        return self.model.score_hrt(triples).squeeze(-1)
+
+
+class TracInAnalyzer(TripleAnalyzer):
+    """TracIn for PyKEEN models by the definition's backward loop (see `reference`).
+
+    An analyzer belongs to one state of its model: make a new one after changing the weights.
+
+    Args:
+        model: it is put into eval mode. Parameters that do not require gradients are not tracked.
+        use_last_layers_only: track the last `num_last_layers` tensors before the scoring layer instead of all.
+        num_last_layers: counted backwards, see `last_layers`.
+        last_layer_names: track exactly these parameters, by PyKEEN's names.
+        loss_fn: score and label, elementwise, to a loss.
+        cache_test_gradients: keep the gradients of recent test triples.
+    """
+
+    def __init__(
+        self,
+        model: "pykeen.models.Model",
+        *,
+        use_last_layers_only: bool = False,
+        num_last_layers: int = 2,
+        last_layer_names: Sequence[str] | None = None,
+        loss_fn: LossFunction = binary_cross_entropy,
+        cache_test_gradients: bool = True,
+    ) -> None:
+        self.model = model
+        trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        if not trainable:
+            raise InputError(f"a {type(model).__name__} has no trainable parameters, so there are no gradients")
+        names = last_layer_names
+        if names is None:
+            names = last_layers(model, num_last_layers) if use_last_layers_only else trainable
+        super().__init__(PyKEENScorer(model), names=names, loss_fn=loss_fn, cache_test_gradients=cache_test_gradients)
+        for name in self.names:
+            if name not in trainable:
+                raise InputError(f"the parameter {name!r} is no trained part of the model (requires_grad is off)")
+
+
+class TracInAnalyzerOptimized(TracInAnalyzer):
+    """The same results by forward-mode passes, which build no training gradient.
+
+    A ConvE goes through the engine that shares query vectors (see `conve`), any other model through the generic
+    pass (see `forward`).
+
+    Args:
+        model: see `TracInAnalyzer`, as the arguments up to `cache_test_gradients`.
+        use_mixed_precision: matrix products of a ConvE in bfloat16; other models stay exact.
+        use_vectorized_gradients, use_torch_compile: accepted for older callers. Forward passes need no training
+            gradients, and compiling PyKEEN's models measured no faster (docs/notes.md).
+    """
+
+    def __init__(
+        self,
+        model: "pykeen.models.Model",
+        *,
+        use_last_layers_only: bool = False,
+        num_last_layers: int = 2,
+        last_layer_names: Sequence[str] | None = None,
+        loss_fn: LossFunction = binary_cross_entropy,
+        cache_test_gradients: bool = True,
+        use_mixed_precision: bool = False,
+        use_vectorized_gradients: bool = True,  # noqa: ARG002 - see above
+        use_torch_compile: bool = False,  # noqa: ARG002 - see above
+    ) -> None:
+        super().__init__(
+            model,
+            use_last_layers_only=use_last_layers_only,
+            num_last_layers=num_last_layers,
+            last_layer_names=last_layer_names,
+            loss_fn=loss_fn,
+            cache_test_gradients=cache_test_gradients,
+        )
+        native = as_native_conve(model)
+        self.conve_analyzer: TracInAnalyzerPyTorch | None = None
+        if native is not None:
+            self.conve_analyzer = TracInAnalyzerPyTorch(
+                native,
+                last_layer_names=[PYKEEN_TO_NATIVE[name] for name in self.names],
+                loss_fn=loss_fn,
+                cache_test_gradients=False,
+                use_mixed_precision=use_mixed_precision,
+                inverse_triples=model.use_inverse_triples,
+            )
+
+    def compute_batch_gradients_vectorized(self, triples: Triples, label: float = 1.0) -> dict[str, Tensor]:
+        """Compute ∇ℓ of each triple (B, 3) at once, by `vmap(grad)`: {parameter name: (B, *its shape)}.
+
+        It holds B gradients of the whole model; the other methods need none of them.
+        """
+        return vectorized.per_triple_gradients(
+            self.scorer, self._tensor(triples), names=self.names, label=label, loss_fn=self.loss_fn
+        )
+
+    def gradient_products(
+        self,
+        test_triples: Triples,
+        training_triples: Triples,
+        *,
+        batch_size: int = 256,
+        progress: str | None = None,
+    ) -> Tensor:
+        """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU."""
+        if self.conve_analyzer is not None:
+            return self.conve_analyzer.gradient_products(
+                test_triples, training_triples, batch_size=batch_size, progress=progress
+            )
+        training_triples = self._tensor(training_triples)
+        rows = []
+        for triple in as_ids(test_triples):
+            tangent = self.get_or_compute_test_gradient(triple)
+            scores, derivatives = forward.directional_derivatives(
+                self.scorer, tangent, training_triples, batch_size=batch_size, progress=progress
+            )
+            rows.append((derivatives * forward.loss_slopes(scores, self.loss_fn)).cpu())
+        return torch.stack(rows)
+
+    def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
+        """Compute ‖∇ℓ(z)‖² of each triple (N, 3): (N,) on the CPU."""
+        if self.conve_analyzer is not None:
+            return self.conve_analyzer.self_products(triples, batch_size=batch_size, progress=progress)
+        tables = embedding_tables(self.model)
+        if tables is None:
+            return super().self_products(triples, batch_size=batch_size, progress=progress)
+        return vectorized.self_products(
+            _RowScorer(self.model),
+            relation_rows(self.model, self._tensor(triples)),
+            tables=tables,
+            names=self.names,
+            loss_fn=self.loss_fn,
+            batch_size=batch_size,
+            progress=progress,
+        ).cpu()
+
+
+def last_layers(model: "pykeen.models.Model", count: int) -> list[str]:
+    """Name the last `count` tensors before the scoring layer, from the scoring layer backwards.
+
+    For a ConvE these are LAST_LAYERS under PyKEEN's names; for another model the parameters of its interaction.
+
+    Raises InputError where the model has fewer.
+    """
+    interaction = [name for name, _ in model.named_parameters() if name.startswith("interaction.")]
+    conve = [NATIVE_TO_PYKEEN[name] for name in LAST_LAYERS]
+    layers = conve if set(conve) <= set(interaction) else interaction[::-1]
+    if not layers:
+        raise InputError(
+            f"--use-last-layers-only: a {type(model).__name__} has no layer between its embeddings and the score; "
+            "leave the flag out, or name parameters with --last-layer-names"
+        )
+    if not 1 <= count <= len(layers):
+        raise InputError(f"--num-last-layers {count}: give 1 to {len(layers)}")
+    return layers[:count]
+
+
+def embedding_tables(model: "pykeen.models.Model") -> dict[str, tuple[int, ...]] | None:
+    """Say which parameters a triple touches in single rows only, and which of its columns index them.
+
+    Returns {parameter name: columns of (head, relation, tail)}, or None where the model has representations that
+    are no plain tables (of subtokens, of a graph neural network, …).
+    """
+    tables = {}
+    for kind, columns in _COLUMNS.items():
+        for position, representation in enumerate(getattr(model, kind, [])):
+            name = f"{kind}.{position}._embeddings.weight"
+            is_table = f"{type(representation).__module__}.{type(representation).__name__}" == _PYKEEN_TABLE
+            if not is_table or name not in dict(model.named_parameters()):
+                return None
+            tables[name] = columns
+    return tables or None
