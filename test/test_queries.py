@@ -1,0 +1,76 @@
+"""Queries in CSR form against plain Python dictionaries of sets."""
+
+import numpy as np
+import pytest
+import torch
+
+from conve_tracin.queries import Queries
+from conve_tracin.triples import group_by_query
+
+NUM_RELATIONS = 4
+
+
+def random_triples(count=200, seed=0):
+    return np.random.default_rng(seed).integers(0, (9, NUM_RELATIONS, 9), (count, 3))
+
+
+def tails_by_query(triples):
+    tails = {}
+    for head, relation, tail in triples.tolist():
+        tails.setdefault((head, relation), []).append(tail)
+    return tails
+
+
+def listed_tails(queries, chosen):
+    """Turn the answer of `tails_of` into one list for each place in the batch."""
+    rows, tails = queries.tails_of(torch.tensor(chosen, dtype=torch.int64))
+    lists = [[] for _ in chosen]
+    for row, tail in zip(rows.tolist(), tails.tolist(), strict=True):
+        lists[row].append(tail)
+    return lists
+
+
+@pytest.mark.parametrize("triples", [random_triples(), random_triples(3, seed=1), np.zeros((1, 3), dtype=np.int64)])
+def test_distinct_queries_have_all_their_tails_in_order(triples):
+    queries = Queries.distinct(group_by_query(triples))
+    expected = tails_by_query(triples)
+    found = list(zip(queries.heads.tolist(), queries.relations.tolist(), strict=True))
+    assert found == sorted(expected)
+    assert listed_tails(queries, range(len(queries))) == [expected[query] for query in found]
+
+
+def test_one_query_for_each_triple_keeps_order_and_repeats():
+    triples = random_triples()
+    queries = Queries.one_per_triple(triples)
+    assert len(queries) == len(triples)
+    assert listed_tails(queries, range(len(triples))) == [[tail] for tail in triples[:, 2]]
+    np.testing.assert_array_equal(torch.stack([queries.heads, queries.relations], dim=1), triples[:, :2])
+
+
+def test_tails_of_a_batch_in_any_order_with_repeats(graph):
+    queries = Queries.distinct(group_by_query(graph.train))
+    everything = listed_tails(queries, range(len(queries)))
+    chosen = [5, 0, 0, 3, 5]
+    assert listed_tails(queries, chosen) == [everything[query] for query in chosen]
+    assert listed_tails(queries, []) == []
+
+
+def test_find_returns_the_place_of_each_query(graph):
+    queries = Queries.distinct(group_by_query(graph.train))
+    order = torch.tensor([4, 0, 2, 2])
+    found = queries.find(queries.heads[order], queries.relations[order], num_relations=3)
+    assert torch.equal(found, order)
+
+
+@pytest.mark.parametrize("query", [(0, 2), (5, 0), (8, 3)])
+def test_a_query_without_tails_is_not_found(graph, query):
+    queries = Queries.distinct(group_by_query(graph.train))
+    with pytest.raises(KeyError, match="no known tail"):
+        queries.find(*(torch.tensor([part]) for part in query), num_relations=4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_queries_live_on_the_device_that_was_asked_for():
+    queries = Queries.distinct(group_by_query(random_triples()), "cuda")
+    rows, tails = queries.tails_of(torch.arange(len(queries), device="cuda"))
+    assert {rows.device.type, tails.device.type, queries.offsets.device.type} == {"cuda"}
