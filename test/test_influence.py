@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence import conve, forward, reference, vectorized
+from conve_tracin.influence import conve, forward, reference, tangent, vectorized
 from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch, TracInReferencePyTorch
 from conve_tracin.model import ConvE
 
@@ -30,6 +30,12 @@ TRAINING = np.array(
     ]
 )
 EVERYTHING = tuple(name for name, _ in ConvE(num_entities=2, num_relations=1).named_parameters())
+
+
+@pytest.fixture(params=["forward", "factored"])
+def conve_engine(request, monkeypatch):
+    """Run a test with either way of ConvE's engine, whatever the number of test triples."""
+    monkeypatch.setattr(conve, "FACTORED_FROM", 99 if request.param == "forward" else 1)
 
 
 def make_model(*, entity_bias=False, dtype=torch.float64) -> ConvE:
@@ -87,7 +93,7 @@ def assert_close(actual, expected, tolerance):
 
 @pytest.mark.parametrize("entity_bias", [False, True])
 @pytest.mark.parametrize("analyzer_type", [TracInReferencePyTorch, TracInAnalyzerPyTorch])
-def test_products_of_all_parameters(analyzer_type, entity_bias):
+def test_products_of_all_parameters(analyzer_type, entity_bias, conve_engine):
     model = make_model(entity_bias=entity_bias)
     names = [name for name, _ in model.named_parameters()]
     actual = analyzer_type(model).gradient_products(TEST_TRIPLES, TRAINING)
@@ -96,7 +102,7 @@ def test_products_of_all_parameters(analyzer_type, entity_bias):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 256])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-def test_forward_engine_at_every_batch_size(batch_size, dtype, tolerance):
+def test_forward_engine_at_every_batch_size(batch_size, dtype, tolerance, conve_engine):
     model = make_model(dtype=dtype)
     actual = TracInAnalyzerPyTorch(model).gradient_products(TEST_TRIPLES, TRAINING, batch_size=batch_size)
     assert actual.dtype == dtype
@@ -105,7 +111,7 @@ def test_forward_engine_at_every_batch_size(batch_size, dtype, tolerance):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("analyzer_type", [TracInReferencePyTorch, TracInAnalyzerPyTorch])
-def test_last_layers(analyzer_type, count):
+def test_last_layers(analyzer_type, count, conve_engine):
     model = make_model()
     analyzer = analyzer_type(model, use_last_layers_only=True, num_last_layers=count)
     documented = ["fc.bias", "fc.weight", "bn1.bias", "bn1.weight", "conv1.bias", "conv1.weight"]
@@ -126,7 +132,7 @@ def test_last_layers(analyzer_type, count):
         ["bn0.bias", "relation_embeddings.weight"],
     ],
 )
-def test_named_layers(names):
+def test_named_layers(names, conve_engine):
     model = make_model()
     analyzer = TracInAnalyzerPyTorch(model, last_layer_names=names)
     assert_close(analyzer.gradient_products(TEST_TRIPLES, TRAINING), products_by_hand(model, names), 1e-12)
@@ -140,7 +146,7 @@ def test_unknown_layer_and_count_are_refused():
 
 
 @pytest.mark.parametrize("analyzer_type", [TracInReferencePyTorch, TracInAnalyzerPyTorch])
-def test_custom_loss(analyzer_type):
+def test_custom_loss(analyzer_type, conve_engine):
     model = make_model()
 
     def squared_hinge(score, label):
@@ -171,43 +177,72 @@ def test_vectorized_gradients_equal_backward_passes():
 def test_generic_forward_pass_along_any_tangent():
     model = make_model()
     torch.manual_seed(1)
-    tangent = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+    direction = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
     triples = torch.from_numpy(TRAINING)
-    scores, derivatives = forward.directional_derivatives(reference.ConvEScorer(model), tangent, triples, batch_size=5)
+    scores, derivatives = forward.directional_derivatives(
+        reference.ConvEScorer(model), direction, triples, batch_size=5
+    )
     by_score = gradients_by_hand(model, TRAINING, EVERYTHING, loss_of=lambda score: score)
-    assert_close(derivatives, by_score @ torch.cat([tangent[name].flatten() for name in EVERYTHING]), 1e-12)
+    assert_close(derivatives, by_score @ torch.cat([direction[name].flatten() for name in EVERYTHING]), 1e-12)
     assert_close(scores, model(triples[:, 0], triples[:, 1]).gather(1, triples[:, 2:])[:, 0], 1e-12)
 
 
-def test_conve_engine_along_any_tangent():
+def test_conve_engine_along_any_tangent(conve_engine):
     model = make_model(entity_bias=True)
     torch.manual_seed(2)
     config = model.config
-    tangent = conve.ConvETangent(
+    direction = tangent.ConvETangent(
         entity_rows={1: torch.randn(12).double(), 3: torch.randn(12).double()},
         relation_rows={0: torch.randn(12).double()},
         entity_bias={2: torch.tensor(0.3).double(), 4: torch.tensor(-1.0).double()},
         linear_weight=(torch.randn(3, 12).double(), torch.randn(3, config.feature_map_size).double()),
-        dense={name: torch.randn_like(model.get_parameter(name)) for name in (*conve.CONVOLUTION, *conve.COORDINATES)},
+        dense={
+            name: torch.randn_like(model.get_parameter(name)) for name in (*tangent.CONVOLUTION, *tangent.COORDINATES)
+        },
     )
     names = [name for name, _ in model.named_parameters()]
     by_score = gradients_by_hand(model, TRAINING, names, loss_of=lambda score: score)
-    directions = tangent.as_dict(model)
+    directions = direction.as_dict(model)
     expected = by_score @ torch.cat([directions[name].flatten() for name in names])
     actual = torch.empty(len(TRAINING), dtype=torch.float64)
-    for positions, _, derivatives in conve.iterate_derivatives(model, [tangent], TRAINING, batch_size=4):
+    for positions, _, derivatives in conve.iterate_derivatives(model, [direction], TRAINING, batch_size=4):
         actual[positions] = derivatives[0]
     assert_close(actual, expected, 1e-12)
 
 
-def test_self_influence_is_the_squared_norm():
+@pytest.mark.parametrize(
+    "names", [EVERYTHING, LAST_LAYERS[:2], LAST_LAYERS[:6], *([name] for name in EVERYTHING), ["bn1.bias", "bn2.bias"]]
+)
+@pytest.mark.parametrize("analyzer_type", [TracInReferencePyTorch, TracInAnalyzerPyTorch])
+def test_self_influence_is_the_squared_norm(analyzer_type, names):
     model = make_model()
-    norms = gradients_by_hand(model, TRAINING, EVERYTHING).square().sum(dim=1)
-    actual = TracInAnalyzerPyTorch(model).compute_self_influence(TRAINING, learning_rate=0.5)
-    assert_close(torch.from_numpy(actual), 0.5 * norms, 1e-12)
+    norms = gradients_by_hand(model, TRAINING, names).square().sum(dim=1)
+    analyzer = analyzer_type(model, last_layer_names=names)
+    assert_close(torch.from_numpy(analyzer.compute_self_influence(TRAINING, learning_rate=0.5)), 0.5 * norms, 1e-12)
 
 
-def test_mixed_precision_keeps_the_order():
+def test_self_influence_with_entity_bias_in_float32():
+    model = make_model(entity_bias=True)
+    names = [name for name, _ in model.named_parameters()]
+    norms = gradients_by_hand(model, TRAINING, names).square().sum(dim=1)
+    actual = TracInAnalyzerPyTorch(model.float()).compute_self_influence(TRAINING, learning_rate=1.0, batch_size=3)
+    assert_close(torch.from_numpy(actual).double(), norms, 1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_nothing(threads):
+    model = make_model()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        actual = TracInAnalyzerPyTorch(model).gradient_products(TEST_TRIPLES, TRAINING, batch_size=1)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert_close(actual, products_by_hand(model, EVERYTHING), 1e-12)
+
+
+def test_mixed_precision_keeps_the_order(conve_engine):
     model = make_model(dtype=torch.float32)
     exact = TracInAnalyzerPyTorch(model).gradient_products(TEST_TRIPLES, TRAINING)
     rounded = TracInAnalyzerPyTorch(model, use_mixed_precision=True).gradient_products(TEST_TRIPLES, TRAINING)

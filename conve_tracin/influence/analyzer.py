@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence import conve, forward, reference
+from conve_tracin.influence import conve, forward, reference, tangent
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 from conve_tracin.model import ConvE
 
@@ -168,6 +168,12 @@ class TripleAnalyzer:
             self.scorer, self._tensor(triples), names=self.names, loss_fn=self.loss_fn, progress=progress
         ).cpu()
 
+    @torch.no_grad()
+    def score_tails(self, head: int, relation: int, num_entities: int, *, batch_size: int = 4096) -> Tensor:
+        """Score every entity as tail of (head, relation), in the ids of the files: (num_entities,) on the CPU."""
+        batches = torch.arange(num_entities).split(batch_size)
+        return torch.cat([self.scorer(self._tensor(_with_tails(head, relation, tails))).cpu() for tails in batches])
+
     def compute_influences_for_test_triple(
         self,
         test_triple: Sequence[int],
@@ -208,6 +214,11 @@ class TripleAnalyzer:
     ) -> np.ndarray:
         """Compute η‖∇ℓ(w; z)‖² of each triple (N, 3): (N,)."""
         return (learning_rate * self.self_products(triples, batch_size=batch_size)).numpy()
+
+
+def _with_tails(head: int, relation: int, tails: Tensor) -> np.ndarray:
+    """Put each of the tails (B,) behind head and relation: (B, 3)."""
+    return np.stack(np.broadcast_arrays(head, relation, tails.numpy()), axis=1)
 
 
 def rank_influences(scores: Tensor, training_triples: np.ndarray, top_k: int | None) -> list[Influence]:
@@ -261,6 +272,19 @@ class TracInReferencePyTorch(TripleAnalyzer):
         triples = as_ids(triples)
         return triples * np.array([1, 2, 1]) if self.inverse_triples else triples
 
+    @torch.no_grad()
+    def score_tails(
+        self,
+        head: int,
+        relation: int,
+        num_entities: int,  # noqa: ARG002 - the model knows it
+        *,
+        batch_size: int = 4096,  # noqa: ARG002 - one query vector serves all tails
+    ) -> Tensor:
+        """Score every entity as tail of (head, relation), in the ids of the files: (num_entities,) on the CPU."""
+        heads, relations, _ = self._tensor([[head, relation, 0]]).unbind(dim=1)
+        return self.model(heads, relations)[0].cpu()
+
 
 class TracInAnalyzerPyTorch(TracInReferencePyTorch):
     """The same on the engine that shares query vectors between training triples (see `conve`)."""
@@ -275,11 +299,11 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
     ) -> Tensor:
         """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU."""
         tangents = [
-            conve.loss_gradient(self.model, triple, names=self.names, loss_fn=self.loss_fn)
+            tangent.loss_gradient(self.model, triple, names=self.names, loss_fn=self.loss_fn)
             for triple in self.model_ids(test_triples)
         ]
         training_triples = self.model_ids(training_triples)
-        products = torch.empty(len(tangents), len(training_triples), dtype=self.model.fc.weight.dtype)
+        products = torch.zeros(len(tangents), len(training_triples), dtype=self.model.fc.weight.dtype)
         for positions, scores, derivatives in conve.iterate_derivatives(
             self.model,
             tangents,
@@ -290,3 +314,19 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
         ):
             products[:, positions] = (derivatives * forward.loss_slopes(scores, self.loss_fn)).cpu()
         return products
+
+    def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
+        """Compute ‖∇ℓ(z)‖² of each triple (N, 3): (N,) on the CPU."""
+        triples = self.model_ids(triples)
+        norms = torch.empty(len(triples), dtype=self.model.fc.weight.dtype)
+        for positions, squared_norms in conve.iterate_squared_norms(
+            self.model,
+            triples,
+            names=self.names,
+            loss_fn=self.loss_fn,
+            batch_size=batch_size,
+            low_precision=self.low_precision,
+            progress=progress,
+        ):
+            norms[positions] = squared_norms.cpu()
+        return norms

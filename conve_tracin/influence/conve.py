@@ -4,300 +4,40 @@ With q(h, r) the query vector, a triple's score is s = q·e_t + b_t, so its deri
 
     ṡ = q̇·e_t + q·ė_t + ḃ_t.
 
-q and q̇ depend on (h, r) alone and are computed once for each distinct pair. In eval mode bn0 and bn1 are affine and
-fold into the convolution, in value and in tangent. A test triple's gradient has one or two rows in the embedding
-tables and rank one in `fc.weight`, and is kept that way (`ConvETangent`).
+q depends on (h, r) alone and is computed once for each distinct pair. From there two ways lead to ṡ:
+
+- forward (`ForwardDerivatives`): q̇ for each pair and tangent. One product with `fc.weight` for each of them.
+- backward (`FactoredDerivatives`): the factors of each training triple's gradient, which serve all tangents. One
+  product with `fc.weight` for each triple, however many tangents there are; squared norms come out of it, too.
 """
 
-import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import jvp
-from tqdm import tqdm
 
+from conve_tracin.influence import folding
 from conve_tracin.influence.forward import loss_slopes
-from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
+from conve_tracin.influence.reference import LossFunction
+from conve_tracin.influence.sweep import PairBatch, sweep
+from conve_tracin.influence.tangent import (
+    CONVOLUTION,
+    ENTITY_BIAS,
+    ENTITY_TABLE,
+    LINEAR_WEIGHT,
+    RELATION_TABLE,
+    ConvETangent,
+)
 from conve_tracin.model import ConvE
-from conve_tracin.queries import Queries
-from conve_tracin.triples import group_by_query
 
-ENTITY_TABLE = "entity_embeddings.weight"
-RELATION_TABLE = "relation_embeddings.weight"
-ENTITY_BIAS = "entity_bias"
-LINEAR_WEIGHT = "fc.weight"
-# The parameters before the linear layer that fold into one convolution.
-CONVOLUTION = ("bn0.weight", "bn0.bias", "conv1.weight", "conv1.bias", "bn1.weight", "bn1.bias")
-# Those behind it that act on each coordinate of the query vector by itself.
-COORDINATES = ("fc.bias", "bn2.weight", "bn2.bias")
-
-
-@dataclass
-class ConvETangent:
-    """A direction in ConvE's parameter space, stored by what is not zero.
-
-    Attributes:
-        entity_rows, relation_rows: {id: direction (d,)} of rows of the two tables.
-        entity_bias: {id: direction ()} of the tails' biases.
-        linear_weight: `fc.weight`'s direction as the factors left (k, d) and right (k, F) of leftᵀ·right, or None.
-        dense: {name: direction} of the other parameters, each of its parameter's shape.
-    """
-
-    entity_rows: dict[int, Tensor] = field(default_factory=dict)
-    relation_rows: dict[int, Tensor] = field(default_factory=dict)
-    entity_bias: dict[int, Tensor] = field(default_factory=dict)
-    linear_weight: tuple[Tensor, Tensor] | None = None
-    dense: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def moves_every_query(self) -> bool:
-        """Whether the query vectors of all pairs change, and not just those of the moved rows."""
-        return self.linear_weight is not None or bool(self.dense)
-
-    def restricted_to(self, names: Iterable[str]) -> "ConvETangent":
-        """Return this tangent with all parameters but `names` at rest."""
-        names = set(names)
-        return ConvETangent(
-            entity_rows=self.entity_rows if ENTITY_TABLE in names else {},
-            relation_rows=self.relation_rows if RELATION_TABLE in names else {},
-            entity_bias=self.entity_bias if ENTITY_BIAS in names else {},
-            linear_weight=self.linear_weight if LINEAR_WEIGHT in names else None,
-            dense={name: direction for name, direction in self.dense.items() if name in names},
-        )
-
-    def as_dict(self, model: ConvE) -> dict[str, Tensor]:
-        """Write the tangent out as one dense tensor for each parameter."""
-        directions = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
-        for name, rows in (
-            (ENTITY_TABLE, self.entity_rows),
-            (RELATION_TABLE, self.relation_rows),
-            (ENTITY_BIAS, self.entity_bias),
-        ):
-            for row, direction in rows.items():
-                directions[name][row] = direction
-        if self.linear_weight is not None:
-            left, right = self.linear_weight
-            directions[LINEAR_WEIGHT] = left.T @ right
-        return directions | self.dense
-
-
-def score_gradient(model: ConvE, triple: Iterable[int]) -> tuple[Tensor, ConvETangent]:
-    """Compute a triple's score () and its gradient by all parameters, without a gradient as large as a table."""
-    head, relation, tail = (int(value) for value in triple)
-    rows = [
-        model.entity_embeddings.weight[head],
-        model.relation_embeddings.weight[relation],
-        model.entity_embeddings.weight[tail],
-    ]
-    head_row, relation_row, tail_row = (row.detach().requires_grad_() for row in rows)
-    dense = {name: model.get_parameter(name) for name in (*CONVOLUTION, *COORDINATES)}
-    with torch.enable_grad():
-        features = model.extract_features(head_row[None], relation_row[None])  # (1, F)
-        score = (model.project(features)[0] * tail_row).sum()
-        gradients = torch.autograd.grad(score, [head_row, relation_row, tail_row, *dense.values()])
-    by_head, by_relation, by_tail, *by_dense = gradients
-    entity_rows = {head: by_head}
-    entity_rows[tail] = by_tail + entity_rows.get(tail, 0)
-    directions = dict(zip(dense, by_dense, strict=True))
-    tangent = ConvETangent(
-        entity_rows=entity_rows,
-        relation_rows={relation: by_relation},
-        # The gradient by the linear layer's output is its bias's gradient.
-        linear_weight=(directions["fc.bias"][None], features.detach()),
-        dense=directions,
-    )
-    score = score.detach()
-    if model.entity_bias is not None:
-        score = score + model.entity_bias.detach()[tail]
-        tangent.entity_bias[tail] = torch.ones_like(score)
-    return score, tangent
-
-
-@dataclass(frozen=True)
-class _FoldedConvolution:
-    """bn0, conv1 and bn1 as one convolution: kernel (C, 1, kh, kw) and bias (C,)."""
-
-    kernel: Tensor
-    bias: Tensor
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return F.conv2d(images, self.kernel, self.bias)
-
-
-def _fold_convolution(model: ConvE, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Fold the parameters CONVOLUTION and the running statistics into kernel and bias."""
-    input_scale = values["bn0.weight"] / torch.sqrt(model.bn0.running_var + model.bn0.eps)
-    input_shift = values["bn0.bias"] - model.bn0.running_mean * input_scale
-    output_scale = values["bn1.weight"] / torch.sqrt(model.bn1.running_var + model.bn1.eps)
-    output_shift = values["bn1.bias"] - model.bn1.running_mean * output_scale
-    kernel = values["conv1.weight"] * (output_scale[:, None, None, None] * input_scale)
-    # Without padding, a constant added to the image adds the kernel's sum times that constant everywhere.
-    bias = values["conv1.bias"] + values["conv1.weight"].sum(dim=(1, 2, 3)) * input_shift
-    return kernel, bias * output_scale + output_shift
-
-
-def _coordinate_map(model: ConvE, values: dict[str, Tensor], linear: Tensor) -> Tensor:
-    """Apply fc.bias and bn2 to the linear products (…, d), before the last ReLU."""
-    scale = values["bn2.weight"] / torch.sqrt(model.bn2.running_var + model.bn2.eps)
-    return (linear + values["fc.bias"] - model.bn2.running_mean) * scale + values["bn2.bias"]
-
-
-class ScoreDerivatives:
-    """Scores of training triples and their derivatives along n tangents, at one model.
-
-    Args:
-        model: ConvE in eval mode.
-        tangents: the n directions.
-        low_precision: bfloat16 or float16 for the products with `fc.weight` and the convolution, or None.
-    """
-
-    def __init__(self, model: ConvE, tangents: list[ConvETangent], *, low_precision: torch.dtype | None = None) -> None:
-        self.model = model
-        self.tangents = tangents
-        self.low_precision = low_precision
-        self._values = {name: model.get_parameter(name).detach() for name in (*CONVOLUTION, *COORDINATES)}
-        self._convolution = _FoldedConvolution(
-            *_fold_convolution(model, {name: self._values[name] for name in CONVOLUTION})
-        )
-        self._convolution_tangents = [self._fold_tangent(tangent) for tangent in tangents]
-
-    def _fold_tangent(self, tangent: ConvETangent) -> _FoldedConvolution | None:
-        moved = {name: direction for name, direction in tangent.dense.items() if name in CONVOLUTION}
-        if not moved:
-            return None
-        primal = {name: self._values[name] for name in CONVOLUTION}
-        directions = {name: moved.get(name, torch.zeros_like(value)) for name, value in primal.items()}
-        return _FoldedConvolution(
-            *jvp(lambda values: _fold_convolution(self.model, values), (primal,), (directions,))[1]
-        )
-
-    @torch.no_grad()
-    def __call__(self, heads: Tensor, relations: Tensor, rows: Tensor, tails: Tensor) -> tuple[Tensor, Tensor]:
-        """Differentiate the scores of M triples that share B distinct pairs.
-
-        Args:
-            heads, relations: the pairs, ids (B,).
-            rows: the pair of each triple, (M,).
-            tails: the tail of each triple, ids (M,).
-
-        Returns:
-            Scores (M,) and derivatives (n, M).
-        """
-        table = self.model.entity_embeddings.weight
-        tail_rows = table[tails]  # (M, d)
-        with self._autocast(table.device.type):
-            queries, query_tangents = self._queries(heads, relations)
-        queries = queries.to(table.dtype)
-        triple_queries = queries[rows]  # (M, d)
-        scores = (triple_queries * tail_rows).sum(dim=1)
-        if self.model.entity_bias is not None:
-            scores = scores + self.model.entity_bias[tails]
-        derivatives = scores.new_zeros(len(self.tangents), len(tails))
-        for tangent, query_tangent, out in zip(self.tangents, query_tangents, derivatives, strict=True):
-            if query_tangent is not None:
-                out += (query_tangent.to(table.dtype)[rows] * tail_rows).sum(dim=1)
-            for entity, direction in tangent.entity_rows.items():
-                out += torch.where(tails == entity, triple_queries @ direction.to(queries), 0)
-            for entity, direction in tangent.entity_bias.items():
-                out += torch.where(tails == entity, direction.to(queries), 0)
-        return scores, derivatives
-
-    def _autocast(self, device_type: str) -> contextlib.AbstractContextManager:
-        if self.low_precision is None:
-            return contextlib.nullcontext()
-        return torch.autocast(device_type, dtype=self.low_precision)
-
-    def _queries(self, heads: Tensor, relations: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """Compute q (B, d) and, for each tangent, q̇ (B, d) or None where it is zero."""
-        head_rows = self.model.entity_embeddings.weight[heads]
-        relation_rows = self.model.relation_embeddings.weight[relations]
-        images = self._images(head_rows, relation_rows)
-        maps = self._convolution(images)  # (B, C, height, width)
-        features = F.relu(maps).flatten(start_dim=1)  # (B, F)
-        linear = features @ self.model.fc.weight.T  # (B, d), without the bias
-        active = (maps > 0).flatten(start_dim=1)
-        coordinates = {name: self._values[name] for name in COORDINATES}
-        before_relu = _coordinate_map(self.model, coordinates, linear)
-        queries = F.relu(before_relu)
-
-        query_tangents: list[Tensor | None] = []
-        for tangent, folded in zip(self.tangents, self._convolution_tangents, strict=True):
-            moved_linear = self._linear_tangent(
-                tangent, folded, images=images, active=active, features=features, heads=heads, relations=relations
-            )
-            moved = {name: tangent.dense[name] for name in COORDINATES if name in tangent.dense}
-            if moved_linear is None and not moved:
-                query_tangents.append(None)
-                continue
-            directions = {name: moved.get(name, torch.zeros_like(value)) for name, value in coordinates.items()}
-            if moved_linear is None:
-                moved_linear = torch.zeros_like(linear)
-            moved_before_relu = jvp(
-                lambda values, products: _coordinate_map(self.model, values, products),
-                (coordinates, linear),
-                (directions, moved_linear),
-            )[1]
-            query_tangents.append(moved_before_relu * (before_relu > 0))
-        return queries, query_tangents
-
-    def _linear_tangent(
-        self,
-        tangent: ConvETangent,
-        folded: _FoldedConvolution | None,
-        *,
-        images: Tensor,
-        active: Tensor,
-        features: Tensor,
-        heads: Tensor,
-        relations: Tensor,
-    ) -> Tensor | None:
-        """Differentiate the products with fc.weight: (B, d), or None where nothing before them moves."""
-        moved_maps = None if folded is None else folded(images)
-        moved_images = self._image_tangent(tangent, heads, relations)
-        if moved_images is not None:
-            through_input = F.conv2d(moved_images, self._convolution.kernel)
-            moved_maps = through_input if moved_maps is None else moved_maps + through_input
-        moved_linear = None
-        if moved_maps is not None:
-            moved_features = moved_maps.flatten(start_dim=1) * active  # (B, F)
-            moved_linear = moved_features @ self.model.fc.weight.T
-        if tangent.linear_weight is not None:
-            left, right = tangent.linear_weight
-            through_weight = (features @ right.T) @ left  # (B, k), (B, d)
-            moved_linear = through_weight if moved_linear is None else moved_linear + through_weight
-        return moved_linear
-
-    def _image_tangent(self, tangent: ConvETangent, heads: Tensor, relations: Tensor) -> Tensor | None:
-        """Collect how the embeddings of the pairs move: images (B, 1, 2 · height, width), or None for not at all."""
-        table = self.model.entity_embeddings.weight
-        moved_heads = _rows_at(tangent.entity_rows, heads, like=table)
-        moved_relations = _rows_at(tangent.relation_rows, relations, like=table)
-        if moved_heads is None and moved_relations is None:
-            return None
-        zeros = table.new_zeros(len(heads), table.shape[1])
-        return self._images(
-            zeros if moved_heads is None else moved_heads, zeros if moved_relations is None else moved_relations
-        )
-
-    def _images(self, head_rows: Tensor, relation_rows: Tensor) -> Tensor:
-        config = self.model.config
-        shape = (-1, 1, 2 * config.embedding_height, config.embedding_width)
-        return torch.cat([head_rows, relation_rows], dim=1).view(shape)
-
-
-def _rows_at(rows: dict[int, Tensor], ids: Tensor, *, like: Tensor) -> Tensor | None:
-    """Place {id: direction (d,)} at the ids (B,): (B, d), or None where no id moves."""
-    placed = None
-    for row, direction in rows.items():
-        here = ids == row
-        if here.any():
-            placed = like.new_zeros(len(ids), like.shape[1]) if placed is None else placed
-            placed[here] = direction.to(like)
-    return placed
+# Measured on a CPU: from here on one backward product for each triple is cheaper than forward products for each
+# pair and tangent (benchmarks/influence.py).
+FACTORED_FROM = 4
+# On a CPU a batch's activations should stay in a core's cache; a GPU wants all that the user allows.
+CPU_BATCH_SIZE = 64
 
 
 def iterate_derivatives(
@@ -311,50 +51,359 @@ def iterate_derivatives(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Go through training triples (N, 3) and yield, batch by batch, positions (M,), scores (M,), derivatives (n, M).
 
+    Triples that no tangent touches are left out: their derivatives are zero.
+
     Args:
         model: ConvE in eval mode.
         tangents: the n directions.
         triples: ids, int64.
-        batch_size: distinct (head, relation) pairs in a batch.
-        low_precision: see `ScoreDerivatives`.
+        batch_size: the most distinct (head, relation) pairs in a batch.
+        low_precision: bfloat16 or float16 for the convolution and the products with `fc.weight`, or None.
         progress: what to call the work on a progress bar; none is shown without.
     """
     device = model.entity_embeddings.weight.device
-    index = group_by_query(triples)
-    queries = Queries.distinct(index, device)
-    order = torch.from_numpy(index.order)
-    differentiate = ScoreDerivatives(model, tangents, low_precision=low_precision)
-    with tqdm(total=len(triples), desc=progress, unit="triple", unit_scale=True, disable=progress is None) as bar:
-        for batch in torch.arange(len(queries), device=device).split(batch_size):
-            rows, tails = queries.tails_of(batch)
-            first = int(queries.offsets[batch[0]])
-            scores, derivatives = differentiate(queries.heads[batch], queries.relations[batch], rows, tails)
-            yield order[first : first + len(rows)], scores, derivatives
-            bar.update(len(rows))
+    touched = np.flatnonzero(_touched(tangents, triples))
+    many = len(tangents) >= FACTORED_FROM and any(tangent.moves_every_query for tangent in tangents)
+    engine = FactoredDerivatives if many else ForwardDerivatives
+    work = engine(model, tangents, low_precision=low_precision)
+    batch_size = choose_batch_size(batch_size, device)
+    for positions, (scores, derivatives) in sweep(
+        triples[touched], work, device=device, batch_size=batch_size, progress=progress
+    ):
+        yield torch.from_numpy(touched)[positions], scores, derivatives
 
 
-def loss_gradient(
+def iterate_squared_norms(
     model: ConvE,
-    triple: Iterable[int],
+    triples: np.ndarray,
     *,
-    names: Iterable[str] | None = None,
-    loss_fn: LossFunction = binary_cross_entropy,
-    label: float = 1.0,
-) -> ConvETangent:
-    """Compute ∇ℓ of one triple as a tangent; `names` restricts it to some parameters."""
-    score, tangent = score_gradient(model, triple)
-    slope = loss_slopes(score[None], loss_fn, label=label)[0]
-    scaled = scale(tangent, slope)
-    return scaled if names is None else scaled.restricted_to(names)
+    names: Iterable[str],
+    loss_fn: LossFunction,
+    batch_size: int = 256,
+    low_precision: torch.dtype | None = None,
+    progress: str | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go through triples (N, 3) and yield positions (M,) and ‖∇ℓ‖² (M,) over the parameters `names`."""
+    device = model.entity_embeddings.weight.device
+    factors = FactoredDerivatives(model, [], low_precision=low_precision)
+    names = frozenset(names)
+
+    def work(batch: PairBatch) -> Tensor:
+        scores, norms = factors.squared_norms(batch, names)
+        return norms * loss_slopes(scores, loss_fn) ** 2
+
+    batch_size = choose_batch_size(batch_size, device)
+    yield from sweep(triples, work, device=device, batch_size=batch_size, progress=progress)
 
 
-def scale(tangent: ConvETangent, factor: Tensor | float) -> ConvETangent:
-    """Multiply a tangent by a number."""
-    linear = tangent.linear_weight
-    return ConvETangent(
-        entity_rows={row: factor * direction for row, direction in tangent.entity_rows.items()},
-        relation_rows={row: factor * direction for row, direction in tangent.relation_rows.items()},
-        entity_bias={row: factor * direction for row, direction in tangent.entity_bias.items()},
-        linear_weight=None if linear is None else (factor * linear[0], linear[1]),
-        dense={name: factor * direction for name, direction in tangent.dense.items()},
-    )
+def choose_batch_size(batch_size: int, device: torch.device) -> int:
+    """Lower the user's batch size to what is fast on a CPU."""
+    return min(batch_size, CPU_BATCH_SIZE) if device.type == "cpu" else batch_size
+
+
+def _touched(tangents: list[ConvETangent], triples: np.ndarray) -> np.ndarray:
+    """Tell which triples (N, 3) have a score that some tangent moves: (N,) bool."""
+    if any(tangent.moves_every_query for tangent in tangents):
+        return np.ones(len(triples), dtype=bool)
+    entities = {entity for tangent in tangents for entity in (*tangent.entity_rows, *tangent.entity_bias)}
+    relations = {relation for tangent in tangents for relation in tangent.relation_rows}
+    head, relation, tail = triples.T
+    return np.isin(head, list(entities)) | np.isin(tail, list(entities)) | np.isin(relation, list(relations))
+
+
+class _SharedQueries:
+    """What both engines compute of each pair: images, maps, features, linear products and query vectors."""
+
+    def __init__(self, model: ConvE, tangents: list[ConvETangent], *, low_precision: torch.dtype | None = None) -> None:
+        self.model = model
+        self.tangents = tangents
+        self.table = model.entity_embeddings.weight.detach()
+        self.precision = low_precision or self.table.dtype
+        self.linear_weight = model.fc.weight.detach().to(self.precision)
+        self.convolution = folding.folded_convolution(model)
+        bn2 = model.bn2
+        self.deviation = torch.sqrt(bn2.running_var + bn2.eps)
+        self.scale = bn2.weight.detach() / self.deviation
+        self.center = bn2.running_mean - model.fc.bias.detach()
+        self.shift = bn2.bias.detach()
+
+    def images(self, head_rows: Tensor, relation_rows: Tensor) -> Tensor:
+        """Lay embeddings (B, d) twice as images (B, 1, 2 · height, width)."""
+        config = self.model.config
+        shape = (-1, 1, 2 * config.embedding_height, config.embedding_width)
+        return torch.cat([head_rows, relation_rows], dim=1).view(shape).to(self.precision)
+
+    def pair_images(self, batch: PairBatch) -> Tensor:
+        """Lay the pairs' embeddings as images."""
+        return self.images(self.table[batch.heads], self.model.relation_embeddings.weight[batch.relations])
+
+    def normalised(self, linear: Tensor) -> Tensor:
+        """Normalise the linear products (B, d), whose bias is still missing, with bn2's statistics."""
+        return (linear - self.center) / self.deviation
+
+    def before_relu(self, linear: Tensor) -> Tensor:
+        """Apply fc.bias and bn2 to the linear products (B, d)."""
+        return (linear - self.center) * self.scale + self.shift
+
+    def scores(self, queries: Tensor, tail_rows: Tensor, batch: PairBatch) -> Tensor:
+        """Score the triples: query vectors (M, d) and tail embeddings (M, d) to (M,)."""
+        scores = (queries * tail_rows).sum(dim=1)
+        return scores if self.model.entity_bias is None else scores + self.model.entity_bias[batch.tails]
+
+    def direct_tangent(self, tangent: ConvETangent, *, linear: Tensor, features: Tensor) -> Tensor | None:
+        """Differentiate what comes before the last ReLU by fc and bn2 alone: (B, d), or None where they rest."""
+        parts = []
+        if tangent.linear_weight is not None:
+            left, right = tangent.linear_weight
+            parts.append((features @ right.T.to(self.precision)).to(left.dtype) @ (left * self.scale))
+        if "fc.bias" in tangent.dense:
+            parts.append(tangent.dense["fc.bias"] * self.scale)
+        if "bn2.weight" in tangent.dense:
+            parts.append(tangent.dense["bn2.weight"] * self.normalised(linear))
+        if "bn2.bias" in tangent.dense:
+            parts.append(tangent.dense["bn2.bias"])
+        return sum(parts).expand_as(linear) if parts else None
+
+    def add_tail_terms(self, derivatives: Tensor, queries: Tensor, tails: Tensor) -> None:
+        """Add q·ė_t + ḃ_t of the triples' query vectors (M, d) to the derivatives (n, M)."""
+        for tangent, out in zip(self.tangents, derivatives, strict=True):
+            for entity, direction in tangent.entity_rows.items():
+                here = (tails == entity).nonzero()[:, 0]
+                out[here] += queries[here] @ direction.to(queries)
+            for entity, direction in tangent.entity_bias.items():
+                out += torch.where(tails == entity, direction.to(out), 0)
+
+
+class ForwardDerivatives(_SharedQueries):
+    """Scores of a batch and their derivatives along n tangents, by moving each pair's query vector.
+
+    Args:
+        model: ConvE in eval mode.
+        tangents: the n directions.
+        low_precision: see `iterate_derivatives`.
+    """
+
+    def __init__(self, model: ConvE, tangents: list[ConvETangent], *, low_precision: torch.dtype | None = None) -> None:
+        super().__init__(model, tangents, low_precision=low_precision)
+        folded = [folding.folded_tangent(model, tangent) for tangent in tangents]
+        self.moving = [place for place, convolution in enumerate(folded) if convolution is not None]
+        # One convolution computes the maps and how they move along every tangent.
+        stacked = folding.stack([self.convolution, *(folded[place] for place in self.moving)])
+        self.stacked_convolution = stacked.to(self.precision)
+        self.input_kernel = self.convolution.kernel.to(self.precision)
+
+    def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Return the scores (M,) and their derivatives (n, M)."""
+        tail_rows = self.table[batch.tails]  # (M, d)
+        queries, query_tangents = self._queries(batch)
+        triple_queries = queries[batch.rows]  # (M, d)
+        scores = self.scores(triple_queries, tail_rows, batch)
+        derivatives = scores.new_zeros(len(self.tangents), len(batch.tails))
+        for query_tangent, out in zip(query_tangents, derivatives, strict=True):
+            if query_tangent is not None:
+                torch.sum(query_tangent[batch.rows] * tail_rows, dim=1, out=out)
+        self.add_tail_terms(derivatives, triple_queries, batch.tails)
+        return scores, derivatives
+
+    def _queries(self, batch: PairBatch) -> tuple[Tensor, list[Tensor | None]]:
+        """Compute q (B, d) and, for each tangent, q̇ (B, d) or None where it is zero."""
+        size = len(batch.heads)
+        maps = self.stacked_convolution(self.pair_images(batch))  # (B, (1 + moving) · C, …)
+        maps = maps.view(size, 1 + len(self.moving), -1)  # (B, 1 + moving, F)
+        # The features and their tangents side by side: one product with fc.weight serves them all.
+        features = torch.empty_like(maps)
+        torch.clamp_min(maps[:, 0], 0, out=features[:, 0])
+        for place in range(1, 1 + len(self.moving)):
+            mask_where_inactive(maps[:, place], maps[:, 0], out=features[:, place])
+        linear = (features.flatten(0, 1) @ self.linear_weight.T).to(self.table.dtype)
+        linear = linear.view(size, 1 + len(self.moving), -1)  # (B, 1 + moving, d)
+
+        before_relu = self.before_relu(linear[:, 0])
+        query_tangents = []
+        for place, tangent in enumerate(self.tangents):
+            moved = self.direct_tangent(tangent, linear=linear[:, 0], features=features[:, 0])
+            if place in self.moving:
+                through_convolution = linear[:, 1 + self.moving.index(place)] * self.scale
+                moved = through_convolution if moved is None else moved + through_convolution
+            moved = self._add_embedding_tangent(moved, tangent, batch, maps[:, 0])
+            query_tangents.append(None if moved is None else mask_where_inactive(moved, before_relu))
+        return F.relu(before_relu), query_tangents
+
+    def _add_embedding_tangent(
+        self, moved: Tensor | None, tangent: ConvETangent, batch: PairBatch, maps: Tensor
+    ) -> Tensor | None:
+        """Add what the moving rows of the tables do to the pairs (B, d) that have them."""
+        pairs, images = self._image_tangent(tangent, batch)
+        if not len(pairs):
+            return moved
+        moved_maps = F.conv2d(images, self.input_kernel).flatten(start_dim=1)
+        moved_features = mask_where_inactive(moved_maps, maps[pairs])
+        through_input = (moved_features @ self.linear_weight.T).to(self.table.dtype) * self.scale
+        if moved is None:
+            moved = self.table.new_zeros(len(batch.heads), self.table.shape[1])
+        return moved.index_add(0, pairs, through_input)
+
+    def _image_tangent(self, tangent: ConvETangent, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Collect the pairs (S,) whose embeddings move, and how: images (S, 1, 2 · height, width)."""
+        moved_heads, heads_move = _rows_at(tangent.entity_rows, batch.heads, like=self.table)
+        moved_relations, relations_move = _rows_at(tangent.relation_rows, batch.relations, like=self.table)
+        pairs = (heads_move | relations_move).nonzero()[:, 0]
+        return pairs, self.images(moved_heads[pairs], moved_relations[pairs])
+
+
+class FactoredDerivatives(_SharedQueries):
+    """The same from the factors of each training triple's gradient, at a cost that hardly grows with n."""
+
+    def __init__(self, model: ConvE, tangents: list[ConvETangent], *, low_precision: torch.dtype | None = None) -> None:
+        super().__init__(model, tangents, low_precision=low_precision)
+        resting = folding.Convolution(
+            torch.zeros_like(self.convolution.kernel), torch.zeros_like(self.convolution.bias)
+        )
+        folded = [folding.folded_tangent(model, tangent) or resting for tangent in tangents]
+        if tangents:
+            self.kernel_tangents = torch.stack([convolution.kernel.flatten() for convolution in folded])
+            self.bias_tangents = torch.stack([convolution.bias for convolution in folded])  # (n, C)
+
+    def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Return the scores (M,) and their derivatives (n, M)."""
+        pairs = self._pairs(batch)
+        tail_rows = self.table[batch.tails]  # (M, d)
+        by_before_relu = mask_where_inactive(tail_rows, pairs.before_relu[batch.rows])  # (M, d)
+        scores = self.scores(pairs.queries[batch.rows], tail_rows, batch)
+        derivatives = scores.new_zeros(len(self.tangents), len(batch.tails))
+        for tangent, out in zip(self.tangents, derivatives, strict=True):
+            direct = self.direct_tangent(tangent, linear=pairs.linear, features=pairs.features)
+            if direct is not None:
+                torch.sum(direct[batch.rows] * by_before_relu, dim=1, out=out)
+        by_maps = self._by_maps(by_before_relu, pairs, batch)
+        by_kernel, by_bias = self._by_convolution(by_maps, pairs, batch)
+        derivatives += self.kernel_tangents @ by_kernel.flatten(start_dim=1).T
+        derivatives += self.bias_tangents @ by_bias.T
+        self._add_embedding_terms(derivatives, by_maps, batch)
+        self.add_tail_terms(derivatives, pairs.queries[batch.rows], batch.tails)
+        return scores, derivatives
+
+    def squared_norms(self, batch: PairBatch, names: frozenset[str]) -> tuple[Tensor, Tensor]:
+        """Return the scores (M,) and the squared norms (M,) of their gradients by the parameters `names`."""
+        pairs = self._pairs(batch)
+        tail_rows = self.table[batch.tails]  # (M, d)
+        queries = pairs.queries[batch.rows]  # (M, d)
+        scores = self.scores(queries, tail_rows, batch)
+        by_before_relu = mask_where_inactive(tail_rows, pairs.before_relu[batch.rows])  # (M, d)
+        by_linear = by_before_relu * self.scale
+
+        norms = torch.zeros_like(scores)
+        if LINEAR_WEIGHT in names:
+            # The gradient is the outer product of by_linear and the features, so the norms multiply.
+            feature_norms = pairs.features.to(norms.dtype).square().sum(dim=1)
+            norms += _squared(by_linear) * feature_norms[batch.rows]
+        if "fc.bias" in names:
+            norms += _squared(by_linear)
+        if "bn2.weight" in names:
+            norms += _squared(by_before_relu * self.normalised(pairs.linear)[batch.rows])
+        if "bn2.bias" in names:
+            norms += _squared(by_before_relu)
+        if ENTITY_BIAS in names:
+            norms += 1
+        if names.isdisjoint({*CONVOLUTION, ENTITY_TABLE, RELATION_TABLE}):
+            return scores, norms
+
+        by_maps = self._by_maps(by_before_relu, pairs, batch)
+        if not names.isdisjoint(CONVOLUTION):
+            by_kernel, by_bias = self._by_convolution(by_maps, pairs, batch)
+            for name, gradient in folding.unfolded_gradients(self.model, by_kernel, by_bias).items():
+                if name in names:
+                    norms += _squared(gradient)
+        by_head, by_relation = self._by_embeddings(by_maps)
+        if RELATION_TABLE in names:
+            norms += _squared(by_relation)
+        if ENTITY_TABLE in names:
+            same = (batch.heads[batch.rows] == batch.tails)[:, None]
+            norms += torch.where(same[:, 0], _squared(by_head + queries), _squared(by_head) + _squared(queries))
+        return scores, norms
+
+    def _pairs(self, batch: PairBatch) -> "_Pairs":
+        images = self.pair_images(batch)
+        maps = self.convolution.to(self.precision)(images).flatten(start_dim=1)  # (B, F)
+        features = F.relu(maps)
+        linear = (features @ self.linear_weight.T).to(self.table.dtype)  # (B, d)
+        before_relu = self.before_relu(linear)
+        return _Pairs(images, maps, features, linear, before_relu, F.relu(before_relu))
+
+    def _by_maps(self, by_before_relu: Tensor, pairs: "_Pairs", batch: PairBatch) -> Tensor:
+        """Go back through fc and ReLU: gradients (M, d) to gradients by the maps (M, C, P)."""
+        by_features = (by_before_relu * self.scale).to(self.precision) @ self.linear_weight  # (M, F)
+        by_maps = mask_where_inactive(by_features, pairs.maps[batch.rows])
+        return by_maps.view(len(by_maps), self.model.config.output_channels, -1)
+
+    def _by_convolution(self, by_maps: Tensor, pairs: "_Pairs", batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Go back to the folded convolution: kernel gradients (M, C, 1, kh, kw) and bias gradients (M, C)."""
+        kernel_shape = self.convolution.kernel.shape
+        patches = F.unfold(pairs.images, kernel_shape[2:]).transpose(1, 2)  # (B, P, kh · kw)
+        by_kernel = by_maps @ patches[batch.rows]  # (M, C, kh · kw)
+        dtype = self.table.dtype
+        return by_kernel.view(-1, *kernel_shape).to(dtype), by_maps.sum(dim=2, dtype=dtype)
+
+    def _by_embeddings(self, by_maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Go back to the embeddings: gradients by head and relation, (M, d) each."""
+        config = self.model.config
+        kernel = self.convolution.kernel.flatten(start_dim=1).to(self.precision)  # (C, kh · kw)
+        by_patches = kernel.T @ by_maps  # (M, kh · kw, P)
+        image_size = (2 * config.embedding_height, config.embedding_width)
+        by_images = F.fold(by_patches.to(self.table.dtype), image_size, self.convolution.kernel.shape[2:])
+        by_head, by_relation = by_images.flatten(start_dim=1).split(config.embedding_dim, dim=1)
+        return by_head, by_relation
+
+    def _add_embedding_terms(self, derivatives: Tensor, by_maps: Tensor, batch: PairBatch) -> None:
+        """Add how the moving rows of the tables move the query vectors to the derivatives (n, M)."""
+        heads, relations = batch.heads[batch.rows], batch.relations[batch.rows]
+        moves = torch.zeros_like(heads, dtype=torch.bool)
+        for tangent in self.tangents:
+            for ids, rows in ((heads, tangent.entity_rows), (relations, tangent.relation_rows)):
+                for row in rows:
+                    moves |= ids == row
+        triples = moves.nonzero()[:, 0]
+        if not len(triples):
+            return
+        by_head, by_relation = self._by_embeddings(by_maps[triples])
+        for tangent, out in zip(self.tangents, derivatives, strict=True):
+            for ids, gradients, rows in (
+                (heads[triples], by_head, tangent.entity_rows),
+                (relations[triples], by_relation, tangent.relation_rows),
+            ):
+                for row, direction in rows.items():
+                    out.index_add_(0, triples, torch.where(ids == row, gradients @ direction.to(gradients), 0))
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The activations of B pairs: images, maps and features (B, F), linear, before_relu and queries (B, d)."""
+
+    images: Tensor
+    maps: Tensor
+    features: Tensor
+    linear: Tensor
+    before_relu: Tensor
+    queries: Tensor
+
+
+def mask_where_inactive(values: Tensor, before_relu: Tensor, out: Tensor | None = None) -> Tensor:
+    """Set `values` to zero where a ReLU was off: its derivative, in one fused operation."""
+    if out is None:
+        return torch.ops.aten.threshold_backward(values, before_relu, 0)
+    return torch.ops.aten.threshold_backward.grad_input(values, before_relu, 0, grad_input=out)
+
+
+def _squared(gradients: Tensor) -> Tensor:
+    return gradients.flatten(start_dim=1).square().sum(dim=1)
+
+
+def _rows_at(rows: dict[int, Tensor], ids: Tensor, *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Place {id: direction (d,)} at the ids (B,): (B, d), and which ids are among them: (B,) bool."""
+    placed = like.new_zeros(len(ids), like.shape[1])
+    moves = torch.zeros_like(ids, dtype=torch.bool)
+    for row, direction in rows.items():
+        here = ids == row
+        placed[here] = direction.to(like)
+        moves |= here
+    return placed, moves

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 from tqdm import tqdm
 
-from conve_tracin.influence.reference import LossFunction
+from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 
 
 def directional_derivatives(
@@ -53,6 +53,8 @@ def directional_derivatives(
 
 def loss_slopes(scores: Tensor, loss_fn: LossFunction, *, label: float = 1.0) -> Tensor:
     """Compute dℓ/ds at each score (N,), also for a `loss_fn` that averages over its input."""
+    if loss_fn is binary_cross_entropy:
+        return torch.sigmoid(scores) - label
 
     def loss_of(score: Tensor) -> Tensor:
         return loss_fn(score[None], torch.full_like(score[None], label)).sum()

@@ -1,0 +1,72 @@
+"""bn0, conv1 and bn1 of ConvE as one convolution: in eval mode the two normalisations are affine and fold into it."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+
+from conve_tracin.influence.tangent import CONVOLUTION, ConvETangent
+from conve_tracin.model import ConvE
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution without padding: kernel (C, 1, kh, kw) and bias (C,)."""
+
+    kernel: Tensor
+    bias: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Convolve images (B, 1, 2 · height, width) to maps (B, C, …)."""
+        return F.conv2d(images, self.kernel, self.bias)
+
+    def to(self, dtype: torch.dtype) -> "Convolution":
+        """Return the same convolution in another precision."""
+        return Convolution(self.kernel.to(dtype), self.bias.to(dtype))
+
+
+def stack(convolutions: list[Convolution]) -> Convolution:
+    """Put several convolutions into one with all their channels, in order."""
+    return Convolution(
+        torch.cat([convolution.kernel for convolution in convolutions]),
+        torch.cat([convolution.bias for convolution in convolutions]),
+    )
+
+
+def parameters(model: ConvE) -> dict[str, Tensor]:
+    """Return the parameters that are folded, detached."""
+    return {name: model.get_parameter(name).detach() for name in CONVOLUTION}
+
+
+def fold(model: ConvE, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Fold the parameters `values` and the model's running statistics into kernel and bias."""
+    input_scale = values["bn0.weight"] / torch.sqrt(model.bn0.running_var + model.bn0.eps)
+    input_shift = values["bn0.bias"] - model.bn0.running_mean * input_scale
+    output_scale = values["bn1.weight"] / torch.sqrt(model.bn1.running_var + model.bn1.eps)
+    output_shift = values["bn1.bias"] - model.bn1.running_mean * output_scale
+    kernel = values["conv1.weight"] * (output_scale[:, None, None, None] * input_scale)
+    # Without padding, a constant added to the image adds the kernel's sum times that constant everywhere.
+    bias = values["conv1.bias"] + values["conv1.weight"].sum(dim=(1, 2, 3)) * input_shift
+    return kernel, bias * output_scale + output_shift
+
+
+def folded_convolution(model: ConvE) -> Convolution:
+    """Fold the model's own parameters."""
+    return Convolution(*fold(model, parameters(model)))
+
+
+def folded_tangent(model: ConvE, tangent: ConvETangent) -> Convolution | None:
+    """Return how the folded convolution moves along a tangent, or None where it rests."""
+    primal = parameters(model)
+    if not any(name in tangent.dense for name in primal):
+        return None
+    directions = {name: tangent.dense.get(name, torch.zeros_like(value)) for name, value in primal.items()}
+    return Convolution(*jvp(lambda values: fold(model, values), (primal,), (directions,))[1])
+
+
+def unfolded_gradients(model: ConvE, by_kernel: Tensor, by_bias: Tensor) -> dict[str, Tensor]:
+    """Turn gradients by the folded kernel (M, C, 1, kh, kw) and bias (M, C) into those by the parameters, (M, …)."""
+    pull_back = vjp(lambda values: fold(model, values), parameters(model))[1]
+    return vmap(lambda kernel, bias: pull_back((kernel, bias))[0])(by_kernel, by_bias)
