@@ -1,7 +1,7 @@
 """Tracing: test triples × checkpoints to ranked training triples (TracInCP: the checkpoints' influences add up)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 
 from conve_tracin.influence.analyzer import Influence, TripleAnalyzer, rank_influences
+from conve_tracin.influence.summary import (
+    InfluenceSummary,
+    Prediction,
+    SummarySettings,
+    describe_prediction,
+    summarise,
+)
 
 # Test triples in one pass over the training set: one score for each of them and each training triple is held.
 GROUP_SIZE = 16
@@ -31,12 +38,16 @@ class Trace:
         test_triple: head, relation, tail.
         influences: the strongest by absolute influence, ties in training order.
         proponents, opponents: the strongest positive and negative ones.
+        summary: what all the scores say together, where it was asked for.
+        prediction: score and rank of the test triple by the last checkpoint, where the summary was asked for.
     """
 
     test_triple: tuple[int, int, int]
     influences: list[Influence]
     proponents: list[Influence]
     opponents: list[Influence]
+    summary: InfluenceSummary | None = None
+    prediction: Prediction | None = None
 
 
 def trace(
@@ -48,6 +59,7 @@ def trace(
     top_k: int,
     batch_size: int = 256,
     progress: bool = True,
+    summary: SummarySettings | None = None,
 ) -> Iterator[Trace]:
     """Trace each test triple (n, 3) to the training triples (N, 3), summed over the checkpoints.
 
@@ -59,6 +71,7 @@ def trace(
         top_k: how many influences to list.
         batch_size: see the analyzer.
         progress: show progress bars.
+        summary: also summarise all scores of each test triple, and score and rank it.
     """
     load = lru_cache(maxsize=1)(load)
     for start in range(0, len(test_triples), GROUP_SIZE):
@@ -75,7 +88,16 @@ def trace(
             scaled = products.mul_(loaded.learning_rate)
             totals = scaled if totals is None else totals.add_(scaled)
         for test_triple, scores in zip(group, totals, strict=True):
-            yield make_trace(test_triple, scores, training_triples, top_k=top_k)
+            traced = make_trace(test_triple, scores, training_triples, top_k=top_k)
+            if summary is not None:
+                traced = replace(
+                    traced,
+                    summary=summarise(scores, training_triples, summary),
+                    prediction=describe_prediction(
+                        loaded.analyzer, test_triple, training_triples, summary.num_entities
+                    ),
+                )
+            yield traced
 
 
 def make_trace(test_triple: np.ndarray, scores: Tensor, training_triples: np.ndarray, *, top_k: int) -> Trace:

@@ -1,0 +1,183 @@
+"""From a checkpoint's path to an analyzer, whatever the format: native, converted, or one of PyKEEN's own."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from conve_tracin.checkpoint import (
+    NATIVE,
+    build_model,
+    detect_format,
+    load_checkpoint,
+    read_checkpoint_file,
+    require_matching_mappings,
+    require_same_digests,
+    uses_inverse_triples,
+)
+from conve_tracin.conversion import stored_learning_rate
+from conve_tracin.errors import InputError
+from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TracInReferencePyTorch, TripleAnalyzer
+from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyzerOptimized
+from conve_tracin.influence.tracing import TracedCheckpoint
+from conve_tracin.options import DEFAULT_LEARNING_RATE, TracInOptions
+from conve_tracin.pykeen_bridge import load_pykeen_model, read_pykeen_file
+from conve_tracin.triples import Vocabulary
+
+if TYPE_CHECKING:
+    from conve_tracin.pykeen_bridge import LoadedPyKEENModel
+
+logger = logging.getLogger(__name__)
+
+PIPELINE_MODEL = "trained_model.pkl"
+EPOCH_CHECKPOINT = re.compile(r"checkpoint_epoch_(\d+)(?:_pykeen)?\.pt")
+
+
+def find_checkpoints(paths: Sequence[Path | str]) -> list[Path]:
+    """Replace each directory by what it holds: a pipeline's model, or the checkpoints of all epochs in order.
+
+    Raises InputError for a directory that holds neither.
+    """
+    found = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+        elif (path / PIPELINE_MODEL).is_file():
+            found.append(path / PIPELINE_MODEL)
+        else:
+            epochs = {file: EPOCH_CHECKPOINT.fullmatch(file.name) for file in path.iterdir()}
+            numbered = {file: int(match[1]) for file, match in epochs.items() if match}
+            if not numbered:
+                raise InputError(f"{path}: holds no checkpoint_epoch_*.pt and no {PIPELINE_MODEL}; name a checkpoint")
+            found += sorted(numbered, key=lambda file: (numbered[file], file.name))
+    return found
+
+
+def choose_learning_rates(checkpoints: Sequence[Path], options: TracInOptions) -> list[float]:
+    """Give each checkpoint its η: the one that was asked for, else its own where there are several."""
+    if options.learning_rate is not None or len(checkpoints) == 1:
+        return [options.learning_rate or DEFAULT_LEARNING_RATE] * len(checkpoints)
+    contents = (read_pykeen_file(path, trust_pickle=options.trust_pickle) for path in checkpoints)
+    stored = [stored_learning_rate(content) if isinstance(content, dict) else None for content in contents]
+    return [DEFAULT_LEARNING_RATE if rate is None else rate for rate in stored]
+
+
+class CheckpointLoader:
+    """Loads checkpoints of one run; what it says of them, it says once.
+
+    Args:
+        options: of the run.
+        entities, relations: the mappings of the run; checkpoints of other mappings are refused.
+        learning_rates: {checkpoint: η}.
+        device: where the models go.
+    """
+
+    def __init__(
+        self,
+        options: TracInOptions,
+        *,
+        entities: Vocabulary,
+        relations: Vocabulary,
+        learning_rates: Mapping[Path, float],
+        device: str,
+    ) -> None:
+        self.options = options
+        self.entities = entities
+        self.relations = relations
+        self.learning_rates = learning_rates
+        self.device = device
+        self._said: set[str] = set()
+
+    def __call__(self, path: Path) -> TracedCheckpoint:
+        """Load a checkpoint, with the engine that the options ask for.
+
+        Raises InputError where it cannot be used with these mappings and options.
+        """
+        is_native = self._is_native(path)
+        analyzer = self._native_analyzer(path) if is_native else self._pykeen_analyzer(path)
+        return TracedCheckpoint(analyzer, self.learning_rates[path])
+
+    def _is_native(self, path: Path) -> bool:
+        try:
+            return detect_format(read_checkpoint_file(path)) == NATIVE
+        except InputError:
+            # Only a file that needs unpickling is worth another look, and then it is PyKEEN's.
+            if self.options.trust_pickle and path.is_file():
+                return False
+            raise
+
+    def _native_analyzer(self, path: Path) -> TripleAnalyzer:
+        checkpoint = load_checkpoint(path)
+        model = build_model(checkpoint, source=path).to(self.device)
+        require_matching_mappings(checkpoint, self.entities, self.relations, source=path)
+        self._say(f"{path}: a native checkpoint, {_epoch(checkpoint.get('epoch'))}")
+        settings = self._settings() | {"inverse_triples": uses_inverse_triples(checkpoint)}
+        if self.options.use_optimized_tracin:
+            return TracInAnalyzerPyTorch(model, use_mixed_precision=self._low_precision(), **settings)
+        return TracInReferencePyTorch(model, **settings)
+
+    def _pykeen_analyzer(self, path: Path) -> TripleAnalyzer:
+        loaded = load_pykeen_model(
+            path,
+            trust_pickle=self.options.trust_pickle,
+            num_relations=len(self.relations),
+            embedding_height=self.options.embedding_height,
+            embedding_width=self.options.embedding_width,
+        )
+        self._require_matching_entities(loaded, path)
+        model = loaded.model.to(self.device)
+        inverse = ", with inverse triples" if loaded.inverse_triples else ""
+        self._say(f"{path}: {type(model).__name__} of PyKEEN ({loaded.source_format}), {_epoch(loaded.epoch)}{inverse}")
+        if not self.options.use_optimized_tracin:
+            return TracInAnalyzer(model, **self._settings())
+        analyzer = TracInAnalyzerOptimized(model, use_mixed_precision=self._low_precision(), **self._settings())
+        if analyzer.conve_analyzer is None and self.options.use_mixed_precision:
+            self._say(f"--use-mixed-precision has no effect on a {type(model).__name__}; ConvE has the fast engine")
+        return analyzer
+
+    def _require_matching_entities(self, loaded: "LoadedPyKEENModel", path: Path) -> None:
+        if loaded.model.num_entities != len(self.entities):
+            raise InputError(
+                f"{self.entities.source}: has {len(self.entities)} labels, but {path} has "
+                f"{loaded.model.num_entities} entity embeddings; use the entity mapping of its training run"
+            )
+        digests = {mapping.kind: mapping.digest() for mapping in (self.entities, self.relations)}
+        require_same_digests({"mapping_digest": loaded.mapping_digest}, digests, source=path)
+
+    def _settings(self) -> dict[str, object]:
+        options = self.options
+        return {
+            "use_last_layers_only": options.use_last_layers_only,
+            "num_last_layers": options.num_last_layers,
+            "last_layer_names": options.last_layer_names,
+            # A run asks for each test gradient once; keeping full gradients would only take memory.
+            "cache_test_gradients": False,
+        }
+
+    def _low_precision(self) -> bool:
+        if not self.options.use_mixed_precision:
+            return False
+        if not supports_bfloat16(self.device):
+            self._say(f"--use-mixed-precision has no effect: this {self.device} does not compute in bfloat16")
+            return False
+        return True
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            logger.info(message)
+
+
+def supports_bfloat16(device: str) -> bool:
+    """Whether the device has instructions for bfloat16; without them it is slower than float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    # torch has no public name for this question on a CPU.
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _epoch(epoch: int | None) -> str:
+    return "of an unknown epoch" if epoch is None else f"epoch {epoch}"
