@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence import conve, forward, reference
+from conve_tracin.influence import conve, forward, reference, tangent
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 from conve_tracin.model import ConvE
 
@@ -299,11 +299,11 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
     ) -> Tensor:
         """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU."""
         tangents = [
-            conve.loss_gradient(self.model, triple, names=self.names, loss_fn=self.loss_fn)
+            tangent.loss_gradient(self.model, triple, names=self.names, loss_fn=self.loss_fn)
             for triple in self.model_ids(test_triples)
         ]
         training_triples = self.model_ids(training_triples)
-        products = torch.empty(len(tangents), len(training_triples), dtype=self.model.fc.weight.dtype)
+        products = torch.zeros(len(tangents), len(training_triples), dtype=self.model.fc.weight.dtype)
         for positions, scores, derivatives in conve.iterate_derivatives(
             self.model,
             tangents,
@@ -314,3 +314,19 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
         ):
             products[:, positions] = (derivatives * forward.loss_slopes(scores, self.loss_fn)).cpu()
         return products
+
+    def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
+        """Compute ‖∇ℓ(z)‖² of each triple (N, 3): (N,) on the CPU."""
+        triples = self.model_ids(triples)
+        norms = torch.empty(len(triples), dtype=self.model.fc.weight.dtype)
+        for positions, squared_norms in conve.iterate_squared_norms(
+            self.model,
+            triples,
+            names=self.names,
+            loss_fn=self.loss_fn,
+            batch_size=batch_size,
+            low_precision=self.low_precision,
+            progress=progress,
+        ):
+            norms[positions] = squared_norms.cpu()
+        return norms
