@@ -285,7 +285,7 @@ def label_effects(
 
     Turning a label from 1 to 0 changes the training objective by +s, whatever s is, so ṡ is the effect of a label.
     """
-    effects = torch.empty(len(tangents), len(triples))
+    effects = torch.zeros(len(tangents), len(triples))
     for positions, _, derivatives in iterate_derivatives(
         model, tangents, triples, batch_size=batch_size, progress=progress
     ):
