@@ -27,11 +27,16 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the defaults that say something, so neither None nor that a switch is off."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 def make_parser(description: str, *, parents: tuple[argparse.ArgumentParser, ...] = ()) -> OneLineParser:
     """Make a script's parser; it knows `--debug` besides what `parents` bring."""
-    parser = OneLineParser(
-        description=description, parents=list(parents), formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = OneLineParser(description=description, parents=list(parents), formatter_class=DefaultsHelpFormatter)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -74,10 +79,11 @@ def lazy_exports(origins: dict[str, str]) -> Callable[[str], Any]:
     return __getattr__
 
 
-def add_mapping_arguments(group: argparse._ArgumentGroup) -> None:
+def add_mapping_arguments(group: argparse._ArgumentGroup, *, required: bool = True) -> None:
     """Declare the two mappings, and what to do with labels that they lack."""
-    group.add_argument("--entity-to-id", type=Path, required=True, help="entity mapping: label<TAB>id")
-    group.add_argument("--relation-to-id", type=Path, required=True, help="relation mapping: label<TAB>id")
+    but = "" if required else "; may be left out for the directory of a PyKEEN pipeline"
+    group.add_argument("--entity-to-id", type=Path, required=required, help=f"entity mapping: label<TAB>id{but}")
+    group.add_argument("--relation-to-id", type=Path, required=required, help=f"relation mapping: label<TAB>id{but}")
     group.add_argument(
         "--skip-unknown", action="store_true", help="drop triples with unknown labels instead of stopping"
     )

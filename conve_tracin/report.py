@@ -1,11 +1,24 @@
-"""Traces as JSON and as a table to read in a terminal."""
+"""Traces as JSON, as CSV and as a table to read in a terminal."""
 
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from conve_tracin.files import atomic_write
 from conve_tracin.influence.analyzer import Influence
 from conve_tracin.influence.tracing import Trace
 from conve_tracin.triples import Vocabulary
+
+CSV_COLUMNS = (
+    "TestHead", "TestHead_label", "TestRel", "TestRel_label", "TestTail", "TestTail_label",
+    "TrainHead", "TrainHead_label", "TrainRel", "TrainRel_label", "TrainTail", "TrainTail_label",
+    "TracInScore", "SelfInfluence",
+)  # fmt: skip
+# A spreadsheet takes a cell that begins so for a formula.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -78,3 +91,43 @@ def trace_as_table(trace: Trace, names: Names, *, rows: int = 5) -> str:
             for influence in influences[:rows]
         ]
     return "\n".join(lines)
+
+
+def trace_as_csv_rows(
+    trace: Trace, names: Names, self_influences: Mapping[int, float]
+) -> Iterator[tuple[str | float, ...]]:
+    """Yield a row of CSV_COLUMNS for each influence of a trace.
+
+    `TestHead` and its like are the labels of the mappings (ids mean nothing outside of them), `TestHead_label`
+    and its like the readable names. `self_influences` maps positions in the training set to SelfInfluence.
+    """
+    test_cells = _csv_cells(names, *trace.test_triple)
+    for influence in trace.influences:
+        train_cells = _csv_cells(names, influence.head, influence.relation, influence.tail)
+        yield (*test_cells, *train_cells, influence.influence, self_influences[influence.position])
+
+
+def _csv_cells(names: Names, head: int, relation: int, tail: int) -> list[str]:
+    cells = (
+        names.entities.labels[head],
+        names.entity(head),
+        names.relations.labels[relation],
+        names.relation(relation),
+        names.entities.labels[tail],
+        names.entity(tail),
+    )
+    return [f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell for cell in cells]
+
+
+def write_csv(path: str | Path, rows: Iterable[tuple[str | float, ...]]) -> None:
+    """Write rows of CSV_COLUMNS below their names, whole or not at all."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        writer.writerows(rows)
+
+
+def safe_file_name(prefix: str, *labels: str, suffix: str) -> str:
+    """Join `prefix`, which makes it unique, and labels to a file name that is safe on every system."""
+    plain = [re.sub(r"[^A-Za-z0-9.-]+", "_", label)[:40].strip("._") for label in labels]
+    return "_".join([prefix, *filter(None, plain)]) + suffix

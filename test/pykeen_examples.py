@@ -45,7 +45,7 @@ def trained_model(name: str, *, inverse_triples: bool = False, dtype: torch.dtyp
 
 
 def gradients_by_hand(model, triples, names=None) -> torch.Tensor:
-    """∇ℓ of each triple (N, 3) from score_hrt by backward passes: (N, P). Relation r of a file is row 2r with inverses."""
+    """∇ℓ of each triple (N, 3), by backward passes from score_hrt: (N, P). With inverses, relation r is row 2r."""
     parameters = dict(model.named_parameters())
     rows = []
     for head, relation, tail in triples.tolist():

@@ -1,0 +1,374 @@
+"""The work of run_tracin.py: read, trace in one of three modes, write.
+
+Modes: "test" traces the test triples, "single" those with the given indices, "self" ranks the training triples by
+their self-influence.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from conve_tracin import cli
+from conve_tracin.errors import InputError
+from conve_tracin.files import write_json
+from conve_tracin.influence import tracing
+from conve_tracin.influence.analyzer import Influence, rank_influences
+from conve_tracin.influence.loading import CheckpointLoader, choose_learning_rates, find_checkpoints
+from conve_tracin.influence.tracing import Trace, trace
+from conve_tracin.journal import Journal, digest_of
+from conve_tracin.options import TracInOptions
+from conve_tracin.pykeen_bridge import find_training_mappings
+from conve_tracin.report import (
+    Names,
+    influence_as_json,
+    safe_file_name,
+    trace_as_csv_rows,
+    trace_as_json,
+    trace_as_table,
+    write_csv,
+)
+from conve_tracin.triples import label_blocks, read_triples
+
+logger = logging.getLogger(__name__)
+
+# Backward passes that take about a minute; from there on the forward engine is worth a word.
+MANY_BACKWARD_PASSES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one run works on.
+
+    Attributes:
+        options: what was asked for.
+        names: the mappings and what they call things.
+        checkpoints, learning_rates: the models, one η each.
+        training_triples: ids, (N, 3).
+        test_triples: ids, (n, 3); none in mode "self".
+        test_indices: their places in the test file.
+        load: reads a checkpoint.
+    """
+
+    options: TracInOptions
+    names: Names
+    checkpoints: list[Path]
+    learning_rates: list[float]
+    training_triples: np.ndarray
+    test_triples: np.ndarray
+    test_indices: list[int]
+    load: CheckpointLoader
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The members that all JSON outputs have in common."""
+        rates = self.learning_rates
+        return {
+            "top_k": self.options.top_k,
+            "learning_rate": rates[0] if len(rates) == 1 else rates,
+            "method": "tracin",
+            "checkpoints": [str(path) for path in self.checkpoints],
+        }
+
+
+def run_tracin_analysis(**options: Any) -> dict[str, Any]:
+    """Do what `run_tracin.py` does; the keywords are the members of `TracInOptions`.
+
+    Returns the content of the JSON output; with `output_per_triple` the same, though it is written as one file
+    for each test triple.
+
+    Raises InputError for files or options that cannot be used.
+    """
+    run = prepare(TracInOptions(**options))
+    for message in settings_without_effect(run.options):
+        logger.info(message)
+    return rank_by_self_influence(run) if run.options.mode == "self" else trace_test_triples(run)
+
+
+def prepare(options: TracInOptions) -> Run:
+    """Read all inputs but the models."""
+    require_usable_outputs(options)
+    checkpoints = find_checkpoints(options.model_path)
+    names = read_names(options, checkpoints[0])
+    device = cli.choose_device(options.device)
+    rates = choose_learning_rates(checkpoints, options)
+    test_triples, test_indices = read_test(options, names)
+    return Run(
+        options=options,
+        names=names,
+        checkpoints=checkpoints,
+        learning_rates=rates,
+        training_triples=read_triples(
+            options.train, names.entities, names.relations, skip_unknown=options.skip_unknown
+        ),
+        test_triples=test_triples,
+        test_indices=test_indices,
+        load=CheckpointLoader(
+            options,
+            entities=names.entities,
+            relations=names.relations,
+            learning_rates=dict(zip(checkpoints, rates, strict=True)),
+            device=device,
+        ),
+    )
+
+
+def require_usable_outputs(options: TracInOptions) -> None:
+    """Raise InputError where the outputs cannot be written, before hours are spent on them."""
+    directory = options.output_directory
+    if directory is None and Path(options.output).is_dir():
+        raise InputError(f"{options.output}: is a directory; name a file, or add --output-per-triple")
+    if directory is not None and directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory}: is a file; --output-per-triple needs a directory")
+    if options.csv_path is not None and options.csv_path.is_dir():
+        raise InputError(f"{options.csv_path}: is a directory; --csv-output needs a file")
+    if options.csv_path == Path(options.output):
+        raise InputError(f"{options.csv_path}: --output and --csv-output name the same file; choose another")
+
+
+def read_names(options: TracInOptions, checkpoint: Path) -> Names:
+    """Read the mappings, given or beside a PyKEEN pipeline's model, and the optional names."""
+    if options.entity_to_id is None:
+        mappings = find_training_mappings(checkpoint)
+        if mappings is None:
+            raise InputError(
+                f"{checkpoint}: has no training_triples/ of a PyKEEN pipeline beside it; "
+                "give --entity-to-id and --relation-to-id"
+            )
+        options = replace(options, entity_to_id=mappings[0], relation_to_id=mappings[1])
+    return cli.read_names_from(options)
+
+
+def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[int]]:
+    """Read the wanted test triples (n, 3) and their places in the test file."""
+    if options.mode == "self":
+        return np.empty((0, 3), dtype=np.int64), []
+    if options.mode == "single":
+        indices = list(dict.fromkeys(options.test_indices))
+        return read_rows(Path(options.test), indices, names), indices
+    triples = read_triples(options.test, names.entities, names.relations, skip_unknown=options.skip_unknown)
+    triples = triples[: options.max_test_triples]
+    return triples, list(range(len(triples)))
+
+
+def read_rows(path: Path, indices: Sequence[int], names: Names) -> np.ndarray:
+    """Read the triples at some places of a triples file, counted from 0: ids (n, 3).
+
+    Other lines may hold unknown labels, so that a place means the same line with and without --skip-unknown.
+
+    Raises InputError for an index that is out of range, or a label that is unknown.
+    """
+    wanted = dict.fromkeys(indices)
+    count = 0
+    for first_line, columns in label_blocks(path):
+        count = first_line - 1 + len(columns[0])
+        for index in wanted:
+            if first_line - 1 <= index < count:
+                wanted[index] = [column[index - first_line + 1] for column in columns]
+    vocabularies = (names.entities, names.relations, names.entities)
+    rows = []
+    for index, labels in wanted.items():
+        if labels is None:
+            raise InputError(f"--test-indices {index}: {path} has {count} triples, with the indices 0 to {count - 1}")
+        try:
+            rows.append([vocabulary.id_of(label) for vocabulary, label in zip(vocabularies, labels, strict=True)])
+        except InputError as error:
+            raise InputError(f"{path}:{index + 1}: {error}") from None
+    return np.array(rows, dtype=np.int64)
+
+
+def settings_without_effect(options: TracInOptions) -> Iterator[str]:
+    """Say which given options change nothing in this run, one line each."""
+    optimized = options.use_optimized_tracin
+    only_optimized = "has no effect without --use-optimized-tracin: the reference loop"
+    if options.use_mixed_precision and not optimized:
+        yield f"--use-mixed-precision {only_optimized} defines the exact scores"
+    if options.batch_size != TracInOptions.batch_size and not optimized:
+        yield f"--batch-size {only_optimized} takes one triple at a time"
+    if options.use_gradient_checkpointing:
+        yield "--use-gradient-checkpointing has no effect: no activations of a batch are kept for a backward pass"
+    if options.use_vectorized_gradients is not None:
+        flag = "--use-vectorized-gradients" if options.use_vectorized_gradients else "--disable-vectorized-gradients"
+        engine = "forward-mode passes need no training gradients" if optimized else "the reference loop is asked for"
+        yield f"{flag} has no effect: {engine}"
+    if options.cache_test_gradients is not None:
+        flag = "--cache-test-gradients" if options.cache_test_gradients else "--disable-test-gradient-caching"
+        yield f"{flag} has no effect: each test gradient is needed, and computed, once"
+    if options.use_torch_compile:
+        yield "--use-torch-compile has no effect: compiled passes measured no faster"
+    if options.enable_multi_gpu:
+        gpus = torch.cuda.device_count()
+        yield f"--enable-multi-gpu has no effect: one device computes ({gpus} GPUs are visible)"
+    if options.disable_memory_cleanup:
+        yield "--disable-memory-cleanup has no effect: there is no cleanup to leave out"
+    if options.num_last_layers != TracInOptions.num_last_layers and (
+        not options.use_last_layers_only or options.last_layer_names
+    ):
+        yield "--num-last-layers has no effect without --use-last-layers-only, or beside --last-layer-names"
+    yield from _inputs_without_effect(options)
+
+
+def _inputs_without_effect(options: TracInOptions) -> Iterator[str]:
+    in_mode = f"has no effect in --mode {options.mode}"
+    if options.test is not None and options.mode == "self":
+        yield f"--test {in_mode}: training triples are ranked"
+    if options.test_indices and options.mode != "single":
+        yield f"--test-indices {in_mode}; --mode single analyses them"
+    if options.max_test_triples is not None and options.mode != "test":
+        yield f"--max-test-triples {in_mode}"
+    if options.output_per_triple and options.mode == "self":
+        yield f"--output-per-triple {in_mode}: there is one ranking"
+
+
+def trace_test_triples(run: Run) -> dict[str, Any]:
+    """Trace the test triples (modes "test" and "single"), write the results and return them."""
+    options = run.options
+    passes = len(run.training_triples) * len(run.checkpoints) * -(-len(run.test_triples) // tracing.GROUP_SIZE)
+    if not options.use_optimized_tracin and passes > MANY_BACKWARD_PASSES:
+        logger.info(
+            f"{passes:,} backward passes lie ahead; --use-optimized-tracin computes the same scores in far less time"
+        )
+    journal = Journal(journal_path(run), digest_of_run(run)) if options.mode == "test" else None
+    traces = list(finished_and_further_traces(run, journal))
+    results = [
+        trace_as_json(
+            result,
+            run.names,
+            top_k=options.top_k,
+            learning_rate=run.settings["learning_rate"],
+            method={name: run.settings[name] for name in ("method", "checkpoints")} | {"test_index": index},
+        )
+        for index, result in zip(run.test_indices, traces, strict=True)
+    ]
+    content = {"mode": options.mode, **run.settings, "results": results}
+    if options.mode == "single" and len(results) == 1:
+        content = results[0]
+    write_results(run, results, content)
+    if options.csv_path is not None:
+        own = self_influences_of(run, {influence.position for result in traces for influence in result.influences})
+        rows = (row for result in traces for row in trace_as_csv_rows(result, run.names, own))
+        write_csv(options.csv_path, rows)
+        print(f"Written: {options.csv_path}")
+    if journal is not None:
+        journal.remove()
+    return content
+
+
+def finished_and_further_traces(run: Run, journal: Journal | None) -> Iterator[Trace]:
+    """Yield the traces that the journal holds, then trace the other test triples and add them to it."""
+    finished: list[dict[str, Any]] = []
+    if journal is not None:
+        # Groups are computed as one: the whole ones only, so that a resumed run rounds as an undisturbed one.
+        journal.keep(len(journal.records) // tracing.GROUP_SIZE * tracing.GROUP_SIZE)
+        finished = list(journal.records)
+        if finished:
+            logger.info(f"{journal.path}: {len(finished)} of {len(run.test_triples)} test triples are finished")
+    yield from [trace_from_record(record) for record in finished]
+    traces = trace(
+        run.load,
+        run.checkpoints,
+        run.test_triples[len(finished) :],
+        run.training_triples,
+        top_k=run.options.top_k,
+        batch_size=run.options.batch_size,
+    )
+    while group := list(islice(traces, tracing.GROUP_SIZE)):
+        if journal is not None:
+            journal.add(map(asdict, group))
+        for result in group:
+            print(trace_as_table(result, run.names))
+        yield from group
+
+
+def trace_from_record(record: dict[str, Any]) -> Trace:
+    """Rebuild a trace from `dataclasses.asdict`, by way of JSON."""
+    lists = {name: [Influence(**row) for row in record[name]] for name in ("influences", "proponents", "opponents")}
+    return Trace(test_triple=tuple(record["test_triple"]), **lists)
+
+
+def journal_path(run: Run) -> Path:
+    """Say where the finished test triples of an unfinished run are kept."""
+    directory = run.options.output_directory
+    if directory is not None:
+        return directory / "tracin.unfinished"
+    output = Path(run.options.output)
+    return output.with_name(f"{output.name}.unfinished")
+
+
+def digest_of_run(run: Run) -> str:
+    """Digest all that the traces depend on."""
+    passed_over = ("output", "csv_output", "output_per_triple", "edge_map", "node_name_dict")
+    settings = {name: value for name, value in asdict(run.options).items() if name not in passed_over}
+    return digest_of(
+        settings=settings | {"checkpoints": run.checkpoints, "learning_rates": run.learning_rates},
+        files=run.checkpoints,
+        arrays=[run.training_triples, run.test_triples],
+    )
+
+
+def write_results(run: Run, results: list[dict[str, Any]], content: dict[str, Any]) -> None:
+    """Write the JSON, as one file or as one for each test triple."""
+    directory = run.options.output_directory
+    if directory is None:
+        write_json(run.options.output, content)
+        print(f"Written: {run.options.output}")
+        return
+    for result in results:
+        triple = result["test_triple"]
+        labels = (
+            run.names.entities.labels[triple["head"]],
+            run.names.relations.labels[triple["relation"]],
+            run.names.entities.labels[triple["tail"]],
+        )
+        write_json(directory / safe_file_name(f"test_{result['test_index']}", *labels, suffix=".json"), result)
+    print(f"Written: {len(results)} files in {directory}")
+
+
+def rank_by_self_influence(run: Run) -> dict[str, Any]:
+    """Rank the training triples by Σ η‖∇ℓ(w; z)‖² (mode "self"), highest first; write the result and return it."""
+    scores = sum_self_influences(run, run.training_triples, progress=True)
+    ranked = rank_influences(scores, run.training_triples, run.options.top_k)
+    rows = [_as_self_influence(influence_as_json(influence, run.names)) for influence in ranked]
+    content = {"mode": "self", **run.settings, "self_influences": rows}
+    write_json(run.options.output, content)
+    print(f"Written: {run.options.output}")
+    if run.options.csv_path is not None:
+        own = {influence.position: influence.influence for influence in ranked}
+        write_csv(run.options.csv_path, _self_csv_rows(run, ranked, own))
+        print(f"Written: {run.options.csv_path}")
+    return content
+
+
+def _as_self_influence(row: dict[str, Any]) -> dict[str, Any]:
+    return {"self_influence" if name == "influence" else name: value for name, value in row.items()}
+
+
+def _self_csv_rows(run: Run, ranked: list[Influence], own: dict[int, float]) -> Iterator[tuple]:
+    # The influence of a training triple on itself: it stands in the place of the test triple, too.
+    for influence in ranked:
+        itself = Trace((influence.head, influence.relation, influence.tail), [influence], [], [])
+        yield from trace_as_csv_rows(itself, run.names, own)
+
+
+def self_influences_of(run: Run, positions: Iterable[int]) -> dict[int, float]:
+    """Compute the self-influence of the training triples at these positions: {position: Σ η‖∇ℓ(w; z)‖²}."""
+    ordered = sorted(positions)
+    scores = sum_self_influences(run, run.training_triples[ordered], progress=False)
+    return dict(zip(ordered, scores.tolist(), strict=True))
+
+
+def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool) -> torch.Tensor:
+    """Compute Σ_k η_k‖∇ℓ(w_k; z)‖² of triples (N, 3): (N,)."""
+    total: torch.Tensor | float = 0.0
+    for path in run.checkpoints:
+        loaded = run.load(path)
+        products = loaded.analyzer.self_products(
+            triples, batch_size=run.options.batch_size, progress=f"{path.name}: self-influence" if progress else None
+        )
+        total = total + loaded.learning_rate * products
+    return total

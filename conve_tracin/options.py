@@ -1,0 +1,90 @@
+"""What an analysis can be told, with its defaults: the flags of run_tracin.py and the keywords of its function."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conve_tracin.errors import InputError
+
+MODES = ("test", "single", "self")
+DEFAULT_LEARNING_RATE = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracInOptions:
+    """The options of `run_tracin_analysis`; `run_tracin.py --help` describes each.
+
+    `model_path` takes one path or several. `entity_to_id` and `relation_to_id` may be left out for the directory
+    of a PyKEEN pipeline, `test` in mode "self". `csv_output` is a path, or True for one beside `output`. None
+    stands for "not said" where the default depends on other things.
+
+    Raises InputError where options contradict each other.
+    """
+
+    model_path: Sequence[Path | str] | Path | str
+    train: Path | str
+    output: Path | str
+    test: Path | str | None = None
+    entity_to_id: Path | str | None = None
+    relation_to_id: Path | str | None = None
+    skip_unknown: bool = False
+    edge_map: Path | str | None = None
+    node_name_dict: Path | str | None = None
+    csv_output: Path | str | bool | None = None
+    output_per_triple: bool = False
+
+    mode: str = "test"
+    test_indices: Sequence[int] | None = None
+    max_test_triples: int | None = None
+    top_k: int = 10
+    learning_rate: float | None = None
+
+    use_last_layers_only: bool = False
+    num_last_layers: int = 2
+    last_layer_names: Sequence[str] | None = None
+    use_optimized_tracin: bool = False
+
+    device: str = "auto"
+    batch_size: int = 256
+    use_mixed_precision: bool = False
+    use_gradient_checkpointing: bool = False
+    use_vectorized_gradients: bool | None = None
+    cache_test_gradients: bool | None = None
+    use_torch_compile: bool = False
+    enable_multi_gpu: bool = False
+    disable_memory_cleanup: bool = False
+
+    trust_pickle: bool = False
+    embedding_height: int | None = None
+    embedding_width: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model_path, str | Path):
+            object.__setattr__(self, "model_path", (self.model_path,))
+        if self.mode not in MODES:
+            raise InputError(f"mode {self.mode!r}: choose one of {', '.join(MODES)}")
+        if self.mode == "single" and not self.test_indices:
+            raise InputError("--mode single analyses the triples that --test-indices names; give one or more")
+        if self.mode != "self" and self.test is None:
+            raise InputError(f"--mode {self.mode} needs the test triples; give --test FILE")
+        if (self.entity_to_id is None) != (self.relation_to_id is None):
+            raise InputError("--entity-to-id and --relation-to-id go together; give both")
+
+    @property
+    def output_directory(self) -> Path | None:
+        """The directory of --output-per-triple; None where the results go into one file."""
+        if not self.output_per_triple or self.mode == "self":
+            return None
+        output = Path(self.output)
+        return output.with_suffix("") if output.suffix == ".json" else output
+
+    @property
+    def csv_path(self) -> Path | None:
+        """Where the table goes, or None where none is wanted."""
+        if self.csv_output is None or self.csv_output is False:
+            return None
+        if self.csv_output is not True:
+            return Path(self.csv_output)
+        if self.output_directory is not None:
+            return self.output_directory / "tracin.csv"
+        return Path(self.output).with_suffix(".csv")
