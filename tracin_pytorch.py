@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from conve_tracin import cli
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
-    from conve_tracin.influence.tracing import TracedCheckpoint
+    from conve_tracin.influence.tracing import Trace, TracedCheckpoint
+    from conve_tracin.journal import Journal
     from conve_tracin.report import Names
 
 __getattr__ = cli.lazy_exports({"TracInAnalyzerPyTorch": "conve_tracin.influence.analyzer"})
@@ -54,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--test-triple goes with --output, --test-triples with --output-dir")
 
     from conve_tracin.files import write_json
+    from conve_tracin.influence.resuming import resume_traces
     from conve_tracin.influence.tracing import trace
     from conve_tracin.report import trace_as_json, trace_as_table
     from conve_tracin.triples import read_triples
@@ -67,9 +71,12 @@ def main(argv: list[str] | None = None) -> None:
     def load(path: Path) -> "TracedCheckpoint":
         return load_traced_checkpoint(path, args, names=names, learning_rate=learning_rates[path])
 
-    traces = trace(load, args.model_path, test_triples, training_triples, top_k=args.top_k, batch_size=args.batch_size)
+    def trace_rest(rest: "np.ndarray") -> "Iterator[Trace]":
+        return trace(load, args.model_path, rest, training_triples, top_k=args.top_k, batch_size=args.batch_size)
+
     rates = list(learning_rates.values())
-    for result in traces:
+    journal = open_journal(args, learning_rates=rates, arrays=[training_triples, test_triples])
+    for result in resume_traces(journal, test_triples, trace_rest):
         output = args.output or args.output_dir / "triple_{}_{}_{}.json".format(*result.test_triple)
         content = trace_as_json(
             result,
@@ -81,6 +88,21 @@ def main(argv: list[str] | None = None) -> None:
         write_json(output, content)
         print(trace_as_table(result, names))
         print(f"Written: {output}")
+    if journal is not None:
+        journal.remove()
+
+
+def open_journal(
+    args: argparse.Namespace, *, learning_rates: list[float], arrays: "list[np.ndarray]"
+) -> "Journal | None":
+    """Open what a killed run over many test triples has left; None for a single one."""
+    from conve_tracin.journal import Journal, digest_of
+
+    if args.output_dir is None:
+        return None
+    settings = {name: value for name, value in vars(args).items() if name not in ("output_dir", "debug")}
+    digest = digest_of(settings=settings | {"learning_rates": learning_rates}, files=args.model_path, arrays=arrays)
+    return Journal(args.output_dir / "tracin.unfinished", digest)
 
 
 def read_wanted_triples(args: argparse.Namespace, names: "Names") -> "np.ndarray":

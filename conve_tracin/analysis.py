@@ -7,7 +7,6 @@ their self-influence.
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from conve_tracin.files import write_json
 from conve_tracin.influence import tracing
 from conve_tracin.influence.analyzer import Influence, rank_influences
 from conve_tracin.influence.loading import CheckpointLoader, choose_learning_rates, find_checkpoints
+from conve_tracin.influence.resuming import resume_traces
 from conve_tracin.influence.tracing import Trace, trace
 from conve_tracin.journal import Journal, digest_of
 from conve_tracin.options import TracInOptions
@@ -234,7 +234,10 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
             f"{passes:,} backward passes lie ahead; --use-optimized-tracin computes the same scores in far less time"
         )
     journal = Journal(journal_path(run), digest_of_run(run)) if options.mode == "test" else None
-    traces = list(finished_and_further_traces(run, journal))
+    traces = []
+    for traced in resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)):
+        print(trace_as_table(traced, run.names))
+        traces.append(traced)
     results = [
         trace_as_json(
             result,
@@ -259,36 +262,16 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
     return content
 
 
-def finished_and_further_traces(run: Run, journal: Journal | None) -> Iterator[Trace]:
-    """Yield the traces that the journal holds, then trace the other test triples and add them to it."""
-    finished: list[dict[str, Any]] = []
-    if journal is not None:
-        # Groups are computed as one: the whole ones only, so that a resumed run rounds as an undisturbed one.
-        journal.keep(len(journal.records) // tracing.GROUP_SIZE * tracing.GROUP_SIZE)
-        finished = list(journal.records)
-        if finished:
-            logger.info(f"{journal.path}: {len(finished)} of {len(run.test_triples)} test triples are finished")
-    yield from [trace_from_record(record) for record in finished]
-    traces = trace(
+def trace_rest(run: Run, test_triples: np.ndarray) -> Iterator[Trace]:
+    """Trace some of the run's test triples, (m, 3)."""
+    return trace(
         run.load,
         run.checkpoints,
-        run.test_triples[len(finished) :],
+        test_triples,
         run.training_triples,
         top_k=run.options.top_k,
         batch_size=run.options.batch_size,
     )
-    while group := list(islice(traces, tracing.GROUP_SIZE)):
-        if journal is not None:
-            journal.add(map(asdict, group))
-        for result in group:
-            print(trace_as_table(result, run.names))
-        yield from group
-
-
-def trace_from_record(record: dict[str, Any]) -> Trace:
-    """Rebuild a trace from `dataclasses.asdict`, by way of JSON."""
-    lists = {name: [Influence(**row) for row in record[name]] for name in ("influences", "proponents", "opponents")}
-    return Trace(test_triple=tuple(record["test_triple"]), **lists)
 
 
 def journal_path(run: Run) -> Path:

@@ -22,6 +22,9 @@ class Journal:
     Args:
         path: the journal's file; it is made with the first records.
         digest: stands for everything that the records depend on, see `digest_of`.
+
+    Attributes:
+        records: what an earlier run has finished; those that this one adds are on the disk only.
     """
 
     def __init__(self, path: Path, digest: str) -> None:
@@ -74,7 +77,6 @@ class Journal:
                 f"{self.path}: cannot be written ({reason}); free the disk or choose another place"
             ) from error
         self._length += len(lines)
-        self.records += records
 
     def remove(self) -> None:
         """Delete the file: the output is complete."""
@@ -82,12 +84,18 @@ class Journal:
 
 
 def digest_of(*, settings: dict[str, Any], files: Sequence[Path], arrays: Iterable[Any]) -> str:
-    """Digest what a run depends on: settings, the content of files, and arrays."""
+    """Digest what a run depends on: settings, the content of files, and arrays.
+
+    Raises InputError where a file cannot be read.
+    """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for path in files:
-        with path.open("rb") as file:
-            while block := file.read(2**22):
-                digest.update(block)
+        try:
+            with path.open("rb") as file:
+                while block := file.read(2**22):
+                    digest.update(block)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     for array in arrays:
         digest.update(str(array.shape).encode())
         digest.update(array.tobytes())

@@ -405,21 +405,22 @@ def run_script(script, *given):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--test", "{test.txt}", "--mode", "single", "--test-indices", "3"], r"--test-indices 3: .*0 to 2"),
-        (["--test", "{test.txt}", "--last-layer-names", "fc.wieght"], r"fc\.wieght"),
-        (["--test", "{test.txt}", "--device", "cuda:7"], "cuda:7"),
-        (["--test", "{test.txt}", "--csv-output", "{out.json}"], "same file"),
-        (["--test", "{test.txt}", "--csv-output", "{folder}"], "is a directory"),
-        (["--test", "{test.txt}", "--output", "{folder}"], "add --output-per-triple"),
-        (["--test", "{test.txt}", "--output", "{test.txt}", "--output-per-triple"], "needs a directory"),
-        (["--test", "{test.txt}", "--model-path", "{folder}"], r"holds no checkpoint_epoch_\*\.pt"),
+        (["--test", "{test}", "--mode", "single", "--test-indices", "3"], r"--test-indices 3: .*0 to 2"),
+        (["--test", "{test}", "--last-layer-names", "fc.wieght"], r"fc\.wieght"),
+        (["--test", "{test}", "--device", "cuda:7"], "cuda:7"),
+        (["--test", "{test}", "--csv-output", "{output}"], "same file"),
+        (["--test", "{test}", "--csv-output", "{folder}"], "is a directory"),
+        (["--test", "{test}", "--output", "{folder}"], "add --output-per-triple"),
+        (["--test", "{test}", "--output", "{test}", "--output-per-triple"], "needs a directory"),
+        (["--test", "{test}", "--model-path", "{folder}/none.pt"], r"none\.pt: no such file"),
+        (["--test", "{test}", "--model-path", "{folder}"], r"holds no checkpoint_epoch_\*\.pt"),
     ],
 )
 def test_bad_values_are_named_before_the_work(files, tmp_path, more, message):
     (tmp_path / "folder").mkdir()
-    places = {f"{{{name}}}": str(path) for name, path in files.items()} | {"{folder}": str(tmp_path / "folder")}
+    places = {"test": files["test.txt"], "output": files["out.json"], "folder": tmp_path / "folder"}
     with pytest.raises(InputError, match=message):
-        run_tracin.main(arguments(files, *(places.get(part, part) for part in more)))
+        run_tracin.main(arguments(files, *(part.format_map(places) for part in more)))
     assert not files["out.json"].exists()
 
 

@@ -39,10 +39,12 @@ EPOCH_CHECKPOINT = re.compile(r"checkpoint_epoch_(\d+)(?:_pykeen)?\.pt")
 def find_checkpoints(paths: Sequence[Path | str]) -> list[Path]:
     """Replace each directory by what it holds: a pipeline's model, or the checkpoints of all epochs in order.
 
-    Raises InputError for a directory that holds neither.
+    Raises InputError for a path that is not there, or a directory that holds neither.
     """
     found = []
     for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such file; give the path of a checkpoint")
         if not path.is_dir():
             found.append(path)
         elif (path / PIPELINE_MODEL).is_file():

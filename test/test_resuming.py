@@ -1,0 +1,229 @@
+"""Killed runs go on where they stopped and end with the output of an undisturbed run."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_influence import NUM_ENTITIES, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model
+
+import run_tracin
+import tracin_pytorch
+from conve_tracin.errors import InputError
+from conve_tracin.influence import tracing
+from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TripleAnalyzer
+from conve_tracin.influence.resuming import from_plain
+from conve_tracin.influence.summary import SummarySettings
+from conve_tracin.influence.tracing import Trace, TracedCheckpoint, trace
+from conve_tracin.journal import Journal, digest_of
+
+ROOT = Path(__file__).parents[1]
+# More than two groups of test triples, the last one not full.
+WANTED = [(head, relation, tail) for relation in range(NUM_RELATIONS) for head in range(4) for tail in range(3)]
+
+# Runs a script, and kills the process without warning when a given group of test triples is about to be traced.
+KILLED_AT_GROUP = """
+import os, runpy, signal, sys
+from conve_tracin.influence.analyzer import TripleAnalyzer
+group, script = int(sys.argv[1]), sys.argv[2]
+products, calls = TripleAnalyzer.gradient_products, []
+def killing(*args, **settings):
+    calls.append(1)
+    if len(calls) == group:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return products(*args, **settings)
+TripleAnalyzer.gradient_products = killing
+sys.argv = sys.argv[2:]
+sys.path.insert(0, os.path.dirname(script))
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = {name: tmp_path / name for name in ("train.txt", "test.txt", "entities.tsv", "relations.tsv", "model.pt")}
+
+    def lines(triples):
+        return "".join(f"e{head}\tr{relation}\te{tail}\n" for head, relation, tail in triples)
+
+    paths["train.txt"].write_text(lines(TRAINING))
+    paths["test.txt"].write_text(lines(WANTED))
+    for name, letter, count in (("entities.tsv", "e", NUM_ENTITIES), ("relations.tsv", "r", NUM_RELATIONS)):
+        paths[name].write_text("".join(f"{letter}{i}\t{i}\n" for i in range(count)))
+    model = make_model(dtype=torch.float32)
+    content = {"epoch": 3, "model_state_dict": model.state_dict(), "model_config": model.config.as_dict()}
+    torch.save(content, paths["model.pt"])
+    return paths
+
+
+def arguments(files, *more):
+    given = ["--model-path", files["model.pt"], "--train", files["train.txt"]]
+    given += ["--entity-to-id", files["entities.tsv"], "--relation-to-id", files["relations.tsv"]]
+    return [str(part) for part in [*given, *more]]
+
+
+def killed(script, *given, group):
+    command = [sys.executable, "-c", KILLED_AT_GROUP, str(group), str(ROOT / script), *given]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == -9, result.stderr
+
+
+def content_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("more", [[], ["--output-per-triple"]])
+def test_killed_run_tracin_ends_with_the_same_output(files, tmp_path, more, caplog):
+    def given(folder):
+        output = tmp_path / folder if more else tmp_path / folder / "out.json"
+        csv = tmp_path / folder / "out.csv"
+        return arguments(files, "--test", files["test.txt"], "--output", output, "--csv-output", csv, *more)
+
+    run_tracin.main(given("undisturbed"))
+    killed("run_tracin.py", *given("killed"), group=3)
+    (journal,) = (tmp_path / "killed").iterdir()
+    assert journal.name.endswith(".unfinished")
+    caplog.set_level("INFO")
+    run_tracin.main(given("killed"))
+    assert f"goes on, {2 * tracing.GROUP_SIZE} of {len(WANTED)} test triples are finished" in caplog.text
+    assert content_of(tmp_path / "killed") == content_of(tmp_path / "undisturbed")
+
+
+def test_killed_tracin_pytorch_ends_with_the_same_output(files, tmp_path, caplog):
+    def given(folder):
+        more = ["--test-triples", files["test.txt"], "--output-dir", tmp_path / folder, "--engine", "reference"]
+        return arguments(files, *more)
+
+    tracin_pytorch.main(given("undisturbed"))
+    killed("tracin_pytorch.py", *given("killed"), group=2)
+    assert (tmp_path / "killed" / "tracin.unfinished").exists()
+    assert len(content_of(tmp_path / "killed")) <= tracing.GROUP_SIZE + 1
+    caplog.set_level("INFO")
+    tracin_pytorch.main(given("killed"))
+    assert f"goes on, {tracing.GROUP_SIZE} of {len(WANTED)}" in caplog.text
+    assert len(content_of(tmp_path / "undisturbed")) == len(set(WANTED))
+    assert content_of(tmp_path / "killed") == content_of(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("change", ["settings", "checkpoint", "training file", "test file"])
+def test_what_another_run_left_is_not_used(files, tmp_path, change, caplog, monkeypatch):
+    given = arguments(files, "--test", files["test.txt"], "--output", tmp_path / "out" / "out.json")
+    products, calls = TripleAnalyzer.gradient_products, []
+
+    def interrupted(*args, **settings):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return products(*args, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TripleAnalyzer, "gradient_products", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_tracin.main(given)
+    assert (tmp_path / "out" / "out.json.unfinished").exists()
+    if change == "settings":
+        given += ["--top-k", "3"]
+    elif change == "checkpoint":
+        content = torch.load(files["model.pt"], weights_only=True)
+        content["model_state_dict"]["fc.bias"] += 0.5
+        torch.save(content, files["model.pt"])
+    else:
+        path = files["train.txt" if change == "training file" else "test.txt"]
+        path.write_text(path.read_text() + "e0\tr0\te5\n")
+    caplog.set_level("INFO")
+    run_tracin.main(given)
+    assert "starts afresh" in caplog.text
+    assert "goes on" not in caplog.text
+    resumed = (tmp_path / "out" / "out.json").read_bytes()
+    run_tracin.main(given)
+    assert (tmp_path / "out" / "out.json").read_bytes() == resumed
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The journal
+
+
+RECORDS = [{"score": 0.1 + 0.2, "ids": [1, 2]}, {"score": -1e-300}, {"score": 3.0}]
+
+
+def test_journal_gives_back_what_was_added(tmp_path):
+    path = tmp_path / "deep" / "run.unfinished"
+    Journal(path, "a").add(RECORDS[:2])
+    again = Journal(path, "a")
+    assert again.records == RECORDS[:2]
+    again.add(RECORDS[2:])
+    assert Journal(path, "a").records == RECORDS
+    again.remove()
+    assert not path.exists()
+    assert Journal(path, "a").records == []
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_journal_drops_a_line_that_was_cut_off(tmp_path, cut):
+    path = tmp_path / "run.unfinished"
+    Journal(path, "a").add(RECORDS)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    journal = Journal(path, "a")
+    missing = len(RECORDS) - len(journal.records)
+    assert journal.records == RECORDS[: len(journal.records)]
+    assert missing >= 1
+    journal.add(RECORDS[len(journal.records) :])
+    assert path.read_bytes() == whole
+
+
+def test_journal_of_another_run_is_replaced(tmp_path):
+    path = tmp_path / "run.unfinished"
+    Journal(path, "a").add(RECORDS)
+    other = Journal(path, "b")
+    assert other.records == []
+    other.add(RECORDS[:1])
+    assert Journal(path, "b").records == RECORDS[:1]
+    path.write_bytes(b"")
+    assert Journal(path, "b").records == []
+
+
+def test_journal_keeps_the_first_records(tmp_path):
+    path = tmp_path / "run.unfinished"
+    Journal(path, "a").add(RECORDS)
+    journal = Journal(path, "a")
+    journal.keep(1)
+    journal.add([{"new": 1}])
+    assert Journal(path, "a").records == [RECORDS[0], {"new": 1}]
+
+
+def test_journal_that_cannot_be_written_is_an_input_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        Journal(tmp_path / "file" / "run.unfinished", "a").add(RECORDS)
+
+
+def test_digest_depends_on_settings_files_and_arrays(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"2")
+    triples = np.arange(6).reshape(2, 3)
+
+    def digest(settings=None, file="a", array=triples):
+        return digest_of(settings=settings or {"top_k": 1}, files=[tmp_path / file], arrays=[array])
+
+    assert digest() == digest()
+    others = {digest({"top_k": 2}), digest(file="b"), digest(array=triples + 1), digest(array=triples.reshape(3, 2))}
+    assert len(others | {digest()}) == 5
+    with pytest.raises(InputError, match=r"nowhere: cannot be read"):
+        digest(file="nowhere")
+
+
+def test_traces_survive_the_journal():
+    analyzer = TracInAnalyzerPyTorch(make_model())
+    settings = SummarySettings(num_entities=NUM_ENTITIES, num_relations=NUM_RELATIONS)
+    load = lambda _: TracedCheckpoint(analyzer, 1.0)  # noqa: E731
+    traces = trace(load, [Path("a")], TEST_TRIPLES, TRAINING, top_k=4, progress=False, summary=settings)
+    for traced in traces:
+        kept = json.loads(json.dumps(dataclasses.asdict(traced)))
+        assert from_plain(Trace, kept) == traced
+    plain = dataclasses.replace(traced, summary=None, prediction=None)
+    assert from_plain(Trace, json.loads(json.dumps(dataclasses.asdict(plain)))) == plain
