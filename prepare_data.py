@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the input files of training and influence from a PyKEEN dataset or from files of triples."""
+"""Write the input files of training and influence from a PyKEEN dataset, files of triples or a KGX graph."""
 
 import argparse
 from pathlib import Path
@@ -10,6 +10,9 @@ from conve_tracin.errors import InputError
 
 if TYPE_CHECKING:
     from conve_tracin.preparation import Graph
+
+# The keys of conve_tracin.kgx.STYLES, without importing it: --help answers at once.
+STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,8 +27,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="head<TAB>relation<TAB>tail: one file to be split, TRAIN VALID TEST, or a directory that holds "
         "train.txt, valid.txt and test.txt",
     )  # fmt: skip
+    source.add_argument("--nodes", metavar="FILE", type=Path, help="nodes.jsonl of a KGX graph, with --edges")
     parser.add_argument("--output-dir", "-o", type=Path, required=True, help="where the files go")
-    split = parser.add_argument_group("splitting (of one file, or of a dataset without validation triples)")
+    kgx = parser.add_argument_group("KGX graph")
+    kgx.add_argument("--edges", metavar="FILE", type=Path, help="edges.jsonl of the graph that --nodes belongs to")
+    kgx.add_argument(
+        "--style", choices=STYLES, default="keepall",
+        help="which edges are kept, by the categories of their ends (C chemical, G gene, D disease)",
+    )  # fmt: skip
+    kgx.add_argument(
+        "--test-predicate", metavar="PREDICATE",
+        help="hold out edges with this predicate only, such as biolink:treats; the fractions are shares of them",
+    )  # fmt: skip
+    kgx.add_argument("--skip-malformed", action="store_true", help="leave out and count broken lines")
+    kgx.add_argument("--skip-unknown", action="store_true", help="leave out and count edges with an end not in --nodes")
+    split = parser.add_argument_group("splitting (of a KGX graph, one file, or a dataset without validation triples)")
     split.add_argument("--valid-fraction", type=cli.fraction, default=0.1, help="share of the triples in valid.txt")
     split.add_argument("--test-fraction", type=cli.fraction, default=0.1, help="share of the triples in test.txt")
     split.add_argument("--random-seed", type=cli.non_negative_int, default=42, help="of the choice")
@@ -34,13 +50,50 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, read, write, and say what was written."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    require_matching_flags(args, parser)
 
     from conve_tracin.preparation import summary, write_graph
 
-    graph = read_graph(args)
-    write_graph(graph, args.output_dir)
+    if args.nodes is not None:
+        graph = prepare_kgx(args)
+    else:
+        graph = read_graph(args)
+        write_graph(graph, args.output_dir)
     print(summary(graph, args.output_dir))
+
+
+def require_matching_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Stop where --nodes lacks --edges, or a flag of KGX graphs is given without one."""
+    if args.nodes is not None:
+        if args.edges is None:
+            parser.error("--nodes goes with --edges")
+        return
+    for name in ("edges", "style", "test_predicate", "skip_malformed", "skip_unknown"):
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} goes with --nodes and --edges")
+
+
+def prepare_kgx(args: argparse.Namespace) -> "Graph":
+    """Read a KGX graph, write its files and print what was kept; raises InputError where a line is wrong."""
+    from conve_tracin.kgx import describe, read_kgx, write_kgx
+    from conve_tracin.preparation import require_inputs_kept
+
+    require_inputs_kept(args.output_dir, [args.nodes, args.edges])
+    kgx = read_kgx(
+        args.nodes,
+        args.edges,
+        style=args.style,
+        fractions={"valid": args.valid_fraction, "test": args.test_fraction},
+        test_predicate=args.test_predicate,
+        random_seed=args.random_seed,
+        skip_malformed=args.skip_malformed,
+        skip_unknown=args.skip_unknown,
+    )
+    write_kgx(kgx, args.output_dir)
+    print(describe(kgx.summary))
+    return kgx.graph
 
 
 def read_graph(args: argparse.Namespace) -> "Graph":

@@ -153,13 +153,21 @@ def _label_columns(path: Path) -> Iterator[list[np.ndarray]]:
 # Splitting
 
 
-def hold_out(triples: np.ndarray, fractions: Mapping[str, float], *, random_seed: int) -> dict[str, np.ndarray]:
+def hold_out(
+    triples: np.ndarray,
+    fractions: Mapping[str, float],
+    *,
+    random_seed: int,
+    candidates: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
     """Take random triples out of `triples`, shape (N, 3), that training can spare.
 
     Returns the held-out triples under the keys of `fractions` (each a share of N) and the rest under "train",
     all in their first order. Every entity and relation stays in "train": in a random order of the triples, the
     first with an entity or relation is never held out. A graph with few triples for each entity can
     spare fewer than asked for; the shares then shrink together, and that is logged.
+
+    Where `candidates`, (N,) bool, is given, only those are held out, and the fractions are shares of them.
 
     Raises InputError for fractions that are no proper shares, and where a share is left without a triple.
     """
@@ -168,26 +176,28 @@ def hold_out(triples: np.ndarray, fractions: Mapping[str, float], *, random_seed
             f"the {' and '.join(fractions)} fraction{'s' * (len(fractions) > 1)} "
             f"{', '.join(map(str, fractions.values()))}: each must be above 0, and their sum below 1"
         )
-    shuffled = np.random.default_rng(random_seed).permutation(len(triples))
+    rows = np.arange(len(triples)) if candidates is None else np.flatnonzero(candidates)
+    shuffled = np.random.default_rng(random_seed).permutation(rows)
+    # The triples that stay in any case come first, so that what they hold need not be kept twice.
+    order = shuffled if candidates is None else np.concatenate([np.flatnonzero(~candidates), shuffled])
     needed = np.zeros(len(triples), dtype=bool)
-    ends = triples[shuffled][:, [0, 2]]  # (N, 2)
-    needed[np.unique(ends, return_index=True)[1] // 2] = True
-    needed[np.unique(triples[shuffled, 1], return_index=True)[1]] = True
-    spare = shuffled[~needed]
+    needed[_first_positions(triples[order][:, [0, 2]].reshape(-1)) // 2] = True
+    needed[_first_positions(triples[order, 1])] = True
+    spare = shuffled[~needed[len(triples) - len(shuffled) :]]
 
-    counts = {split: max(1, round(fraction * len(triples))) for split, fraction in fractions.items()}
+    counts = {split: max(1, round(fraction * len(shuffled))) for split, fraction in fractions.items()}
     wanted = sum(counts.values())
     if wanted > len(spare):
         counts = {split: count * len(spare) // wanted for split, count in counts.items()}
         if min(counts.values()) == 0:
             raise InputError(
-                f"only {len(spare)} of {len(triples)} triples can be held out while training keeps every entity and "
+                f"only {len(spare)} of {len(shuffled)} triples can be held out while training keeps every entity and "
                 "relation; give --triples TRAIN VALID TEST"
             )
         logger.warning(
             "only %d of %d triples can be held out while training keeps every entity and relation (%d were asked for)",
             sum(counts.values()),
-            len(triples),
+            len(shuffled),
             wanted,
         )
 
@@ -198,6 +208,14 @@ def hold_out(triples: np.ndarray, fractions: Mapping[str, float], *, random_seed
     kept = np.ones(len(triples), dtype=bool)
     kept[spare[:start]] = False
     return {"train": triples[kept], **{split: triples[rows] for split, rows in splits.items()}}
+
+
+def _first_positions(values: np.ndarray) -> np.ndarray:
+    """Return where each distinct value of `values`, (N,) ids, stands first."""
+    first = np.full(values.max() + 1, -1)
+    # Of several assignments to one place the last one holds.
+    first[values[::-1]] = np.arange(len(values))[::-1]
+    return first[first >= 0]
 
 
 def without_duplicates(triples: np.ndarray) -> np.ndarray:

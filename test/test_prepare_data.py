@@ -232,7 +232,7 @@ def test_command_line_errors_are_one_line(tmp_path):
     assert finished.stderr.count("\n") == 1
     finished = run_script("-o", "out", cwd=tmp_path)
     assert finished.returncode == 2
-    assert "--dataset --triples is required" in finished.stderr
+    assert "--dataset --triples --nodes is required" in finished.stderr
 
 
 def test_help_needs_no_heavy_package(tmp_path):
