@@ -34,8 +34,9 @@ _REQUIRED_CONFIG = (
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write `content` with torch.save, whole or not at all."""
-    with atomic_write(path) as temporary:
-        torch.save(dict(content), temporary)
+    # An open file, because torch hides the reason (a full disk, say) when it opens the path itself.
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(content), file)
 
 
 def read_checkpoint_file(path: str | Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from conve_tracin.errors import InputError
@@ -33,7 +33,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         reason = error.strerror or str(error)
         raise InputError(f"{path}: cannot be written ({reason}); free the disk or choose another place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where the place itself is bad (a file for a directory), so is the temporary path.
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: str | Path, content: object) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +16,31 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from tqdm import tqdm
 
-from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_digests, save_checkpoint
+from conve_tracin.checkpoint import load_checkpoint, save_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.loss import sparse_bce_with_logits
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import rank_both_sides, ranking_metrics
+from conve_tracin.training_state import (
+    TrainingConfig,
+    TrainingState,
+    checkpoint_content,
+    is_finished,
+    keep_best_model,
+    mixed_precision_dtype,
+    new_state,
+    note_evaluation,
+    restore,
+    stops_early,
+)
 from conve_tracin.triples import group_by_query, with_inverse_triples
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How to train. Stored in every checkpoint as `training_config`.
-
-    Attributes:
-        training_approach: "1vsall", one query with one target per triple, or "kvsall", one query with all its
-            targets per distinct (head, relation).
-        inverse_triples: also train (t, inverse of r, h); relation r becomes row 2r, its inverse row 2r + 1.
-        label_smoothing: ε of the loss.
-        lr_decay: the learning rate is multiplied by this after each epoch.
-        early_stopping_patience: stop after this many evaluations without a better validation MRR; 0 never stops.
-        eval_frequency, checkpoint_frequency: in epochs.
-    """
-
-    num_epochs: int = 100
-    batch_size: int = 256
-    learning_rate: float = 0.001
-    lr_decay: float = 1.0
-    label_smoothing: float = 0.1
-    training_approach: str = "1vsall"
-    inverse_triples: bool = False
-    early_stopping_patience: int = 0
-    eval_frequency: int = 1
-    checkpoint_frequency: int = 2
-    random_seed: int = 42
-    use_mixed_precision: bool = False
-    use_gradient_checkpointing: bool = False
-
-    # What may differ between the run that wrote a checkpoint and the one that resumes it, without a remark.
-    FREE_ON_RESUME = ("num_epochs", "early_stopping_patience", "eval_frequency", "checkpoint_frequency")
+# Looking at the loss makes a GPU wait, so it is looked at once in so many batches.
+BATCHES_BETWEEN_LOSS_CHECKS = 100
 
 
 @dataclass(frozen=True)
@@ -70,21 +53,6 @@ class TrainingData:
     num_entities: int
     num_relations: int
     mapping_digest: dict[str, str]
-
-
-@dataclass
-class TrainingState:
-    """All that changes while training and that exact resumption needs."""
-
-    model: ConvE
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
-    scaler: torch.amp.GradScaler
-    shuffle: torch.Generator
-    epoch: int = 0
-    best_mrr: float = -math.inf
-    evaluations_without_improvement: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
@@ -108,7 +76,7 @@ def train(
         checkpoint_dir: gets checkpoint_epoch_N.pt; `output_dir`/checkpoints without.
         resume_from: a checkpoint to go on from; on the CPU the result is bit for bit that of one run.
         device: where to train.
-        clean_memory: release cached memory after each evaluation.
+        clean_memory: give a GPU's cached memory back after each epoch.
 
     Raises:
         InputError: sizes, data and checkpoint do not fit each other.
@@ -119,54 +87,37 @@ def train(
     model_config = {**model_sizes, "num_entities": data.num_entities, "num_relations": num_relations}
     torch.manual_seed(config.random_seed)
     state = new_state(model_config, config, device)
-    if resume_from is not None:
-        restore(state, resume_from, config=config, mapping_digest=data.mapping_digest)
-        if not (output_dir / "best_model.pt").is_file():
-            logger.info("no best_model.pt in %s: the best model is chosen among the epochs from here on", output_dir)
-            state.best_mrr = -math.inf
-    write_json(
-        output_dir / "config.json",
-        {"model_config": state.model.config.as_dict(), "training_config": asdict(config)},
-    )
-
     queries = training_queries(data.train, config, device)
     known = known_tails(data, inverse_triples=config.inverse_triples, device=device)
-    encode = choose_encoder(state.model, config)
 
     def evaluate(triples: np.ndarray, progress: str | None = None) -> dict[str, Any]:
         return evaluate_model(state.model, triples, known, inverse_triples=config.inverse_triples, progress=progress)
 
-    def snapshot() -> dict[str, Any]:
-        return checkpoint_content(state, config, mapping_digest=data.mapping_digest)
+    def save(path: Path) -> None:
+        save_checkpoint(path, checkpoint_content(state, config, mapping_digest=data.mapping_digest))
 
-    batches_per_epoch = len(split_batches(len(queries), config.batch_size))
-    bar = tqdm(total=config.num_epochs * batches_per_epoch, initial=state.epoch * batches_per_epoch, unit="batch")
-    with bar:
-        while state.epoch < config.num_epochs:
-            state.epoch += 1
-            bar.set_description(f"epoch {state.epoch}/{config.num_epochs}")
-            record = run_epoch(state, queries, config, encode=encode, on_batch=bar.update)
-            last = state.epoch == config.num_epochs
-            if last or state.epoch % config.eval_frequency == 0:
-                record["valid"] = evaluate(data.valid)
-                improved = note_evaluation(state, record["valid"]["mean_reciprocal_rank"])
-                if clean_memory:
-                    release_memory(device)
-            state.history.append(record)
-            show_progress(bar, record, state.best_mrr)
-            if "valid" in record and improved:
-                save_checkpoint(output_dir / "best_model.pt", snapshot())
-            if last or state.epoch % config.checkpoint_frequency == 0:
-                save_checkpoint(checkpoint_dir / f"checkpoint_epoch_{state.epoch}.pt", snapshot())
-            write_json(output_dir / "training_history.json", state.history)
-            if 0 < config.early_stopping_patience <= state.evaluations_without_improvement:
-                logger.info(
-                    "stopped after epoch %d: %d evaluations without a better validation MRR than %.4f",
-                    state.epoch, state.evaluations_without_improvement, state.best_mrr,
-                )  # fmt: skip
-                break
+    if resume_from is not None:
+        restore(state, resume_from, config=config, mapping_digest=data.mapping_digest)
+        keep_best_model(state, output_dir=output_dir, checkpoint_dir=checkpoint_dir, resumed_from=resume_from)
+    write_json(
+        output_dir / "config.json",
+        {"model_config": state.model.config.as_dict(), "training_config": asdict(config)},
+    )
+    for record in run_epochs(state, queries, config, validate=lambda: evaluate(data.valid)):
+        if "valid" in record and note_evaluation(state, record["valid"]["mean_reciprocal_rank"]):
+            save(output_dir / "best_model.pt")
+        if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
+            save(checkpoint_dir / f"checkpoint_epoch_{state.epoch}.pt")
+        write_json(output_dir / "training_history.json", state.history)
+        if clean_memory:
+            release_memory(device)
 
-    save_checkpoint(output_dir / "final_model.pt", snapshot())
+    if stops_early(state, config):
+        logger.info(
+            "stopped after epoch %d: %d evaluations without a better validation MRR than %.4f",
+            state.epoch, state.evaluations_without_improvement, state.best_mrr,
+        )  # fmt: skip
+    save(output_dir / "final_model.pt")
     best = load_checkpoint(output_dir / "best_model.pt")
     state.model.load_state_dict(best["model_state_dict"])
     results = evaluate(data.test, progress="test") | {"epoch": best["epoch"]}
@@ -174,17 +125,26 @@ def train(
     return results
 
 
-def new_state(model_config: dict[str, Any], config: TrainingConfig, device: torch.device) -> TrainingState:
-    """Make model, optimizer and their companions for the first epoch."""
-    model = ConvE(**model_config).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    return TrainingState(
-        model=model,
-        optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=config.lr_decay),
-        scaler=torch.amp.GradScaler(device.type, enabled=mixed_precision_dtype(config, device) is torch.float16),
-        shuffle=torch.Generator().manual_seed(config.random_seed),
-    )
+def run_epochs(
+    state: TrainingState, queries: Queries, config: TrainingConfig, *, validate: Callable[[], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Train until the epochs are done or early stopping has had enough; yield each epoch's record of the history.
+
+    A record that is due for evaluation has the metrics of `validate` as "valid". Whoever consumes the records
+    notes the evaluation in `state` before asking for the next one. Shows a progress bar.
+    """
+    encode = choose_encoder(state.model, config)
+    batches = len(split_batches(len(queries), config.batch_size))
+    with tqdm(total=config.num_epochs * batches, initial=state.epoch * batches, unit="batch") as bar:
+        while not is_finished(state, config):
+            state.epoch += 1
+            bar.set_description(f"epoch {state.epoch}/{config.num_epochs}")
+            record = run_epoch(state, queries, config, encode=encode, on_batch=bar.update)
+            if state.epoch == config.num_epochs or state.epoch % config.eval_frequency == 0:
+                record["valid"] = validate()
+            state.history.append(record)
+            yield record
+            show_progress(bar, record, state.best_mrr)
 
 
 def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.device) -> Queries:
@@ -228,39 +188,73 @@ def run_epoch(
     encode: Callable[[Tensor, Tensor], Tensor],
     on_batch: Callable[[], Any],
 ) -> dict[str, Any]:
-    """Train one epoch and return its record for the history."""
+    """Train one epoch and return its record for the history.
+
+    Raises InputError where the loss or a weight is no longer finite.
+    """
     started = time.perf_counter()
     device = queries.heads.device
     state.model.train()
     order = torch.randperm(len(queries), generator=state.shuffle).to(device)
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for batch in split_batches(len(queries), config.batch_size):
-        chosen = order[batch]
-        with autocast(config, device):
-            query_vectors = encode(queries.heads[chosen], queries.relations[chosen])
-            scores = state.model.score_queries(query_vectors)
-        rows, tails = queries.tails_of(chosen)
-        loss = sparse_bce_with_logits(scores, rows, tails, label_smoothing=config.label_smoothing)
-        state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(loss).backward()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        total += loss.detach() * len(chosen)
+    batches = split_batches(len(queries), config.batch_size)
+    losses = torch.zeros(len(batches), dtype=torch.float64, device=device)
+    for number, batch in enumerate(batches):
+        losses[number] = train_batch(state, queries, order[batch], config, encode=encode)
+        if (number + 1) % BATCHES_BETWEEN_LOSS_CHECKS == 0:
+            require_finite_losses(losses[: number + 1], epoch=state.epoch)
         on_batch()
-    mean_loss = (total / len(queries)).item()
-    if not math.isfinite(mean_loss):
-        raise InputError(
-            f"the training loss is not finite in epoch {state.epoch}; lower --learning-rate and resume from the "
-            "last checkpoint"
-        )
+    require_finite_losses(losses, epoch=state.epoch)
+    require_finite_weights(state.model, epoch=state.epoch)
     learning_rate = state.optimizer.param_groups[0]["lr"]
     state.scheduler.step()
+    sizes = torch.tensor([batch.stop - batch.start for batch in batches], dtype=torch.float64)
     return {
         "epoch": state.epoch,
-        "loss": mean_loss,
+        "loss": (losses.cpu() @ sizes / len(queries)).item(),
         "learning_rate": learning_rate,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def train_batch(
+    state: TrainingState,
+    queries: Queries,
+    chosen: Tensor,
+    config: TrainingConfig,
+    *,
+    encode: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Take one optimizer step on the queries `chosen` (B,); returns the loss, a scalar without gradient."""
+    rows, tails = queries.tails_of(chosen)
+    with autocast(config, chosen.device):
+        query_vectors = encode(queries.heads[chosen], queries.relations[chosen])
+        scores = state.model.score_queries(query_vectors)
+    loss = sparse_bce_with_logits(scores, rows, tails, label_smoothing=config.label_smoothing)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(loss).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    return loss.detach()
+
+
+def require_finite_losses(losses: Tensor, *, epoch: int) -> None:
+    """Raise InputError that names the first batch, counted from 1, with a loss that is NaN or infinite."""
+    broken = (~torch.isfinite(losses)).nonzero()
+    if len(broken):
+        raise InputError(
+            f"the training loss is not finite in epoch {epoch}, batch {broken[0].item() + 1}; "
+            "resume from the last checkpoint with a lower --learning-rate"
+        )
+
+
+def require_finite_weights(model: ConvE, *, epoch: int) -> None:
+    """Raise InputError where the last step of an epoch broke a weight, which its loss cannot show yet."""
+    for name, weight in model.state_dict().items():
+        if not torch.isfinite(weight).all():
+            raise InputError(
+                f"{name} is not finite after epoch {epoch}; resume from the last checkpoint with a lower "
+                "--learning-rate"
+            )
 
 
 def evaluate_model(
@@ -280,95 +274,12 @@ def evaluate_model(
     return ranking_metrics(ranks) | {"ranked": sides, "num_ranks": len(ranks)}
 
 
-def note_evaluation(state: TrainingState, mrr: float) -> bool:
-    """Count an evaluation; True where it is the best so far."""
-    if mrr > state.best_mrr:
-        state.best_mrr = mrr
-        state.evaluations_without_improvement = 0
-        return True
-    state.evaluations_without_improvement += 1
-    return False
-
-
 def show_progress(bar: tqdm, record: dict[str, Any], best_mrr: float) -> None:
     """Put loss and validation MRR behind the progress bar."""
     values = {"loss": f"{record['loss']:.4f}"}
     if math.isfinite(best_mrr):
         values["best valid MRR"] = f"{best_mrr:.4f}"
     bar.set_postfix(values)
-
-
-def checkpoint_content(
-    state: TrainingState, config: TrainingConfig, *, mapping_digest: dict[str, str]
-) -> dict[str, Any]:
-    """Collect what a checkpoint holds after a finished epoch."""
-    device = next(state.model.parameters()).device
-    return {
-        "epoch": state.epoch,
-        "model_state_dict": state.model.state_dict(),
-        "optimizer_state_dict": state.optimizer.state_dict(),
-        "model_config": state.model.config.as_dict(),
-        "training_config": asdict(config),
-        "learning_rate": state.history[-1]["learning_rate"] if state.history else config.learning_rate,
-        "metrics": state.history[-1].get("valid", {}) if state.history else {},
-        "history": state.history,
-        "best_mrr": state.best_mrr,
-        "evaluations_without_improvement": state.evaluations_without_improvement,
-        "scheduler_state_dict": state.scheduler.state_dict(),
-        "scaler_state_dict": state.scaler.state_dict(),
-        "random_state": {
-            "shuffle": state.shuffle.get_state(),
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        },
-        "mapping_digest": mapping_digest,
-    }
-
-
-def restore(state: TrainingState, path: Path, *, config: TrainingConfig, mapping_digest: dict[str, str]) -> None:
-    """Put a checkpoint's content into `state`.
-
-    Raises InputError where the checkpoint has other sizes or mappings, or cannot be resumed. Settings that
-    differ are named in the log.
-    """
-    checkpoint = load_checkpoint(path)
-    require_same_digests(checkpoint, mapping_digest, source=path)
-    restored = build_model(checkpoint, source=path)
-    for name, value in state.model.config.as_dict().items():
-        stored = getattr(restored.config, name)
-        if stored != value:
-            raise InputError(f"{path}: has {name} {stored}, the command line says {value}; give the same sizes")
-    missing = [key for key in ("optimizer_state_dict", "random_state", "scheduler_state_dict") if key not in checkpoint]
-    if missing:
-        raise InputError(f"{path}: lacks {', '.join(missing)}, so training cannot go on from it; train anew")
-    for setting in fields(config):
-        stored = checkpoint["training_config"].get(setting.name)
-        given = getattr(config, setting.name)
-        if stored != given and setting.name not in config.FREE_ON_RESUME:
-            logger.info("resuming with %s %s; the checkpoint was trained with %s", setting.name, given, stored)
-    state.model.load_state_dict(checkpoint["model_state_dict"])
-    state.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-    state.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
-    state.scaler.load_state_dict(checkpoint["scaler_state_dict"])
-    state.epoch = checkpoint["epoch"]
-    state.history = checkpoint["history"]
-    state.best_mrr = checkpoint["best_mrr"]
-    state.evaluations_without_improvement = checkpoint["evaluations_without_improvement"]
-    random_state = checkpoint["random_state"]
-    state.shuffle.set_state(random_state["shuffle"])
-    torch.set_rng_state(random_state["cpu"])
-    device = next(state.model.parameters()).device
-    if device.type == "cuda" and random_state["cuda"] is not None:
-        torch.cuda.set_rng_state(random_state["cuda"], device)
-
-
-def mixed_precision_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype | None:
-    """Choose the lower precision: bfloat16 where the device has it, else float16; None where it is off."""
-    if not config.use_mixed_precision:
-        return None
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        return torch.float16
-    return torch.bfloat16
 
 
 def autocast(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager:
@@ -396,19 +307,25 @@ def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Te
 
 @contextlib.contextmanager
 def untracked_statistics(model: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm's running statistics as they are: the second pass over a batch must not count twice."""
+    """Keep BatchNorm's running statistics as they are: the second pass over a batch must not count twice.
+
+    The pass works on copies, because without statistics it would save other tensors than the first.
+    """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.track_running_stats = False
+    statistics = [dict(norm.named_buffers()) for norm in norms]
+    for norm, buffers in zip(norms, statistics, strict=True):
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, statistics, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
 
 
 def release_memory(device: torch.device) -> None:
-    """Give cached memory back, so that other processes on the device can have it."""
-    gc.collect()
+    """Give a GPU's cached memory back, so that other processes can have it; the CPU caches none."""
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()

@@ -9,6 +9,9 @@ import torch
 
 from conve_tracin.model import ConvE
 
+# The models are so small that a second thread costs more than it brings.
+torch.set_num_threads(1)
+
 ENTITIES = ("aspirin", "ibuprofen", "head ache", "fièvre", "MONDO:0005148", "PTGS2")
 RELATIONS = ("treats", "inhibits", "associated with")
 TREATS, INHIBITS, ASSOCIATED = range(3)

@@ -1,0 +1,285 @@
+"""What changes while training, how it goes into a checkpoint, and how it comes back for an exact continuation."""
+
+import logging
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_digests, save_checkpoint
+from conve_tracin.errors import InputError
+from conve_tracin.model import ConvE
+
+logger = logging.getLogger(__name__)
+
+RESUMABLE_MEMBERS = (
+    "epoch", "optimizer_state_dict", "scheduler_state_dict", "scaler_state_dict", "training_config", "history",
+    "best_mrr", "evaluations_without_improvement", "random_state",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How to train. Stored in every checkpoint as `training_config`.
+
+    Attributes:
+        training_approach: "1vsall", one query with one target per triple, or "kvsall", one query with all its
+            targets per distinct (head, relation).
+        inverse_triples: also train (t, inverse of r, h); relation r becomes row 2r, its inverse row 2r + 1.
+        label_smoothing: ε of the loss.
+        lr_decay: the learning rate is multiplied by this after each epoch.
+        early_stopping_patience: stop after this many evaluations without a better validation MRR; 0 never stops.
+        eval_frequency, checkpoint_frequency: in epochs.
+    """
+
+    num_epochs: int = 100
+    batch_size: int = 256
+    learning_rate: float = 0.001
+    lr_decay: float = 1.0
+    label_smoothing: float = 0.1
+    training_approach: str = "1vsall"
+    inverse_triples: bool = False
+    early_stopping_patience: int = 0
+    eval_frequency: int = 1
+    checkpoint_frequency: int = 2
+    random_seed: int = 42
+    use_mixed_precision: bool = False
+    use_gradient_checkpointing: bool = False
+
+    # What may differ between the run that wrote a checkpoint and the one that resumes it, without a remark.
+    FREE_ON_RESUME = ("num_epochs", "early_stopping_patience", "eval_frequency", "checkpoint_frequency")
+
+
+@dataclass
+class TrainingState:
+    """All that changes while training and that exact resumption needs."""
+
+    model: ConvE
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+    shuffle: torch.Generator
+    epoch: int = 0
+    best_mrr: float = -math.inf
+    evaluations_without_improvement: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def new_state(model_config: dict[str, Any], config: TrainingConfig, device: torch.device) -> TrainingState:
+    """Make model, optimizer and their companions for the first epoch."""
+    model = ConvE(**model_config).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    return TrainingState(
+        model=model,
+        optimizer=optimizer,
+        scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=config.lr_decay),
+        scaler=torch.amp.GradScaler(device.type, enabled=mixed_precision_dtype(config, device) is torch.float16),
+        shuffle=torch.Generator().manual_seed(config.random_seed),
+    )
+
+
+def mixed_precision_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype | None:
+    """Choose the lower precision: bfloat16 where the device has it, else float16; None where it is off."""
+    if not config.use_mixed_precision:
+        return None
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def note_evaluation(state: TrainingState, mrr: float) -> bool:
+    """Count an evaluation; True where it is the best so far."""
+    if mrr > state.best_mrr:
+        state.best_mrr = mrr
+        state.evaluations_without_improvement = 0
+        return True
+    state.evaluations_without_improvement += 1
+    return False
+
+
+def is_finished(state: TrainingState, config: TrainingConfig) -> bool:
+    """Whether all epochs are done, or early stopping has had enough."""
+    return state.epoch >= config.num_epochs or stops_early(state, config)
+
+
+def stops_early(state: TrainingState, config: TrainingConfig) -> bool:
+    """Whether the evaluations have gone without a better MRR for as long as the config allows."""
+    return 0 < config.early_stopping_patience <= state.evaluations_without_improvement
+
+
+def checkpoint_content(
+    state: TrainingState, config: TrainingConfig, *, mapping_digest: dict[str, str]
+) -> dict[str, Any]:
+    """Collect what a checkpoint holds after a finished epoch."""
+    device = device_of(state.model)
+    return {
+        "epoch": state.epoch,
+        "model_state_dict": state.model.state_dict(),
+        "optimizer_state_dict": state.optimizer.state_dict(),
+        "model_config": state.model.config.as_dict(),
+        "training_config": asdict(config),
+        "learning_rate": state.history[-1]["learning_rate"] if state.history else config.learning_rate,
+        "metrics": state.history[-1].get("valid", {}) if state.history else {},
+        "history": state.history,
+        "best_mrr": state.best_mrr,
+        "evaluations_without_improvement": state.evaluations_without_improvement,
+        "scheduler_state_dict": state.scheduler.state_dict(),
+        "scaler_state_dict": state.scaler.state_dict(),
+        "random_state": {
+            "shuffle": state.shuffle.get_state(),
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        },
+        "mapping_digest": mapping_digest,
+    }
+
+
+def restore(state: TrainingState, path: Path, *, config: TrainingConfig, mapping_digest: dict[str, str]) -> None:
+    """Put a checkpoint's content into `state`.
+
+    A learning rate or decay that differs from the checkpoint's takes effect from here on. Settings that differ
+    are named in the log.
+
+    Raises InputError where the checkpoint has other sizes or mappings, is past the last epoch, or lacks what
+    resumption needs.
+    """
+    checkpoint = load_checkpoint(path)
+    missing = [member for member in RESUMABLE_MEMBERS if member not in checkpoint]
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}, so training cannot go on from it; train anew")
+    require_same_digests(checkpoint, mapping_digest, source=path)
+    if checkpoint["training_config"].get("inverse_triples", False) != config.inverse_triples:
+        with_or_without = "without" if config.inverse_triples else "with"
+        raise InputError(f"{path}: was trained {with_or_without} --inverse-triples; resume it {with_or_without} them")
+    require_same_sizes(checkpoint, state.model, source=path)
+    if checkpoint["epoch"] > config.num_epochs:
+        raise InputError(
+            f"{path}: has {checkpoint['epoch']} epochs behind it, --num-epochs is {config.num_epochs} in all; "
+            "give more epochs or an earlier checkpoint"
+        )
+    report_changed_settings(checkpoint["training_config"], config)
+    try:
+        load_into(state, checkpoint)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: cannot be resumed ({reason}); use another checkpoint") from error
+    change_learning_rate(state, checkpoint["training_config"], config)
+
+
+def require_same_sizes(checkpoint: dict[str, Any], model: ConvE, *, source: Path) -> None:
+    """Raise InputError where the checkpoint's model has other sizes or dropouts, or broken weights."""
+    stored = build_model(checkpoint, source=source).config.as_dict()
+    for name, value in model.config.as_dict().items():
+        if stored[name] != value:
+            raise InputError(f"{source}: has {name} {stored[name]}, this run has {value}; give the same settings")
+
+
+def report_changed_settings(stored: dict[str, Any], config: TrainingConfig) -> None:
+    """Name the settings that differ from the checkpoint's in the log."""
+    for setting in fields(config):
+        given = getattr(config, setting.name)
+        before = stored.get(setting.name, setting.default)
+        if before != given and setting.name not in config.FREE_ON_RESUME:
+            logger.info("resuming with %s %s; the checkpoint was trained with %s", setting.name, given, before)
+
+
+def load_into(state: TrainingState, checkpoint: dict[str, Any]) -> None:
+    """Copy every member that training changes from a checkpoint into `state`."""
+    state.model.load_state_dict(checkpoint["model_state_dict"])
+    state.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+    state.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
+    # A checkpoint of another precision has no scale to go on with.
+    if checkpoint["scaler_state_dict"]:
+        state.scaler.load_state_dict(checkpoint["scaler_state_dict"])
+    state.epoch = checkpoint["epoch"]
+    state.history = checkpoint["history"]
+    state.best_mrr = checkpoint["best_mrr"]
+    state.evaluations_without_improvement = checkpoint["evaluations_without_improvement"]
+    random_state = checkpoint["random_state"]
+    state.shuffle.set_state(random_state["shuffle"])
+    torch.set_rng_state(random_state["cpu"])
+    device = device_of(state.model)
+    if device.type == "cuda" and random_state["cuda"] is not None:
+        torch.cuda.set_rng_state(random_state["cuda"], device)
+
+
+def change_learning_rate(state: TrainingState, stored: dict[str, Any], config: TrainingConfig) -> None:
+    """Bring a learning rate and decay into force that differ from those of the checkpoint."""
+    ratio = config.learning_rate / stored["learning_rate"]
+    if ratio != 1:
+        for group in state.optimizer.param_groups:
+            group["lr"] *= ratio
+            group["initial_lr"] = config.learning_rate
+        state.scheduler.base_lrs = [config.learning_rate]
+    state.scheduler.gamma = config.lr_decay
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """Find the checkpoint_epoch_N.pt that was written last and is whole; None where there is none.
+
+    Damaged ones are named in the log and passed over.
+    """
+    candidates = list(directory.glob("checkpoint_epoch_*.pt"))
+    # By time, then epoch: an earlier run may have left higher epochs behind.
+    for path in sorted(candidates, key=lambda path: (path.stat().st_mtime_ns, epoch_in(path)), reverse=True):
+        try:
+            load_checkpoint(path)
+        except InputError as error:
+            logger.warning("passed over: %s", error)
+        else:
+            return path
+    return None
+
+
+def epoch_in(path: Path) -> int:
+    """Read N out of the name checkpoint_epoch_N.pt; −1 where there is no number."""
+    number = path.stem.rpartition("_")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def keep_best_model(state: TrainingState, *, output_dir: Path, checkpoint_dir: Path, resumed_from: Path) -> None:
+    """Make best_model.pt the best epoch of the resumed history.
+
+    The file may be missing, or of a later epoch, which the resumed run may never reach again. Where no file of
+    the best epoch is left, the resumed checkpoint stands in for it, with its own MRR to beat.
+    """
+    best = best_epoch(state)
+    if best is None:
+        return
+    path = output_dir / "best_model.pt"
+    for candidate in (path, checkpoint_dir / f"checkpoint_epoch_{best}.pt", resumed_from):
+        content = load_if_whole(candidate)
+        # The losses in the history tell runs apart.
+        if content is not None and content.get("history") == state.history[:best]:
+            if candidate != path:
+                save_checkpoint(path, content)
+            return
+    logger.info("no model of the best epoch, %d, is left: epoch %d stands in for it", best, state.epoch)
+    state.best_mrr = validation_mrr(state.history[-1])
+    save_checkpoint(path, load_checkpoint(resumed_from) | {"best_mrr": state.best_mrr})
+
+
+def best_epoch(state: TrainingState) -> int | None:
+    """Return the first epoch that has the best validation MRR; None before the first evaluation."""
+    best = (record["epoch"] for record in state.history if validation_mrr(record) == state.best_mrr)
+    return next(best, None) if math.isfinite(state.best_mrr) else None
+
+
+def validation_mrr(record: dict[str, Any]) -> float:
+    """Return the validation MRR of an epoch; −∞ where it was not evaluated."""
+    return record.get("valid", {}).get("mean_reciprocal_rank", -math.inf)
+
+
+def load_if_whole(path: Path) -> dict[str, Any] | None:
+    """Load a checkpoint; None where it is missing or damaged."""
+    try:
+        return load_checkpoint(path)
+    except InputError:
+        return None
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Return where the model's parameters are."""
+    return next(model.parameters()).device

@@ -1,0 +1,477 @@
+"""Training: exact resumption, the best model, the files written, and what stops a run."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SMALL_CONVE
+
+from conve_tracin import training
+from conve_tracin.checkpoint import build_model, load_checkpoint
+from conve_tracin.errors import InputError
+from conve_tracin.model import ConvE
+from conve_tracin.training import TrainingConfig, TrainingData, split_batches, train, training_queries
+from conve_tracin.training_state import newest_checkpoint
+from conve_tracin.triples import with_inverse_triples
+
+DIGEST = {"entity": "e" * 64, "relation": "r" * 64}
+METRICS = {"mean_rank", "mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10"}
+
+
+@pytest.fixture
+def run(graph, tmp_path):
+    """Train on the graph into tmp_path/NAME; settings of training, sizes of the model and splits can be changed."""
+
+    def run(name, *, resume=None, sizes=(), digest=DIGEST, splits=(), **settings):
+        chosen = {"train": graph.train, "valid": graph.valid, "test": graph.test, **dict(splits)}
+        defaults = {"num_epochs": 6, "batch_size": 4, "learning_rate": 0.01, "lr_decay": 0.9, "checkpoint_frequency": 3}
+        return train(
+            TrainingData(**chosen, num_entities=6, num_relations=3, mapping_digest=digest),
+            TrainingConfig(**defaults | settings),
+            model_sizes={**SMALL_CONVE, **dict(sizes)},
+            output_dir=tmp_path / name,
+            resume_from=resume,
+        )
+
+    return run
+
+
+@pytest.fixture
+def float64():
+    """Make models of float64, so that a gradient that is zero but for rounding stays without effect in Adam."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def scripted_mrr(monkeypatch):
+    """Replace the evaluation: epoch n gets the n-th of the given MRRs."""
+
+    def script(*values):
+        left = iter(values)
+        monkeypatch.setattr(
+            training, "evaluate_model", lambda *_, **__: {"mean_reciprocal_rank": next(left, 0.0), "ranked": "scripted"}
+        )
+
+    return script
+
+
+def checkpoint_of(path):
+    return torch.load(path, weights_only=True)
+
+
+def assert_same_training(path, other):
+    """Compare two checkpoints bit for bit, leaving out how long epochs took and how many were asked for."""
+    left, right = checkpoint_of(path), checkpoint_of(other)
+    assert left.keys() == right.keys()
+    for content in (left, right):
+        del content["training_config"]["num_epochs"]
+        for record in content["history"]:
+            del record["seconds"]
+    assert_identical(left, right)
+
+
+def assert_identical(left, right):
+    assert type(left) is type(right)
+    if isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_identical(left[key], right[key])
+    elif isinstance(left, list):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            assert_identical(one, other)
+    elif isinstance(left, torch.Tensor):
+        assert torch.equal(left, right)
+    else:
+        assert left == right
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Resumption
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"training_approach": "1vsall"},
+        {"training_approach": "kvsall", "inverse_triples": True},
+        {"training_approach": "1vsall", "use_mixed_precision": True},
+        {"training_approach": "kvsall", "use_mixed_precision": True, "use_gradient_checkpointing": True},
+        {"training_approach": "kvsall", "eval_frequency": 2, "checkpoint_frequency": 2, "early_stopping_patience": 9},
+    ],
+    ids=lambda settings: ", ".join(f"{name}={value}" for name, value in settings.items()),
+)
+def test_three_epochs_and_three_more_are_six(run, tmp_path, settings):
+    run("six", **settings)
+    run("three", num_epochs=3, **settings)
+    torch.manual_seed(999)
+    run("three", resume=tmp_path / "three/checkpoints/checkpoint_epoch_3.pt", **settings)
+    if "eval_frequency" in settings:
+        # A last epoch is always evaluated, so the history of the run in two parts knows more.
+        left, right = (checkpoint_of(tmp_path / name / "final_model.pt") for name in ("six", "three"))
+        for member in ("model_state_dict", "optimizer_state_dict", "random_state", "scheduler_state_dict"):
+            assert_identical(left[member], right[member])
+        return
+    assert_same_training(tmp_path / "six/final_model.pt", tmp_path / "three/final_model.pt")
+    assert_same_training(tmp_path / "six/best_model.pt", tmp_path / "three/best_model.pt")
+    assert_same_training(
+        tmp_path / "six/checkpoints/checkpoint_epoch_6.pt", tmp_path / "three/checkpoints/checkpoint_epoch_6.pt"
+    )
+    results = [json.loads((tmp_path / name / "test_results.json").read_text()) for name in ("six", "three")]
+    assert results[0] == results[1]
+
+
+def test_a_resumed_run_has_moved_on(run, tmp_path):
+    run("a")
+    three, six = (checkpoint_of(tmp_path / f"a/checkpoints/checkpoint_epoch_{epoch}.pt") for epoch in (3, 6))
+    weights = "fc.weight"
+    assert not torch.equal(three["model_state_dict"][weights], six["model_state_dict"][weights])
+    assert not torch.equal(three["random_state"]["cpu"], six["random_state"]["cpu"])
+    assert six["learning_rate"] == pytest.approx(0.01 * 0.9**5)
+
+
+def test_resuming_a_finished_run_changes_no_weight(run, tmp_path):
+    run("a")
+    before = checkpoint_of(tmp_path / "a/final_model.pt")
+    results = run("a", resume=tmp_path / "a/checkpoints/checkpoint_epoch_6.pt")
+    assert_identical(before["model_state_dict"], checkpoint_of(tmp_path / "a/final_model.pt")["model_state_dict"])
+    assert results == json.loads((tmp_path / "a/test_results.json").read_text())
+
+
+def test_learning_rate_given_on_resumption_takes_effect(run, tmp_path):
+    run("a", num_epochs=3)
+    run("a", resume=tmp_path / "a/checkpoints/checkpoint_epoch_3.pt", learning_rate=0.005, lr_decay=0.5)
+    rates = [record["learning_rate"] for record in json.loads((tmp_path / "a/training_history.json").read_text())]
+    assert rates == pytest.approx([0.01, 0.009, 0.0081, 0.005 * 0.9**3, 0.005 * 0.9**3 / 2, 0.005 * 0.9**3 / 4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sizes": {"output_channels": 5}}, "has output_channels 4, this run has 5"),
+        ({"sizes": {"input_dropout": 0.5}}, "has input_dropout 0.2, this run has 0.5"),
+        ({"inverse_triples": True}, "was trained without --inverse-triples; resume it without them"),
+        ({"digest": {**DIGEST, "entity": "x"}}, "trained with another entity mapping"),
+        ({"digest": {**DIGEST, "relation": "x"}}, "trained with another relation mapping"),
+        ({"num_epochs": 2}, "has 3 epochs behind it, --num-epochs is 2"),
+    ],
+)
+def test_resumption_is_refused_with_the_reason(run, tmp_path, changes, message):
+    run("a", num_epochs=3)
+    with pytest.raises(InputError, match=message):
+        run("b", resume=tmp_path / "a/checkpoints/checkpoint_epoch_3.pt", **changes)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("member", ["optimizer_state_dict", "random_state", "history", "training_config"])
+def test_a_checkpoint_without_what_resumption_needs_is_refused(run, tmp_path, member):
+    run("a", num_epochs=3)
+    path = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
+    torch.save({key: value for key, value in checkpoint_of(path).items() if key != member}, path)
+    with pytest.raises(InputError, match=f"checkpoint_epoch_3.pt: lacks {member}"):
+        run("a", resume=path)
+
+
+def test_an_optimizer_state_of_another_model_is_refused(run, tmp_path):
+    run("a", num_epochs=3)
+    path = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
+    content = checkpoint_of(path)
+    content["optimizer_state_dict"]["param_groups"][0]["params"].pop()
+    torch.save(content, path)
+    with pytest.raises(InputError, match="cannot be resumed"):
+        run("a", resume=path)
+
+
+def test_the_newest_whole_checkpoint_is_found(run, tmp_path, caplog):
+    directory = tmp_path / "a/checkpoints"
+    assert newest_checkpoint(directory) is None
+    run("a", checkpoint_frequency=2)
+    newest = directory / "checkpoint_epoch_6.pt"
+    assert newest_checkpoint(directory) == newest
+    newest.write_bytes(newest.read_bytes()[:1000])
+    (directory / ".checkpoint_epoch_8.pt.123.part").write_bytes(b"half")
+    assert newest_checkpoint(directory) == directory / "checkpoint_epoch_4.pt"
+    assert "checkpoint_epoch_6.pt" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The loop
+
+
+def plain_epochs(triples, *, kvsall, inverse_triples, num_epochs, batch_size):
+    """Train with a label matrix and a loop over the triples: what the loop under test must equal."""
+    torch.manual_seed(42)
+    num_relations = 6 if inverse_triples else 3
+    dropouts = {"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0}
+    model = ConvE(num_entities=6, num_relations=num_relations, **SMALL_CONVE, **dropouts)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    if inverse_triples:
+        triples = [(h, 2 * r, t) for h, r, t in triples] + [(t, 2 * r + 1, h) for h, r, t in triples]
+    labels = {}
+    for h, r, t in triples:
+        labels.setdefault((h, r), torch.zeros(6))[t] = 1
+    queries = sorted(labels) if kvsall else [(h, r) for h, r, _ in triples]
+    targets = [labels[q] for q in queries] if kvsall else [F.one_hot(torch.tensor(t), 6).float() for _, _, t in triples]
+    order_generator = torch.Generator().manual_seed(42)
+    for epoch in range(num_epochs):
+        order = torch.randperm(len(queries), generator=order_generator).tolist()
+        for batch in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+            heads, relations = torch.tensor([queries[i] for i in batch]).T
+            dense = 0.9 * torch.stack([targets[i] for i in batch]) + 0.1 / 6
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(model(heads, relations), dense).backward()
+            optimizer.step()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * 0.9 ** (epoch + 1)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("inverse_triples", [False, True])
+@pytest.mark.parametrize("approach", ["1vsall", "kvsall"])
+def test_weights_are_those_of_a_plain_loop_with_dense_labels(run, graph, tmp_path, approach, inverse_triples, float64):
+    run(
+        "a", num_epochs=2, training_approach=approach, inverse_triples=inverse_triples,
+        sizes={"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0},
+    )  # fmt: skip
+    expected = plain_epochs(
+        [tuple(triple) for triple in graph.train.tolist()],
+        kvsall=approach == "kvsall", inverse_triples=inverse_triples, num_epochs=2, batch_size=4,
+    )  # fmt: skip
+    found = checkpoint_of(tmp_path / "a/final_model.pt")["model_state_dict"]
+    for name, weight in expected.items():
+        torch.testing.assert_close(
+            found[name], weight, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("approach", ["1vsall", "kvsall"])
+def test_gradient_checkpointing_changes_no_bit(run, tmp_path, approach, mixed):
+    settings = {"num_epochs": 3, "training_approach": approach, "use_mixed_precision": mixed}
+    run("stored", **settings)
+    run("recomputed", **settings, use_gradient_checkpointing=True)
+    stored, recomputed = (
+        checkpoint_of(tmp_path / name / "final_model.pt")["model_state_dict"] for name in ("stored", "recomputed")
+    )
+    assert stored["bn0.num_batches_tracked"] == 3 * (3 if approach == "1vsall" else 2)
+    assert_identical(stored, recomputed)
+
+
+def test_mixed_precision_stays_close(run, tmp_path):
+    sizes = {"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0}
+    losses = []
+    for mixed in (False, True):
+        run(f"mixed-{mixed}", use_mixed_precision=mixed, sizes=sizes, learning_rate=0.001)
+        history = json.loads((tmp_path / f"mixed-{mixed}/training_history.json").read_text())
+        losses.append([record["loss"] for record in history])
+        state = checkpoint_of(tmp_path / f"mixed-{mixed}/final_model.pt")["model_state_dict"]
+        assert all(weight.dtype in (torch.float32, torch.int64) for weight in state.values())
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+
+
+@pytest.mark.parametrize("num_queries", [2, 3, 7, 10, 11])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 10, 100])
+def test_batches_cover_all_queries_and_none_has_a_single_one(num_queries, batch_size):
+    batches = split_batches(num_queries, batch_size)
+    covered = [index for batch in batches for index in range(num_queries)[batch]]
+    assert covered == list(range(num_queries))
+    sizes = [batch.stop - batch.start for batch in batches]
+    assert min(sizes) >= 2
+    assert max(sizes) <= max(batch_size, 2) + 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 10])
+def test_a_last_batch_of_one_trains(run, graph, batch_size):
+    assert len(graph.train) == 11
+    assert math.isfinite(run("a", num_epochs=2, batch_size=batch_size)["mean_reciprocal_rank"])
+
+
+def test_a_single_query_is_refused_before_anything_is_written(run, graph, tmp_path):
+    with pytest.raises(InputError, match="at least two queries"):
+        run("a", splits={"train": graph.train[:1]})
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_repeated_triple_is_one_label(run, graph, tmp_path):
+    run("once", training_approach="kvsall", num_epochs=2)
+    twice = np.concatenate([graph.train, graph.train[::-1]])
+    run("twice", training_approach="kvsall", num_epochs=2, splits={"train": twice})
+    assert_same_training(tmp_path / "once/final_model.pt", tmp_path / "twice/final_model.pt")
+
+
+def test_a_repeated_triple_is_trained_each_time_with_one_target_per_triple(graph):
+    twice = np.concatenate([graph.train, graph.train])
+    queries = training_queries(twice, TrainingConfig(inverse_triples=True), torch.device("cpu"))
+    expected = with_inverse_triples(twice)
+    np.testing.assert_array_equal(torch.stack([queries.heads, queries.relations, queries.tails], dim=1), expected)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The best model, early stopping
+
+
+def test_best_model_is_the_best_epoch_of_the_history(run, tmp_path):
+    results = run("a", num_epochs=8, learning_rate=0.03)
+    history = json.loads((tmp_path / "a/training_history.json").read_text())
+    mrr = [record["valid"]["mean_reciprocal_rank"] for record in history]
+    assert len(set(mrr)) > 2
+    best = load_checkpoint(tmp_path / "a/best_model.pt")
+    assert best["epoch"] == results["epoch"] == 1 + int(np.argmax(mrr))
+    assert best["metrics"]["mean_reciprocal_rank"] == max(mrr)
+
+
+def test_early_stopping_counts_evaluations(run, tmp_path, scripted_mrr):
+    scripted_mrr(0.2, 0.5, 0.4, 0.5, 0.9, 0.9)
+    run("a", num_epochs=20, early_stopping_patience=2)
+    history = json.loads((tmp_path / "a/training_history.json").read_text())
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4]
+    assert load_checkpoint(tmp_path / "a/best_model.pt")["epoch"] == 2
+    assert load_checkpoint(tmp_path / "a/final_model.pt")["epoch"] == 4
+    assert (tmp_path / "a/checkpoints/checkpoint_epoch_4.pt").is_file()
+
+
+def test_a_run_that_stopped_early_goes_on_with_more_patience_only(run, tmp_path, scripted_mrr):
+    scripted_mrr(0.5, 0.4, 0.3)
+    run("a", num_epochs=9, early_stopping_patience=2)
+    stopped = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
+    run("a", num_epochs=9, early_stopping_patience=2, resume=stopped)
+    assert load_checkpoint(tmp_path / "a/final_model.pt")["epoch"] == 3
+    scripted_mrr(0.6, 0.4, 0.4, 0.4)
+    run("a", num_epochs=9, early_stopping_patience=3, resume=stopped)
+    assert load_checkpoint(tmp_path / "a/final_model.pt")["epoch"] == 7
+    assert load_checkpoint(tmp_path / "a/best_model.pt")["epoch"] == 4
+
+
+def test_epochs_between_evaluations_have_no_metrics_but_the_last_has(run, tmp_path):
+    run("a", num_epochs=5, eval_frequency=3)
+    history = json.loads((tmp_path / "a/training_history.json").read_text())
+    assert [record["epoch"] for record in history if "valid" in record] == [3, 5]
+    run("b", num_epochs=2, eval_frequency=50)
+    assert load_checkpoint(tmp_path / "b/best_model.pt")["epoch"] == 2
+
+
+def test_best_model_of_a_later_epoch_is_not_kept_on_resumption(run, tmp_path, scripted_mrr):
+    scripted_mrr(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    run("a", checkpoint_frequency=1)
+    assert load_checkpoint(tmp_path / "a/best_model.pt")["epoch"] == 6
+    scripted_mrr(0.1, 0.1)
+    results = run("a", num_epochs=5, resume=tmp_path / "a/checkpoints/checkpoint_epoch_3.pt")
+    assert results["epoch"] == 3
+    assert load_checkpoint(tmp_path / "a/best_model.pt")["metrics"]["mean_reciprocal_rank"] == 0.3
+
+
+def test_best_model_is_taken_from_its_checkpoint_where_it_is_missing(run, tmp_path, scripted_mrr):
+    scripted_mrr(0.1, 0.6, 0.3, 0.2, 0.2)
+    run("a", num_epochs=4, checkpoint_frequency=1)
+    (tmp_path / "a/best_model.pt").unlink()
+    results = run("a", num_epochs=5, resume=tmp_path / "a/checkpoints/checkpoint_epoch_4.pt")
+    assert results["epoch"] == 2
+
+
+def test_the_resumed_epoch_stands_in_for_a_best_model_that_is_lost(run, tmp_path, scripted_mrr, caplog):
+    scripted_mrr(0.1, 0.6, 0.3)
+    run("a", num_epochs=3)
+    checkpoint = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
+    scripted_mrr(0.2, 0.1)
+    with caplog.at_level("INFO"):
+        results = run("b", num_epochs=4, resume=checkpoint)
+    assert results["epoch"] == 3
+    assert "no model of the best epoch, 2, is left" in caplog.text
+    scripted_mrr(0.4, 0.1)
+    assert run("c", num_epochs=4, resume=checkpoint)["epoch"] == 4
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def test_output_files_have_the_documented_members(run, tmp_path):
+    results = run("a", num_epochs=5, checkpoint_frequency=2)
+    written = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    checkpoints = {f"checkpoints/checkpoint_epoch_{epoch}.pt" for epoch in (2, 4, 5)}
+    assert written == checkpoints | {
+        "best_model.pt", "final_model.pt", "config.json", "training_history.json", "test_results.json"
+    }  # fmt: skip
+    assert results == json.loads((tmp_path / "a/test_results.json").read_text())
+    assert results.keys() > METRICS
+    assert "tails only" in results["ranked"]
+    config = json.loads((tmp_path / "a/config.json").read_text())
+    assert config["model_config"]["num_entities"] == 6
+    assert config["training_config"]["batch_size"] == 4
+    history = json.loads((tmp_path / "a/training_history.json").read_text())
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4, 5]
+    assert all({"loss", "learning_rate", "seconds", "valid"} <= record.keys() for record in history)
+
+
+def test_checkpoint_has_the_documented_members(run, tmp_path):
+    run("a", num_epochs=3)
+    content = checkpoint_of(tmp_path / "a/checkpoints/checkpoint_epoch_3.pt")
+    assert content["epoch"] == 3
+    assert content["learning_rate"] == pytest.approx(0.01 * 0.9**2)
+    assert content["mapping_digest"] == DIGEST
+    assert content["metrics"].keys() > METRICS
+    sizes = {
+        "num_entities", "num_relations", "embedding_dim", "embedding_height", "embedding_width", "output_channels",
+        "kernel_height", "kernel_width", "input_dropout", "feature_map_dropout", "output_dropout",
+    }  # fmt: skip
+    assert sizes <= content["model_config"].keys()
+    assert list(content["model_state_dict"])[:2] == ["entity_embeddings.weight", "relation_embeddings.weight"]
+    assert "entity_bias" not in content["model_state_dict"]
+    assert {"optimizer_state_dict", "scheduler_state_dict", "scaler_state_dict", "random_state"} <= content.keys()
+
+
+def test_inverse_triples_rank_both_sides_with_twice_the_relations(run, tmp_path):
+    results = run("a", num_epochs=2, inverse_triples=True)
+    assert results["ranked"] == "heads and tails"
+    assert results["num_ranks"] == 6
+    assert checkpoint_of(tmp_path / "a/final_model.pt")["model_config"]["num_relations"] == 6
+
+
+def test_test_results_are_those_of_the_best_model_ranked_by_hand(run, graph, tmp_path):
+    results = run("a", num_epochs=5, learning_rate=0.03)
+    model = build_model(load_checkpoint(tmp_path / "a/best_model.pt"))
+    known = {tuple(triple) for split in (graph.train, graph.valid, graph.test) for triple in split.tolist()}
+    ranks = []
+    for h, r, t in graph.test.tolist():
+        scores = model(torch.tensor([h]), torch.tensor([r]))[0].tolist()
+        others = [scores[e] for e in range(6) if e == t or (h, r, e) not in known]
+        ranks.append(1 + sum(s > scores[t] for s in others) + (sum(s == scores[t] for s in others) - 1) / 2)
+    assert results["mean_rank"] == pytest.approx(np.mean(ranks))
+    assert results["mean_reciprocal_rank"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
+    assert results["hits@1"] == pytest.approx(np.mean([rank <= 1 for rank in ranks]))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What stops a run
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(run, tmp_path, monkeypatch):
+    run("a", num_epochs=3)
+    good = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
+    with pytest.raises(InputError, match=r"not finite in epoch 4, batch \d; resume from the last checkpoint") as stop:
+        run("a", resume=good, learning_rate=1e38, checkpoint_frequency=1)
+    assert "\n" not in str(stop.value)
+    assert newest_checkpoint(tmp_path / "a/checkpoints") == good
+    build_model(load_checkpoint(good))
+    build_model(load_checkpoint(tmp_path / "a/best_model.pt"))
+
+
+def test_weights_that_the_last_step_broke_are_not_saved(run, tmp_path, monkeypatch):
+    train_batch = training.train_batch
+
+    def overflow_after(state, *rest, **options):
+        loss = train_batch(state, *rest, **options)
+        state.model.fc.weight.data[0, 0] = float("inf")
+        return loss
+
+    # One batch an epoch: its loss is taken before the step that overflows.
+    monkeypatch.setattr(training, "train_batch", overflow_after)
+    with pytest.raises(InputError, match=r"fc.weight is not finite after epoch 1; resume"):
+        run("a", batch_size=100, checkpoint_frequency=1)
+    assert not list(tmp_path.rglob("*.pt"))
