@@ -28,6 +28,7 @@ from conve_tracin.report import (
     Names,
     influence_as_json,
     safe_file_name,
+    self_influences_as_table,
     trace_as_csv_rows,
     trace_as_json,
     trace_as_table,
@@ -318,6 +319,7 @@ def rank_by_self_influence(run: Run) -> dict[str, Any]:
     ranked = rank_influences(scores, run.training_triples, run.options.top_k)
     rows = [_as_self_influence(influence_as_json(influence, run.names)) for influence in ranked]
     content = {"mode": "self", **run.settings, "self_influences": rows}
+    print(self_influences_as_table(ranked, run.names))
     write_json(run.options.output, content)
     print(f"Written: {run.options.output}")
     if run.options.csv_path is not None:

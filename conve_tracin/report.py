@@ -45,6 +45,10 @@ class Names:
         label = self.relations.labels[relation]
         return self.predicates.get(label, label)
 
+    def sentence(self, head: int, relation: int, tail: int) -> str:
+        """Return a triple as a line to read."""
+        return f"{self.entity(head)} — {self.relation(relation)} → {self.entity(tail)}"
+
     def triple(self, head: int, relation: int, tail: int) -> dict[str, str]:
         """Return the three names of a triple, for `head_label`, `relation_label` and `tail_label`."""
         return {
@@ -76,21 +80,24 @@ def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
 
 def trace_as_table(trace: Trace, names: Names, *, rows: int = 5) -> str:
     """Lay out the strongest proponents and opponents as text."""
-
-    def sentence(head: int, relation: int, tail: int) -> str:
-        return f"{names.entity(head)} — {names.relation(relation)} → {names.entity(tail)}"
-
-    lines = [f"Prediction: {sentence(*trace.test_triple)}"]
+    lines = [f"Prediction: {names.sentence(*trace.test_triple)}"]
     for title, influences in (
         ("Proponents (the model believes it because of)", trace.proponents),
         ("Opponents (the model believes it in spite of)", trace.opponents),
     ):
         lines.append(f"{title}:" if influences else f"{title}: none")
-        lines += [
-            f"  {influence.influence:+12.5e}  {sentence(influence.head, influence.relation, influence.tail)}"
-            for influence in influences[:rows]
-        ]
+        lines += [_influence_line(influence, names) for influence in influences[:rows]]
     return "\n".join(lines)
+
+
+def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int = 10) -> str:
+    """Lay out the training triples of highest self-influence as text."""
+    title = "Self-influence (what the model learned by itself, and not from other triples):"
+    return "\n".join([title, *(_influence_line(influence, names) for influence in ranked[:rows])])
+
+
+def _influence_line(influence: Influence, names: Names) -> str:
+    return f"  {influence.influence:+12.5e}  {names.sentence(influence.head, influence.relation, influence.tail)}"
 
 
 def trace_as_csv_rows(

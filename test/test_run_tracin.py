@@ -136,13 +136,15 @@ def test_max_test_triples_takes_the_first(files):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_mode_self_ranks_by_self_influence(files, engine):
+def test_mode_self_ranks_by_self_influence(files, engine, capsys):
     content = run(files, "--mode", "self", "--top-k", "4", "--learning-rate", "0.1", "--csv-output", *engine)
     norms = 0.1 * gradients_by_hand(make_model(), TRAINING, EVERYTHING).square().sum(dim=1).numpy()
     order = np.argsort(-norms, kind="stable")[:4]
     rows = content["self_influences"]
     assert [[row["train_head"], row["train_relation"], row["train_tail"]] for row in rows] == TRAINING[order].tolist()
     np.testing.assert_allclose([row["self_influence"] for row in rows], norms[order], rtol=1e-4)
+    first = TRAINING[order[0]]
+    assert f"{ENTITIES[first[0]]} — {RELATIONS[first[1]]} → {ENTITIES[first[2]]}" in capsys.readouterr().out
     table = pd.read_csv(files["out.csv"])
     np.testing.assert_allclose(table["SelfInfluence"], norms[order], rtol=1e-4)
     assert (table["TracInScore"] == table["SelfInfluence"]).all()

@@ -155,10 +155,14 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
             )
         training_triples = self._tensor(training_triples)
         rows = []
-        for triple in as_ids(test_triples):
+        for number, triple in enumerate(as_ids(test_triples), start=1):
             tangent = self.get_or_compute_test_gradient(triple)
             scores, derivatives = forward.directional_derivatives(
-                self.scorer, tangent, training_triples, batch_size=batch_size, progress=progress
+                self.scorer,
+                tangent,
+                training_triples,
+                batch_size=batch_size,
+                progress=None if progress is None else f"{progress}, number {number}",
             )
             rows.append((derivatives * forward.loss_slopes(scores, self.loss_fn)).cpu())
         return torch.stack(rows)
