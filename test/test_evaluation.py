@@ -1,0 +1,78 @@
+"""Ranks of single test triples, and the choice of the best."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_small_conve
+
+from conve_tracin import evaluation
+from conve_tracin.checkpoint import save_checkpoint
+from conve_tracin.errors import InputError
+from conve_tracin.evaluation import RankedTriples, choose_best, rank_triples_of
+from conve_tracin.triples import Vocabulary, read_test_triples
+
+
+def rank_by_hand(model, head, relation, tail, known_tails):
+    """The mean rank of `tail` among the entities that are not known, one score at a time."""
+
+    def score(entity):
+        return model.score(*(torch.tensor([value]) for value in (head, relation, entity))).item()
+
+    own = score(tail)
+    others = [score(entity) for entity in range(model.config.num_entities) if entity not in known_tails - {tail}]
+    return 1 + sum(other > own for other in others) + (sum(other == own for other in others) - 1) / 2
+
+
+@pytest.mark.parametrize("inverse_triples", [False, True])
+def test_ranks_and_scores_one_by_one(graph, inverse_triples):
+    model = make_small_conve(num_relations=6 if inverse_triples else 3)
+    splits = (graph.train, graph.valid, graph.test)
+    ranked = rank_triples_of(model, splits, inverse_triples=inverse_triples, batch_size=2)
+    everything = np.concatenate(splits).tolist()
+    for row, (head, relation, tail) in enumerate(graph.test.tolist()):
+        forward = 2 * relation if inverse_triples else relation
+        tails = {t for h, r, t in everything if (h, r) == (head, relation)}
+        with torch.no_grad():
+            assert ranked.tail_ranks[row] == rank_by_hand(model, head, forward, tail, tails)
+            score = model(torch.tensor([head]), torch.tensor([forward]))[0, tail].item()
+            assert ranked.scores[row] == pytest.approx(score, rel=1e-12)
+            if inverse_triples:
+                heads = {h for h, r, t in everything if (r, t) == (relation, tail)}
+                assert ranked.head_ranks[row] == rank_by_hand(model, tail, forward + 1, head, heads)
+    assert (ranked.head_ranks is None) == (not inverse_triples)
+
+
+def test_best_are_by_rank_then_score_and_distinct():
+    triples = np.array([(0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 0, 2), (0, 0, 4)])
+    ranked = RankedTriples(triples, np.array([9.0, 1.0, 2.0, 1.0, 2.0]), np.array([3.0, 1.0, 1.0, 1.0, 1.0]), None)
+    assert choose_best(ranked, 4).tolist() == [[0, 0, 3], [0, 0, 4], [0, 0, 2], [0, 0, 1]]
+    assert choose_best(ranked, 1).tolist() == [[0, 0, 3]]
+    with pytest.raises(InputError, match="4 distinct test triples, fewer than the 5"):
+        choose_best(ranked, 5)
+
+
+def test_command_line(graph, graph_files, tmp_path, capsys):
+    model = make_small_conve().float()
+    checkpoint = tmp_path / "model.pt"
+    save_checkpoint(
+        checkpoint,
+        {"epoch": 1, "model_state_dict": model.state_dict(), "optimizer_state_dict": {},
+         "model_config": model.config.as_dict()},
+    )  # fmt: skip
+    evaluation.main(
+        ["--model-path", str(checkpoint), *graph_files.arguments(), "--output", str(tmp_path / "ranks.tsv"),
+         "--best", "2", "--best-output", str(tmp_path / "best.tsv"), "--device", "cpu"]
+    )  # fmt: skip
+    lines = [line.split("\t") for line in (tmp_path / "ranks.tsv").read_text(encoding="utf-8").splitlines()]
+    assert tuple(lines[0]) == evaluation.COLUMNS
+    ranked = rank_triples_of(model, (graph.train, graph.valid, graph.test), inverse_triples=False, batch_size=256)
+    by_rank = sorted(range(3), key=lambda row: (ranked.tail_ranks[row], -ranked.scores[row]))
+    assert [line[3:6] for line in lines[1:]] == [
+        [graph.entities[h], graph.relations[r], graph.entities[t]] for h, r, t in graph.test[by_rank].tolist()
+    ]
+    assert [float(line[0]) for line in lines[1:]] == ranked.tail_ranks[by_rank].tolist()
+    best = read_test_triples(
+        tmp_path / "best.tsv", Vocabulary("entity", graph.entities), Vocabulary("relation", graph.relations)
+    )
+    assert best.tolist() == graph.test[by_rank[:2]].tolist()
+    assert "MRR of the tails" in capsys.readouterr().out
