@@ -6,7 +6,9 @@ from torch.func import functional_call, hessian, jacrev
 from conve_tracin.errors import InputError
 from conve_tracin.influence.gauss_newton import (
     CurvatureConfig,
+    GaussNewtonMethod,
     RowCurvature,
+    gauss_newton_effects,
     gauss_newton_tangents,
     label_effects,
 )
@@ -125,7 +127,7 @@ def test_curvatures_are_those_of_autograd(case):
 def test_label_effects_are_gradient_times_inverse_curvature_times_gradient(case, triples):
     model, model_triples, queries, importance, config = case
     test_triples = np.array([[0, 1, 4], [4, 0, 4]])  # the second one's head is its tail
-    tangents = gauss_newton_tangents(model, test_triples, queries, config=config)
+    tangents = gauss_newton_tangents(model, test_triples, RowCurvature(model, queries, config))
     effects = label_effects(model, tangents, model_triples, batch_size=7)
 
     for test_triple, row_of_effects in zip(test_triples, effects, strict=True):
@@ -143,6 +145,57 @@ def test_label_effects_are_gradient_times_inverse_curvature_times_gradient(case,
             for position, triple in enumerate(model_triples):
                 expected[position] += score_gradients(model, triple)[side][row] @ direction
         torch.testing.assert_close(row_of_effects.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("approach", ["1vsall", "kvsall"])
+def test_effects_follow_the_formula_triple_by_triple(triples, inverse, approach):
+    model = make_model(RELATIONS * (2 if inverse else 1))
+    model_triples = with_inverse_triples(triples) if inverse else triples
+    test_triple = np.array([2, triples[0, 1], triples[0, 2]])  # shares relation and tail with a training triple
+    model_test = test_triple * [1, 2 if inverse else 1, 1]
+    method = GaussNewtonMethod.for_training(approach, damping=0.3)
+    queries = Queries.distinct(group_by_query(model_triples))
+    tangents = gauss_newton_tangents(model, model_test[None], RowCurvature(model, queries, method.curvature))
+    labels = label_effects(model, tangents, model_triples)[0].tolist()
+    own = label_effects(model, tangents, model_test[None])[0, 0].item()
+
+    rows = [tuple(row) for row in model_triples.tolist()]
+    single = []
+    for row, label in zip(rows, labels, strict=True):
+        competitors = [other for mate, other in zip(rows, labels, strict=True) if mate[:2] == row[:2]]
+        single.append(label - method.competition * sum(competitors) / len(competitors))
+    expected = []
+    for position, (_, relation, tail) in enumerate(triples.tolist()):
+        value = single[position] + (single[len(triples) + position] if inverse else 0)
+        shares = relation == test_triple[1] and tail == test_triple[2]
+        expected.append(value + (method.sharing * own if shares else 0))
+
+    effects = gauss_newton_effects(model, test_triple[None], triples, method, inverse_triples=inverse)
+    assert method.competition == (0.7 if approach == "1vsall" else 0)
+    torch.testing.assert_close(effects[0], torch.tensor(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_removing_a_label_and_training_on_moves_the_score_as_the_effect_says(triples):
+    """One Newton step of the tail's own regression, by autograd, against the label effect of its tangent."""
+    model = make_model(RELATIONS)
+    queries = Queries.distinct(group_by_query(triples))
+    importance = torch.ones(len(queries), dtype=torch.float64)
+    head, relation, tail = 3, 1, int(triples[0, 2])
+    curvature = RowCurvature(model, queries, CurvatureConfig(damping=0.2))
+    (tangent,) = gauss_newton_tangents(model, np.array([[head, relation, tail]]), curvature)
+    tangent.entity_rows.pop(head, None)
+    tangent.relation_rows.clear()
+    effect = label_effects(model, [tangent], triples[:1])[0, 0].item()
+
+    hessian_of_row = explicit_tail_curvature(model, queries, row=tail, importance=importance)
+    hessian_of_row = hessian_of_row + explicit_curvature(model, queries, side="head", row=tail, importance=importance)
+    damped = hessian_of_row + 0.2 * hessian_of_row.diagonal().mean() * torch.eye(DIM).double()
+    # Without the label the objective has one more +s in it: the step goes against s's gradient.
+    without = model.encode(*torch.tensor(triples[:1, :2]).T)[0].detach()
+    step = -torch.linalg.solve(damped, without)
+    before = model.encode(torch.tensor([head]), torch.tensor([relation]))[0].detach()
+    assert (before @ step).item() == pytest.approx(-effect, rel=1e-4)
 
 
 def score_gradients(model, triple):
@@ -188,7 +241,8 @@ def test_a_row_is_the_same_whatever_was_asked_before(case):
 def test_a_relation_without_training_triples_does_not_move(triples):
     model = make_model(RELATIONS + 1)
     queries = Queries.distinct(group_by_query(triples))
-    (tangent,) = gauss_newton_tangents(model, np.array([[0, RELATIONS, 1]]), queries)
+    curvature = RowCurvature(model, queries, CurvatureConfig())
+    (tangent,) = gauss_newton_tangents(model, np.array([[0, RELATIONS, 1]]), curvature)
     assert not tangent.relation_rows[RELATIONS].any()
     assert tangent.entity_rows[1].any()
 

@@ -13,6 +13,19 @@ query's triples for 1vsAll. With the weights c_qk = n_q · σ(s_qk)(1 − σ(s_q
 - as relation r: the same over the queries (·, r),
 
 and an entity's row has the sum of its curvatures as tail and as head. λ is relative to H's mean eigenvalue.
+
+A training triple z = (h, r, t) scores, with ṡ for the derivative along the three preconditioned rows,
+
+    ṡ_t − competition · (mean of ṡ_k over the training tails k of (h, r)) + sharing · ṡ′ · 1[r = r′ and t = t′].
+
+- ṡ_t is the effect of z's label: turning it from 1 to 0 adds s_t to the objective, whatever s_t is.
+- With 1vsAll the triple's whole row goes, Σ_k softplus(s_k) − s_t, so that Σ_k σ(s_k)ṡ_k comes off. At that
+  objective's optimum σ is 1/n on the query's n tails and about 0 elsewhere, which makes it the mean over them: tails
+  of one query compete. Theory says competition = 1; .7 agrees best with retraining. KvsAll has none.
+- ṡ′ is the effect of the test triple's own label. A model trained anew learns features that bring the queries of a
+  relation closer together than they are to a model whose features rest, hence the share for the same (r, t).
+
+With inverse triples the scores of a triple's two queries add (without a second share).
 """
 
 from collections.abc import Iterable
@@ -23,9 +36,11 @@ import torch
 from torch import Tensor
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence.conve import ConvETangent, iterate_derivatives
+from conve_tracin.influence.conve import iterate_derivatives
+from conve_tracin.influence.tangent import ConvETangent
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
+from conve_tracin.triples import group_by_query, with_inverse_triples
 
 # Rows of a Jacobian (d each) that are held at once; a row passes through feature maps of size F.
 JACOBIAN_ROWS = 4096
@@ -48,7 +63,7 @@ class CurvatureConfig:
         seed: of the samples and signs.
     """
 
-    damping: float = 0.5
+    damping: float = 1.0
     weighted_by_triples: bool = False
     max_tail_queries: int = 32_768
     max_encoded_queries: int = 2_048
@@ -237,28 +252,17 @@ def score_row_gradients(model: ConvE, triple: Iterable[int]) -> tuple[Tensor, Te
     return by_head, by_relation, vector.detach()
 
 
-def gauss_newton_tangents(
-    model: ConvE,
-    test_triples: np.ndarray,
-    training_queries: Queries,
-    *,
-    config: CurvatureConfig | None = None,
-    curvature: RowCurvature | None = None,
-) -> list[ConvETangent]:
+def gauss_newton_tangents(model: ConvE, test_triples: np.ndarray, curvature: RowCurvature) -> list[ConvETangent]:
     """Compute (H + λI)⁻¹∇s′ of each test triple's three rows.
 
     Args:
         model: ConvE in eval mode.
         test_triples: (n, 3) in the model's relation ids.
-        training_queries: see `RowCurvature`.
-        config: see `CurvatureConfig`; its defaults without.
-        curvature: use and fill this cache of curvatures instead of a new one.
+        curvature: the model's; rows that it lacks are computed and kept.
 
     Returns:
         For each test triple a tangent that moves one or two entity rows and one relation row.
     """
-    if curvature is None:
-        curvature = RowCurvature(model, training_queries, config or CurvatureConfig())
     tangents = []
     for head, relation, tail in np.asarray(test_triples).tolist():
         by_head, by_relation, by_tail = score_row_gradients(model, (head, relation, tail))
@@ -271,6 +275,76 @@ def gauss_newton_tangents(
             )
         )
     return tangents
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussNewtonMethod:
+    """The method's constants; `for_training` has those that agree best with retraining (benchmarks/truth.py)."""
+
+    curvature: CurvatureConfig
+    competition: float
+    sharing: float
+
+    @classmethod
+    def for_training(cls, training_approach: str, *, damping: float = 1.0) -> "GaussNewtonMethod":
+        """Choose the constants for models trained with "kvsall" or "1vsall"."""
+        one_target = training_approach == "1vsall"
+        return cls(
+            curvature=CurvatureConfig(damping=damping, weighted_by_triples=one_target),
+            competition=0.7 if one_target else 0.0,
+            sharing=0.4,
+        )
+
+
+def gauss_newton_effects(
+    model: ConvE,
+    test_triples: np.ndarray,
+    training_triples: np.ndarray,
+    method: GaussNewtonMethod,
+    *,
+    inverse_triples: bool = False,
+    curvature: RowCurvature | None = None,
+    batch_size: int = 256,
+    progress: str | None = None,
+) -> Tensor:
+    """Score training triples for each test triple with the formula of the module's docstring.
+
+    Args:
+        model: ConvE in eval mode.
+        test_triples, training_triples: (n, 3) and (N, 3) in the files' ids; the training triples are all that the
+            model was trained on.
+        method: its constants.
+        inverse_triples: the model was trained with them; relation r of the files is its row 2r, the inverse 2r + 1.
+        curvature: use and fill this cache, made by `training_curvature` from the same model and triples.
+        batch_size, progress: see `iterate_derivatives`.
+
+    Returns:
+        (n, N) on the CPU: how much the test triple's score owes to the training triple; positive is a proponent.
+    """
+    test_triples = np.asarray(test_triples, dtype=np.int64).reshape(-1, 3)
+    if curvature is None:
+        curvature = training_curvature(model, training_triples, method.curvature, inverse_triples=inverse_triples)
+    model_triples = with_inverse_triples(training_triples) if inverse_triples else training_triples
+    model_tests = test_triples * np.array([1, 2 if inverse_triples else 1, 1])
+    tangents = gauss_newton_tangents(model, model_tests, curvature)
+    effects = label_effects(model, tangents, model_triples, batch_size=batch_size, progress=progress)
+    if method.competition:
+        effects -= method.competition * query_means(effects, model_triples)
+    if inverse_triples:
+        effects = effects[:, : len(training_triples)] + effects[:, len(training_triples) :]
+    if method.sharing:
+        effects += method.sharing * shared_effects(model, tangents, test_triples, model_tests, training_triples)
+    return effects
+
+
+def training_curvature(
+    model: ConvE, training_triples: np.ndarray, config: CurvatureConfig, *, inverse_triples: bool
+) -> RowCurvature:
+    """Make the cache of curvatures for training triples (N, 3) in the files' ids."""
+    triples = with_inverse_triples(training_triples) if inverse_triples else training_triples
+    # A triple that the file repeats must not count as two labels of one query.
+    queries = Queries.distinct(group_by_query(np.unique(triples, axis=0)), model.entity_embeddings.weight.device)
+    return RowCurvature(model, queries, config)
 
 
 def label_effects(
@@ -291,3 +365,32 @@ def label_effects(
     ):
         effects[:, positions] = derivatives.float().cpu()
     return effects
+
+
+def query_means(effects: Tensor, triples: np.ndarray) -> Tensor:
+    """Average effects (n, N) over the triples (N, 3) that share a query (h, r): (n, N)."""
+    index = group_by_query(triples)
+    counts = np.diff(index.offsets)
+    query_of = np.empty(len(triples), dtype=np.int64)
+    query_of[index.order] = np.repeat(np.arange(len(counts)), counts)
+    query_of = torch.from_numpy(query_of)
+    sums = effects.new_zeros(len(effects), len(counts)).index_add_(1, query_of, effects)
+    return (sums / torch.from_numpy(counts))[:, query_of]
+
+
+def shared_effects(
+    model: ConvE,
+    tangents: list[ConvETangent],
+    test_triples: np.ndarray,
+    model_tests: np.ndarray,
+    training_triples: np.ndarray,
+) -> Tensor:
+    """Place the effect of each test triple's own label at the training triples with its relation and tail: (n, N).
+
+    `model_tests` are the test triples with the model's relation ids.
+    """
+    shared = torch.zeros(len(tangents), len(training_triples))
+    for out, tangent, test, model_test in zip(shared, tangents, test_triples, model_tests, strict=True):
+        same = (training_triples[:, 1] == test[1]) & (training_triples[:, 2] == test[2])
+        out[torch.from_numpy(same)] = label_effects(model, [tangent], model_test[None])[0, 0]
+    return shared

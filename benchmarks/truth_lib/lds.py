@@ -1,0 +1,62 @@
+"""Linear datamodeling score (Park et al., 2023, https://arxiv.org/abs/2303.14186).
+
+For each test triple: the rank correlation, over random halves of the training set, between the sum of the scores of
+the triples in the half and the score that models trained on that half give the test triple.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+BOOTSTRAP_SAMPLES = 2000
+
+
+def rank_correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Compute Spearman's correlation of each column of two arrays (M, n): (n,), 0 where a column is constant."""
+    ranks = [rankdata(values, axis=0) for values in (predicted, measured)]
+    ranks = [values - values.mean(axis=0) for values in ranks]
+    norms = [np.linalg.norm(values, axis=0) for values in ranks]
+    return (ranks[0] * ranks[1]).sum(axis=0) / np.maximum(norms[0] * norms[1], 1e-12)
+
+
+def linear_datamodeling_scores(influence: np.ndarray, halves: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Compute the score of each test triple: (n,).
+
+    Args:
+        influence: scores of the training triples for each test triple, (n, N).
+        halves: which training triples each half keeps, (M, N) bool.
+        measured: score of each test triple after retraining on each half, (M, n), averaged over seeds.
+    """
+    return rank_correlations(halves.astype(np.float64) @ influence.astype(np.float64).T, measured)
+
+
+def noise_ceiling(measured: np.ndarray) -> float:
+    """Estimate the score of a perfect predictor from the seeds' agreement; measured is (seeds, M, n).
+
+    With r the mean correlation between two seeds, the mean over S seeds has the reliability S·r / (1 + (S − 1)·r)
+    (Spearman–Brown), and its root is the correlation with the mean over infinitely many.
+    """
+    seeds = len(measured)
+    pairs = [(i, j) for i in range(seeds) for j in range(i)]
+    if not pairs:
+        return float("nan")
+    agreement = np.mean([rank_correlations(measured[i], measured[j]).mean() for i, j in pairs])
+    return float(np.sqrt(max(0.0, seeds * agreement / (1 + (seeds - 1) * agreement))))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over test triples and its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(values: np.ndarray, *, seed: int = 0) -> Interval:
+    """Resample test triples: values (n,) to their mean and its interval."""
+    generator = np.random.default_rng(seed)
+    means = values[generator.integers(0, len(values), (BOOTSTRAP_SAMPLES, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Interval(float(values.mean()), float(low), float(high))
