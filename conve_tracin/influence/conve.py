@@ -254,31 +254,31 @@ class ForwardDerivatives(_SharedQueries):
 class FactoredDerivatives(_SharedQueries):
     """The same from the factors of each training triple's gradient, at a cost that hardly grows with n."""
 
-    def __init__(self, model: ConvE, tangents: list[ConvETangent], *, low_precision: torch.dtype | None = None) -> None:
+    def __init__(
+        self, model: ConvE, tangents: list[ConvETangent], *, low_precision: torch.dtype | None = None
+    ) -> None:
         super().__init__(model, tangents, low_precision=low_precision)
-        resting = folding.Convolution(
-            torch.zeros_like(self.convolution.kernel), torch.zeros_like(self.convolution.bias)
-        )
-        folded = [folding.folded_tangent(model, tangent) or resting for tangent in tangents]
-        if tangents:
-            self.kernel_tangents = torch.stack([convolution.kernel.flatten() for convolution in folded])
-            self.bias_tangents = torch.stack([convolution.bias for convolution in folded])  # (n, C)
+        self.stacked = _stack_tangents(model, tangents, self.convolution) if tangents else None
 
     def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the scores (M,) and their derivatives (n, M)."""
         pairs = self._pairs(batch)
         tail_rows = self.table[batch.tails]  # (M, d)
         by_before_relu = mask_where_inactive(tail_rows, pairs.before_relu[batch.rows])  # (M, d)
+        by_linear = by_before_relu * self.scale
         scores = self.scores(pairs.queries[batch.rows], tail_rows, batch)
-        derivatives = scores.new_zeros(len(self.tangents), len(batch.tails))
-        for tangent, out in zip(self.tangents, derivatives, strict=True):
-            direct = self.direct_tangent(tangent, linear=pairs.linear, features=pairs.features)
-            if direct is not None:
-                torch.sum(direct[batch.rows] * by_before_relu, dim=1, out=out)
-        by_maps = self._by_maps(by_before_relu, pairs, batch)
+        by_maps = self._by_maps(by_linear, pairs, batch)
         by_kernel, by_bias = self._by_convolution(by_maps, pairs, batch)
-        derivatives += self.kernel_tangents @ by_kernel.flatten(start_dim=1).T
-        derivatives += self.bias_tangents @ by_bias.T
+
+        stacked = self.stacked
+        derivatives = stacked.kernel @ by_kernel.flatten(start_dim=1).T  # (n, M)
+        derivatives += stacked.bias @ by_bias.T
+        derivatives += stacked.linear_bias @ by_linear.T
+        derivatives += stacked.bn2_bias @ by_before_relu.T
+        derivatives += stacked.bn2_weight @ (by_before_relu * self.normalised(pairs.linear)[batch.rows]).T
+        # A product of outer products is the product of the inner ones.
+        through_right = (pairs.features @ stacked.right.to(self.precision).T).to(derivatives)  # (B, k)
+        derivatives.index_add_(0, stacked.owner, through_right[batch.rows].T * (stacked.left @ by_linear.T))
         self._add_embedding_terms(derivatives, by_maps, batch)
         self.add_tail_terms(derivatives, pairs.queries[batch.rows], batch.tails)
         return scores, derivatives
@@ -308,7 +308,7 @@ class FactoredDerivatives(_SharedQueries):
         if names.isdisjoint({*CONVOLUTION, ENTITY_TABLE, RELATION_TABLE}):
             return scores, norms
 
-        by_maps = self._by_maps(by_before_relu, pairs, batch)
+        by_maps = self._by_maps(by_linear, pairs, batch)
         if not names.isdisjoint(CONVOLUTION):
             by_kernel, by_bias = self._by_convolution(by_maps, pairs, batch)
             for name, gradient in folding.unfolded_gradients(self.model, by_kernel, by_bias).items():
@@ -330,17 +330,22 @@ class FactoredDerivatives(_SharedQueries):
         before_relu = self.before_relu(linear)
         return _Pairs(images, maps, features, linear, before_relu, F.relu(before_relu))
 
-    def _by_maps(self, by_before_relu: Tensor, pairs: "_Pairs", batch: PairBatch) -> Tensor:
+    def _by_maps(self, by_linear: Tensor, pairs: "_Pairs", batch: PairBatch) -> Tensor:
         """Go back through fc and ReLU: gradients (M, d) to gradients by the maps (M, C, P)."""
-        by_features = (by_before_relu * self.scale).to(self.precision) @ self.linear_weight  # (M, F)
-        by_maps = mask_where_inactive(by_features, pairs.maps[batch.rows])
+        by_maps = by_linear.to(self.precision) @ self.linear_weight  # (M, F), before the ReLU's derivative
+        # Pair by pair, so that no pair's maps are copied for each of its triples.
+        for pair, triples in enumerate(batch.triples_of_pairs()):
+            here = by_maps[triples]
+            mask_where_inactive(here, pairs.maps[pair].expand_as(here), out=here)
         return by_maps.view(len(by_maps), self.model.config.output_channels, -1)
 
     def _by_convolution(self, by_maps: Tensor, pairs: "_Pairs", batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Go back to the folded convolution: kernel gradients (M, C, 1, kh, kw) and bias gradients (M, C)."""
         kernel_shape = self.convolution.kernel.shape
         patches = F.unfold(pairs.images, kernel_shape[2:]).transpose(1, 2)  # (B, P, kh · kw)
-        by_kernel = by_maps @ patches[batch.rows]  # (M, C, kh · kw)
+        by_kernel = by_maps.new_empty(*by_maps.shape[:2], patches.shape[2])  # (M, C, kh · kw)
+        for pair, triples in enumerate(batch.triples_of_pairs()):
+            torch.matmul(by_maps[triples].flatten(0, 1), patches[pair], out=by_kernel[triples].flatten(0, 1))
         dtype = self.table.dtype
         return by_kernel.view(-1, *kernel_shape).to(dtype), by_maps.sum(dim=2, dtype=dtype)
 
@@ -373,6 +378,48 @@ class FactoredDerivatives(_SharedQueries):
             ):
                 for row, direction in rows.items():
                     out.index_add_(0, triples, torch.where(ids == row, gradients @ direction.to(gradients), 0))
+
+
+@dataclass(frozen=True)
+class _StackedTangents:
+    """n tangents as matrices: one product takes the derivatives along all of them.
+
+    `right` (k, F), `left` (k, d) and `owner` (k,) are the factors of all `fc.weight` directions and their tangents.
+    """
+
+    kernel: Tensor
+    bias: Tensor
+    linear_bias: Tensor
+    bn2_weight: Tensor
+    bn2_bias: Tensor
+    right: Tensor
+    left: Tensor
+    owner: Tensor
+
+
+def _stack_tangents(
+    model: ConvE, tangents: list[ConvETangent], convolution: folding.Convolution
+) -> _StackedTangents:
+    resting = folding.Convolution(torch.zeros_like(convolution.kernel), torch.zeros_like(convolution.bias))
+    folded = [folding.folded_tangent(model, tangent) or resting for tangent in tangents]
+
+    def rows(name: str) -> Tensor:
+        zeros = torch.zeros_like(model.get_parameter(name))
+        return torch.stack([tangent.dense.get(name, zeros) for tangent in tangents])
+
+    nothing = (model.fc.weight.new_zeros(0, model.fc.out_features), model.fc.weight.new_zeros(0, model.fc.in_features))
+    factors = [tangent.linear_weight or nothing for tangent in tangents]
+    ranks = torch.tensor([len(left) for left, _ in factors], device=nothing[0].device)
+    return _StackedTangents(
+        kernel=torch.stack([one.kernel.flatten() for one in folded]),
+        bias=torch.stack([one.bias for one in folded]),
+        linear_bias=rows("fc.bias"),
+        bn2_weight=rows("bn2.weight"),
+        bn2_bias=rows("bn2.bias"),
+        right=torch.cat([right for _, right in factors]),
+        left=torch.cat([left for left, _ in factors]),
+        owner=torch.repeat_interleave(ranks),
+    )
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Concentration:
     """How much of the sum of all absolute influences the strongest triples carry.
 
     Attributes:
-        counts: numbers of triples k, ascending, from 1 to N.
+        counts: numbers of triples k, ascending, from 1 to N, the powers of ten among them.
         shares: the share of the k strongest, 0 to 1; zeros where all influences are zero.
         half: the smallest k whose share is at least one half.
     """
@@ -132,7 +132,8 @@ def concentration(scores: Tensor) -> Concentration:
     """Compute which share of Σ|influence| (N,) the k strongest carry."""
     cumulative = scores.abs().sort(descending=True).values.cumsum(dim=0, dtype=torch.float64)
     total = cumulative[-1].item()
-    counts = np.unique(np.geomspace(1, len(scores), CURVE_POINTS).round().astype(np.int64))
+    powers_of_ten = 10 ** np.arange(len(str(len(scores))))
+    counts = np.union1d(np.geomspace(1, len(scores), CURVE_POINTS).round().astype(np.int64), powers_of_ten)
     shares = cumulative[torch.from_numpy(counts - 1)] / (total or 1.0)
     half = int(torch.searchsorted(cumulative, total / 2)) + 1
     return Concentration(tuple(counts.tolist()), tuple(shares.tolist()), half)

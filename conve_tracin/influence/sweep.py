@@ -32,6 +32,11 @@ class PairBatch:
     rows: Tensor
     tails: Tensor
 
+    def triples_of_pairs(self) -> list[slice]:
+        """Return where the triples of each pair stand: they are sorted by pair."""
+        ends = torch.bincount(self.rows, minlength=len(self.heads)).cumsum(dim=0).tolist()
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
 
 def sweep(
     triples: np.ndarray,
