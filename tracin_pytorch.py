@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     wanted.add_argument("--test-triples", type=Path, metavar="FILE", help="one test triple a line; needs --output-dir")
     files.add_argument("--output", type=Path, help="JSON file for --test-triple")
     files.add_argument("--output-dir", type=Path, help="directory for --test-triples: triple_H_R_T.json each")
+    cli.add_report_argument(files)
     cli.add_influence_arguments(parser)
     parser.add_argument(
         "--engine", choices=("forward", "reference"), default="forward",
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from conve_tracin.files import write_json
     from conve_tracin.influence.resuming import resume_traces
+    from conve_tracin.influence.summary import SummarySettings
     from conve_tracin.influence.tracing import trace
     from conve_tracin.report import trace_as_json, trace_as_table
     from conve_tracin.triples import read_triples
@@ -71,11 +73,19 @@ def main(argv: list[str] | None = None) -> None:
     def load(path: Path) -> "TracedCheckpoint":
         return load_traced_checkpoint(path, args, names=names, learning_rate=learning_rates[path])
 
+    summary = None
+    if args.report is not None:
+        summary = SummarySettings(num_entities=len(names.entities), num_relations=len(names.relations))
+
     def trace_rest(rest: "np.ndarray") -> "Iterator[Trace]":
-        return trace(load, args.model_path, rest, training_triples, top_k=args.top_k, batch_size=args.batch_size)
+        return trace(
+            load, args.model_path, rest, training_triples,
+            top_k=args.top_k, batch_size=args.batch_size, summary=summary,
+        )  # fmt: skip
 
     rates = list(learning_rates.values())
     journal = open_journal(args, learning_rates=rates, arrays=[training_triples, test_triples])
+    reported = []
     for result in resume_traces(journal, test_triples, trace_rest):
         output = args.output or args.output_dir / "triple_{}_{}_{}.json".format(*result.test_triple)
         content = trace_as_json(
@@ -88,8 +98,26 @@ def main(argv: list[str] | None = None) -> None:
         write_json(output, content)
         print(trace_as_table(result, names))
         print(f"Written: {output}")
+        if args.report is not None:
+            reported.append(result)
+    if args.report is not None:
+        write_report(args, reported, names, learning_rates=learning_rates)
     if journal is not None:
         journal.remove()
+
+
+def write_report(
+    args: argparse.Namespace, traces: "list[Trace]", names: "Names", *, learning_rates: dict[Path, float]
+) -> None:
+    """Write the page of `--report`."""
+    from conve_tracin import html_report
+
+    settings = {"Engine": args.engine, **html_report.settings_of(args)}
+    computation = html_report.describe_computation(
+        method="tracin", checkpoints=learning_rates, train=args.train, settings=settings
+    )
+    html_report.write_report(args.report, traces, names, computation)
+    print(f"Written: {args.report}")
 
 
 def open_journal(

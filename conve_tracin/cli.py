@@ -95,6 +95,14 @@ def add_name_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--edge-map", type=Path, help="JSON of predicates: {'{\"predicate\": …}': relation label}")
 
 
+def add_report_argument(group: argparse._ArgumentGroup) -> None:
+    """Declare the report, a page to read beside the JSON."""
+    group.add_argument(
+        "--report", type=Path, metavar="FILE.html",
+        help="also write a self-contained page: evidence, paths, relations, and how it was computed",
+    )  # fmt: skip
+
+
 def read_names_from(args: argparse.Namespace) -> "Names":
     """Read the mappings and names that `add_mapping_arguments` and `add_name_arguments` declare."""
     from conve_tracin.report import Names

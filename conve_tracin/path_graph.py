@@ -1,0 +1,310 @@
+"""Paths of evidence drawn as a graph: one lane for each path, the head at one end and the tail at the other.
+
+Positions are computed along the paths (u) and across the lanes (v), in pixels. `ACROSS` lays u out from left to right
+for a wide page, `DOWN` from top to bottom for a phone.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from conve_tracin.markup import Markup, element, join, signed
+from conve_tracin.paths import EvidencePath, Hop
+
+LINE_HEIGHT = 16
+EDGE_LINE_HEIGHT = 14
+# Widths of a character over the font size: the mean of common sans-serif fonts, on the safe side.
+LETTER, WIDE_LETTER = 0.58, 1.05
+NODE_FONT, EDGE_FONT = 13, 11.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orientation:
+    """Sizes of a drawing, in pixels.
+
+    Attributes:
+        down: u runs from top to bottom.
+        layers: the middle of nodes along u: of the head, one or two hops into a path, and of the tail; a node halfway
+            through a path of two hops stands at 1.5.
+        lane: the distance of two lanes.
+        fan: how far along u an edge takes to change its lane.
+        max_lanes: how many lanes are drawn.
+        node_width: of the boxes between head and tail.
+        end_width: of the head's and the tail's box.
+        node_lines, edge_lines: how many lines a name may take.
+    """
+
+    down: bool
+    layers: dict[float, float]
+    lane: float
+    fan: float
+    max_lanes: int
+    node_width: float
+    end_width: float
+    node_lines: int
+    edge_lines: int
+
+
+HEAD, TAIL = 0.0, 3.0
+ACROSS = Orientation(
+    down=False, layers={HEAD: 76, 1.0: 377, 1.5: 510, 2.0: 643, TAIL: 944},
+    lane=88, fan=44, max_lanes=6, node_width=140, end_width=150, node_lines=3, edge_lines=2,
+)  # fmt: skip
+DOWN = Orientation(
+    down=True, layers={HEAD: 32, 1.0: 192, 1.5: 264, 2.0: 336, TAIL: 496},
+    lane=120, fan=34, max_lanes=3, node_width=112, end_width=220, node_lines=3, edge_lines=2,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Node:
+    """An entity's box: the middle along u and v, its size in x and y, and the lines in it."""
+
+    u: float
+    v: float
+    width: float
+    height: float
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A hop between two entities and the lane that it runs in."""
+
+    entities: tuple[int, int]
+    hop: Hop
+    lane: int
+
+
+def draw_paths(
+    paths: Sequence[EvidencePath],
+    orientation: Orientation,
+    *,
+    entity_name: Callable[[int], str],
+    relation_name: Callable[[int], str],
+) -> Markup:
+    """Draw the first paths, as many as have lanes, as an SVG whose colours and fonts the page gives.
+
+    Args:
+        paths: strongest first, all with the same ends; at least one.
+        orientation: ACROSS or DOWN.
+        entity_name, relation_name: ids to names.
+    """
+    paths, edges, lane_of = assign_lanes(paths, orientation.max_lanes)
+    num_lanes = 1 + max(edge.lane for edge in edges)
+    places = place_entities(paths, lane_of, num_lanes, orientation)
+    ends = (paths[0].entities[0], paths[0].entities[-1])
+    nodes = {
+        entity: make_node(place, entity_name(entity), orientation, is_end=entity in ends)
+        for entity, place in places.items()
+    }
+    strongest = max(edge.hop.influence.influence for edge in edges)
+    drawing = _Drawing(orientation, num_lanes)
+    lines = [drawing.edge(edge, nodes, relation_name, strongest=strongest) for edge in edges]
+    boxes = [drawing.node(entity, node, entity_name(entity), is_end=entity in ends) for entity, node in nodes.items()]
+    width, height = drawing.size
+    return element(
+        "svg",
+        element("title", f"Paths from {entity_name(ends[0])} to {entity_name(ends[1])}"),
+        *(line for line, _ in lines),
+        *boxes,
+        *(label for _, label in lines),
+        class_="paths",
+        viewBox=f"0 0 {width:g} {height:g}",
+        role="img",
+    )
+
+
+def assign_lanes(
+    paths: Sequence[EvidencePath], max_lanes: int
+) -> tuple[list[EvidencePath], list[Edge], dict[int, int]]:
+    """Give each path a lane for what it adds to the paths before it, until the lanes are used up.
+
+    Returns:
+        The paths that are drawn, their edges, each pair of entities once, and the lane of each entity between the ends.
+    """
+    drawn: list[EvidencePath] = []
+    edges: dict[frozenset[int], Edge] = {}
+    lane_of: dict[int, int] = {}
+    lane = 0
+    for path in paths:
+        steps = zip(pairwise(path.entities), path.hops, strict=True)
+        new = {frozenset(entities): Edge(entities, hop, lane) for entities, hop in steps}
+        new = {pair: edge for pair, edge in new.items() if pair not in edges}
+        if new and lane == max_lanes:
+            break
+        drawn.append(path)
+        edges |= new
+        for entity in path.entities[1:-1]:
+            lane_of.setdefault(entity, lane)
+        lane += bool(new)
+    return drawn, list(edges.values()), lane_of
+
+
+def place_entities(
+    paths: Sequence[EvidencePath], lane_of: dict[int, int], num_lanes: int, orientation: Orientation
+) -> dict[int, tuple[float, float]]:
+    """Place the entities that have a lane, and the two ends in the middle of all lanes: {entity: (u, v)}."""
+    layers: dict[int, float] = {}
+    # Paths of three hops decide first: an entity halfway of two hops can stand at either of their places.
+    for path in sorted(paths, key=lambda path: -len(path.hops)):
+        for position, entity in enumerate(path.entities[1:-1], start=1):
+            layers.setdefault(entity, float(position) if len(path.hops) == 3 else 1.5)
+    middle = num_lanes * orientation.lane / 2
+    places = {paths[0].entities[0]: (orientation.layers[HEAD], middle)}
+    places |= {
+        entity: (orientation.layers[layers[entity]], (lane + 0.5) * orientation.lane)
+        for entity, lane in lane_of.items()
+    }
+    return places | {paths[0].entities[-1]: (orientation.layers[TAIL], middle)}
+
+
+def make_node(place: tuple[float, float], name: str, orientation: Orientation, *, is_end: bool) -> Node:
+    """Size the box of an entity to its name."""
+    width = orientation.end_width if is_end else orientation.node_width
+    lines = wrap(name, width - 16, NODE_FONT, max_lines=orientation.node_lines)
+    return Node(*place, width=width, height=len(lines) * LINE_HEIGHT + 14, lines=lines)
+
+
+class _Drawing:
+    """Turns places along u and v into SVG elements."""
+
+    def __init__(self, orientation: Orientation, num_lanes: int) -> None:
+        self.orientation = orientation
+        # The head's box begins at 1, the tail's ends one before the length.
+        self.length = orientation.layers[HEAD] + orientation.layers[TAIL]
+        self.breadth = num_lanes * orientation.lane
+        # A head that is wider than all lanes together needs room on both sides.
+        least = orientation.end_width + 2 if orientation.down else (orientation.node_lines + 1) * LINE_HEIGHT + 2
+        self.margin = max(0.0, (least - self.breadth) / 2)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height."""
+        return self.at(self.length, self.breadth + self.margin)
+
+    def at(self, u: float, v: float) -> tuple[float, float]:
+        """Turn (u, v) into (x, y)."""
+        v += self.margin
+        return (v, u) if self.orientation.down else (u, v)
+
+    def extent(self, node: Node) -> tuple[float, float]:
+        """Say where a node's box begins and ends along u."""
+        half = (node.height if self.orientation.down else node.width) / 2
+        return node.u - half, node.u + half
+
+    def node(self, entity: int, node: Node, name: str, *, is_end: bool) -> Markup:
+        """Draw an entity as a box around its name."""
+        x, y = self.at(node.u, node.v)
+        first_baseline = y - (len(node.lines) - 1) * LINE_HEIGHT / 2 + NODE_FONT * 0.35
+        return element(
+            "g",
+            element("title", name),
+            element("rect", x=x - node.width / 2, y=y - node.height / 2, width=node.width, height=node.height, rx=7),
+            text(node.lines, x, first_baseline, LINE_HEIGHT),
+            class_="end" if is_end else "node",
+            data_entity=entity,
+        )
+
+    def edge(
+        self, edge: Edge, nodes: dict[int, Node], relation_name: Callable[[int], str], *, strongest: float
+    ) -> tuple[Markup, Markup]:
+        """Draw a hop as a line with an arrow in its triple's direction; its label apart, to lie above all lines."""
+        influence, orientation = edge.hop.influence, self.orientation
+        start, end = (nodes[entity] for entity in edge.entities)
+        lane = (edge.lane + 0.5) * orientation.lane
+        leave, arrive = self.extent(start)[1], self.extent(end)[0]
+        begin = leave + (orientation.fan if start.v != lane else 0)
+        finish = arrive - (orientation.fan if end.v != lane else 0)
+        if finish - begin < 20:
+            # The two boxes stand above each other: a slanted line between the lanes is all there is room for.
+            begin, finish, lane = start.u, end.u, (start.v + end.v) / 2
+            route = f"M{self._point(begin, start.v)} L{self._point(finish, end.v)}"
+        else:
+            route = (
+                f"M{self._point(leave, start.v)} {self._bend(leave, start.v, begin, lane)} "
+                f"L{self._point(finish, lane)} {self._bend(finish, lane, arrive, end.v)}"
+            )
+        width = 1.5 + 3.5 * influence.influence / strongest
+        shape = [
+            element("path", d=route, stroke_width=float(width)),
+            self._arrow(begin, finish, lane, forward=edge.hop.forward, width=width),
+        ]
+        name = relation_name(influence.relation)
+        number = signed(influence.influence, digits=2) + (f" · {edge.hop.others} more" if edge.hop.others else "")
+        return (
+            element("g", *shape, class_="edge", data_entities=" ".join(map(str, edge.entities))),
+            self._label((begin + finish) / 2, lane, finish - begin, name, number),
+        )
+
+    def _bend(self, u: float, v: float, end_u: float, end_v: float) -> str:
+        """Write a curve that leaves and arrives along u."""
+        middle = (u + end_u) / 2
+        return f"C{self._point(middle, v)} {self._point(middle, end_v)} {self._point(end_u, end_v)}"
+
+    def _point(self, u: float, v: float) -> str:
+        x, y = self.at(u, v)
+        return f"{x:g},{y:g}"
+
+    def _arrow(self, begin: float, finish: float, lane: float, *, forward: bool, width: float) -> Markup:
+        tip, sign = (finish, 1) if forward else (begin, -1)
+        half = 3.5 + width
+        corners = ((tip, lane), (tip - sign * 2 * half, lane - half), (tip - sign * 2 * half, lane + half))
+        return element("polygon", points=" ".join(self._point(*corner) for corner in corners))
+
+    def _label(self, u: float, v: float, room: float, name: str, number: str) -> Markup:
+        x, y = self.at(u, v)
+        breadth = self.orientation.lane - 4 if self.orientation.down else max(room - 18, 60)
+        lines = wrap(name, breadth, EDGE_FONT, max_lines=self.orientation.edge_lines)
+        if self.orientation.down:
+            above = y - len(lines) * EDGE_LINE_HEIGHT / 2 + 4
+            below = above + len(lines) * EDGE_LINE_HEIGHT
+        else:
+            above = y - 8 - (len(lines) - 1) * EDGE_LINE_HEIGHT
+            below = y + 17
+        # A line that runs down would run through its label.
+        width = max(text_width(line, EDGE_FONT) for line in [*lines, number])
+        top, height = above - EDGE_FONT - 1, (len(lines) + 1) * EDGE_LINE_HEIGHT + 4
+        plate = element("rect", x=x - width / 2, y=top, width=width, height=height) if self.orientation.down else None
+        return element(
+            "g",
+            element("title", name),
+            plate,
+            text(lines, x, above, EDGE_LINE_HEIGHT),
+            text([number], x, below, EDGE_LINE_HEIGHT, class_="number"),
+            class_="label",
+        )
+
+
+def text(lines: Sequence[str], x: float, y: float, line_height: float, **attributes: object) -> Markup:
+    """Write centred lines of text, the first with its baseline at y."""
+    spans = (element("tspan", line, x=float(x), y=float(y + i * line_height)) for i, line in enumerate(lines))
+    return element("text", join(*spans), text_anchor="middle", **attributes)
+
+
+def text_width(written: str, font_size: float) -> float:
+    """Estimate the width of a text in pixels, without its font."""
+    letters = (WIDE_LETTER if unicodedata.east_asian_width(letter) in "WF" else LETTER for letter in written)
+    return font_size * sum(letters)
+
+
+def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> list[str]:
+    """Break a name into lines, after spaces and the separators of identifiers; what has no room becomes an ellipsis."""
+    pieces = re.findall(r"[^\s_:/,.-]*[\s_:/,.-]?", written)
+    lines = [""]
+    for piece in filter(None, pieces):
+        if lines[-1] and text_width((lines[-1] + piece).rstrip(), font_size) > width:
+            lines.append("")
+        for letter in piece:
+            if text_width(lines[-1] + letter, font_size) > width and not letter.isspace():
+                lines.append("")
+            lines[-1] += letter
+    lines = [line.strip() for line in lines if line.strip()]
+    if len(lines) > max_lines:
+        last = lines[max_lines - 1]
+        while text_width(last + "…", font_size) > width:
+            last = last[:-1]
+        lines[max_lines - 1 :] = [last.rstrip() + "…"]
+    return lines or [""]
