@@ -11,6 +11,8 @@ from conve_tracin import cli
 if TYPE_CHECKING:
     from conve_tracin.training import TrainingData
 
+logger = logging.getLogger(__name__)
+
 __getattr__ = cli.lazy_exports({"ConvE": "conve_tracin.model", "compute_loss_efficient": "conve_tracin.loss"})
 
 
@@ -24,7 +26,10 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_mapping_arguments(files)
     files.add_argument("--output-dir", "-o", type=Path, required=True, help="where all results go")
     files.add_argument("--checkpoint-dir", type=Path, help="where checkpoints go (default: OUTPUT_DIR/checkpoints)")
-    files.add_argument("--resume-from-checkpoint", type=Path, help="go on from this checkpoint_epoch_N.pt")
+    files.add_argument(
+        "--resume-from-checkpoint", type=Path, metavar="FILE",
+        help="go on from this checkpoint_epoch_N.pt; auto takes the newest whole one, or starts anew without one",
+    )  # fmt: skip
 
     model = parser.add_argument_group("model")
     model.add_argument("--embedding-dim", type=cli.positive_int, default=200, help="height × width")
@@ -59,7 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--use-mixed-precision", action="store_true", help="bfloat16 or float16 where it is safe")
     machine.add_argument("--use-gradient-checkpointing", action="store_true", help="less memory, more computing")
-    machine.add_argument("--disable-memory-cleanup", action="store_true", help="keep cached memory after evaluations")
+    machine.add_argument(
+        "--disable-memory-cleanup", action="store_true", help="keep a GPU's cached memory after each epoch"
+    )
     machine.add_argument("--no-gpu", action="store_true", help="train on the CPU even where there is a GPU")
     machine.add_argument(
         "--num-workers", type=cli.non_negative_int, default=4,
@@ -76,22 +83,41 @@ def main(argv: list[str] | None = None) -> None:
     from conve_tracin.model import ConvEConfig
     from conve_tracin.training import TrainingConfig, train
 
-    report_settings_without_effect(args, parser)
+    device = cli.choose_device("cpu" if args.no_gpu else "auto")
+    report_settings_without_effect(args, parser, device=device)
     results = train(
         read_data(args),
         TrainingConfig(**cli.members_of(TrainingConfig, args)),
         model_sizes=cli.members_of(ConvEConfig, args),
         output_dir=args.output_dir,
-        checkpoint_dir=args.checkpoint_dir,
-        resume_from=args.resume_from_checkpoint,
-        device=cli.choose_device("cpu" if args.no_gpu else "auto"),
+        checkpoint_dir=checkpoint_dir_of(args),
+        resume_from=choose_checkpoint(args),
+        device=device,
         clean_memory=not args.disable_memory_cleanup,
     )
     print(f"Test metrics ({results['ranked']}, filtered), best model of epoch {results['epoch']}:")
     for name in ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10", "mean_rank"):
         print(f"  {name:<21} {results[name]:.4f}")
-    print(f"Written to {args.output_dir}: best_model.pt, final_model.pt, config.json, training_history.json, ")
-    print("  test_results.json, and the checkpoints")
+    print(f"Written to {args.output_dir}:")
+    print("  best_model.pt, final_model.pt, config.json, training_history.json, test_results.json")
+    print(f"  and checkpoints to {checkpoint_dir_of(args)}")
+
+
+def checkpoint_dir_of(args: argparse.Namespace) -> Path:
+    """Return where checkpoints go."""
+    return args.checkpoint_dir or args.output_dir / "checkpoints"
+
+
+def choose_checkpoint(args: argparse.Namespace) -> Path | None:
+    """Return the checkpoint to resume from; "auto" is the newest whole one. None starts anew."""
+    from conve_tracin.training_state import newest_checkpoint
+
+    if args.resume_from_checkpoint != Path("auto"):
+        return args.resume_from_checkpoint
+    newest = newest_checkpoint(checkpoint_dir_of(args))
+    if newest is None:
+        logger.info("no whole checkpoint in %s: training starts anew", checkpoint_dir_of(args))
+    return newest
 
 
 def read_data(args: argparse.Namespace) -> "TrainingData":
@@ -113,10 +139,12 @@ def read_data(args: argparse.Namespace) -> "TrainingData":
     )
 
 
-def report_settings_without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def report_settings_without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser, *, device: str) -> None:
     """Say once which given flags change nothing here."""
     if args.num_workers != parser.get_default("num_workers"):
-        logging.getLogger(__name__).info("--num-workers has no effect: batches are cut from tensors in memory")
+        logger.info("--num-workers has no effect: batches are cut from tensors in memory")
+    if args.disable_memory_cleanup and device == "cpu":
+        logger.info("--disable-memory-cleanup has no effect on the CPU, which caches no memory between batches")
 
 
 if __name__ == "__main__":

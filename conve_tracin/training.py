@@ -4,6 +4,7 @@ import contextlib
 import gc
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -135,10 +136,18 @@ def run_epochs(
     """
     encode = choose_encoder(state.model, config)
     batches = len(split_batches(len(queries), config.batch_size))
-    with tqdm(total=config.num_epochs * batches, initial=state.epoch * batches, unit="batch") as bar:
+    # In a log file each refresh is one more line.
+    interval_seconds = 0.2 if sys.stderr.isatty() else 10
+    with tqdm(
+        total=config.num_epochs * batches,
+        initial=state.epoch * batches,
+        unit="batch",
+        mininterval=interval_seconds,
+        maxinterval=interval_seconds,
+    ) as bar:
         while not is_finished(state, config):
             state.epoch += 1
-            bar.set_description(f"epoch {state.epoch}/{config.num_epochs}")
+            bar.set_description(f"epoch {state.epoch}/{config.num_epochs}", refresh=False)
             record = run_epoch(state, queries, config, encode=encode, on_batch=bar.update)
             if state.epoch == config.num_epochs or state.epoch % config.eval_frequency == 0:
                 record["valid"] = validate()
@@ -279,7 +288,7 @@ def show_progress(bar: tqdm, record: dict[str, Any], best_mrr: float) -> None:
     values = {"loss": f"{record['loss']:.4f}"}
     if math.isfinite(best_mrr):
         values["best valid MRR"] = f"{best_mrr:.4f}"
-    bar.set_postfix(values)
+    bar.set_postfix(values, refresh=False)
 
 
 def autocast(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager:

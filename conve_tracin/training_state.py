@@ -166,6 +166,7 @@ def restore(state: TrainingState, path: Path, *, config: TrainingConfig, mapping
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: cannot be resumed ({reason}); use another checkpoint") from error
     change_learning_rate(state, checkpoint["training_config"], config)
+    logger.info("going on after epoch %d of %s", state.epoch, path)
 
 
 def require_same_sizes(checkpoint: dict[str, Any], model: ConvE, *, source: Path) -> None:
