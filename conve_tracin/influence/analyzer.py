@@ -25,6 +25,9 @@ LAST_LAYERS = (
 CACHED_GRADIENTS = 128
 CACHED_NUMBERS = 2**28
 
+# With mixed precision, as many of each test triple's strongest influences are computed again in full precision.
+RESCORED = 512
+
 Triples = np.ndarray | Tensor | Sequence[Sequence[int]]
 
 
@@ -239,7 +242,8 @@ class TracInReferencePyTorch(TripleAnalyzer):
         last_layer_names: track exactly these parameters.
         loss_fn: score and label, elementwise, to a loss.
         cache_test_gradients: keep the gradients of recent test triples.
-        use_mixed_precision: matrix products in bfloat16; the reference stays exact.
+        use_mixed_precision: matrix products in bfloat16, but for the RESCORED strongest influences; the reference
+            stays exact.
         inverse_triples: the model has inverse relations: relation r of the files is its row 2r.
     """
 
@@ -304,15 +308,24 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
         ]
         training_triples = self.model_ids(training_triples)
         products = torch.zeros(len(tangents), len(training_triples), dtype=self.model.fc.weight.dtype)
-        for positions, scores, derivatives in conve.iterate_derivatives(
-            self.model,
-            tangents,
-            training_triples,
-            batch_size=batch_size,
-            low_precision=self.low_precision,
-            progress=progress,
-        ):
-            products[:, positions] = (derivatives * forward.loss_slopes(scores, self.loss_fn)).cpu()
+
+        def fill(positions: Tensor, low_precision: torch.dtype | None, progress: str | None) -> None:
+            for batch, scores, derivatives in conve.iterate_derivatives(
+                self.model,
+                tangents,
+                training_triples[positions.numpy()],
+                batch_size=batch_size,
+                low_precision=low_precision,
+                progress=progress,
+            ):
+                slopes = forward.loss_slopes(scores, self.loss_fn)
+                products[:, positions[batch]] = (derivatives * slopes).cpu()
+
+        fill(torch.arange(len(training_triples)), self.low_precision, progress)
+        if self.low_precision is not None:
+            # Low precision finds the strongest; full precision scores them.
+            candidates = products.abs().topk(min(RESCORED, len(training_triples)), dim=1).indices.unique()
+            fill(candidates, None, None)
         return products
 
     def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
