@@ -76,8 +76,8 @@ def content_of(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("more", [[], ["--output-per-triple"]])
-def test_killed_run_tracin_ends_with_the_same_output(files, tmp_path, more, caplog):
+@pytest.mark.parametrize(("more", "cut_bytes", "groups"), [([], 0, 2), (["--output-per-triple"], 10, 1)])
+def test_killed_run_tracin_ends_with_the_same_output(files, tmp_path, more, cut_bytes, groups, caplog):
     def given(folder):
         output = tmp_path / folder if more else tmp_path / folder / "out.json"
         csv = tmp_path / folder / "out.csv"
@@ -87,9 +87,11 @@ def test_killed_run_tracin_ends_with_the_same_output(files, tmp_path, more, capl
     killed("run_tracin.py", *given("killed"), group=3)
     (journal,) = (tmp_path / "killed").iterdir()
     assert journal.name.endswith(".unfinished")
+    # As if the machine had failed amid the second group: the whole group is traced again.
+    journal.write_bytes(journal.read_bytes()[: journal.stat().st_size - cut_bytes])
     caplog.set_level("INFO")
     run_tracin.main(given("killed"))
-    assert f"goes on, {2 * tracing.GROUP_SIZE} of {len(WANTED)} test triples are finished" in caplog.text
+    assert f"goes on, {groups * tracing.GROUP_SIZE} of {len(WANTED)} test triples are finished" in caplog.text
     assert content_of(tmp_path / "killed") == content_of(tmp_path / "undisturbed")
 
 
