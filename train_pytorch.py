@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10", "mean_rank"):
         print(f"  {name:<21} {results[name]:.4f}")
     print(f"Written to {args.output_dir}:")
-    print("  best_model.pt, final_model.pt, config.json, training_history.json, test_results.json")
+    print("  best_model.pt, final_model.pt, config.json, test_results.json, training_history.json, training_curves.svg")
     print(f"  and checkpoints to {checkpoint_dir_of(args)}")
 
 

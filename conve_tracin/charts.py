@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from conve_tracin.files import atomic_write
-from conve_tracin.influence.summary import Concentration
+from conve_tracin.lettering import text_width
 from conve_tracin.markup import Markup, element, join
-from conve_tracin.path_graph import text_width
 
 Point = tuple[float, float]
 
@@ -36,13 +35,17 @@ VALIDATION_METRICS = {"mean_reciprocal_rank": "MRR", "hits@1": "Hits@1", "hits@1
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear or logarithmic axis: values from `low` to `high` lie at pixels from `start` to `end`."""
+    """A linear or logarithmic axis: values from `low` to `high` lie at pixels from `start` to `end`.
+
+    The ticks of a `whole` axis are whole numbers.
+    """
 
     low: float
     high: float
     start: float
     end: float
     logarithmic: bool = False
+    whole: bool = False
 
     def at(self, value: float) -> float:
         """Return the pixel of a value."""
@@ -61,6 +64,7 @@ class Axis:
         span = (self.high - self.low) or 1.0
         magnitude = 10 ** math.floor(math.log10(span / count))
         step = min((1, 2, 5, 10), key=lambda factor: abs(factor * magnitude - span / count)) * magnitude
+        step = max(step, 1) if self.whole else step
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [number * step for number in range(first, last + 1)]
 
@@ -92,15 +96,21 @@ def grid(x: Axis, y: Axis, *, x_text: Callable[[float], str], y_text: Callable[[
     return join(*lines)
 
 
-def draw_concentration(curve: Concentration) -> Markup:
-    """Draw which share of all absolute influence the k strongest triples carry, over log k; the page colours it."""
-    x = Axis(1, max(curve.counts[-1], 2), 52, 404, logarithmic=True)
+def draw_concentration(counts: Sequence[int], shares: Sequence[float], half: int) -> Markup:
+    """Draw which share of all absolute influence the k strongest triples carry, over log k; the page colours it.
+
+    Args:
+        counts: the numbers k, ascending from 1.
+        shares: of each, 0 to 1.
+        half: the k where one half is reached.
+    """
+    x = Axis(1, max(counts[-1], 2), 52, 404, logarithmic=True)
     y = Axis(0, 1, 214, 14)
-    points = list(zip(curve.counts, curve.shares, strict=True))
+    points = list(zip(counts, shares, strict=True))
     line = polyline(points, x, y)
-    area = f"{line} L{x.at(curve.counts[-1]):.1f},{y.start} L{x.at(1):.1f},{y.start} Z"
-    half_x, half_y = x.at(curve.half), y.at(0.5)
-    note = f"half: {curve.half:,}"
+    area = f"{line} L{x.at(counts[-1]):.1f},{y.start} L{x.at(1):.1f},{y.start} Z"
+    half_x, half_y = x.at(half), y.at(0.5)
+    note = f"half: {half:,}"
     is_left = half_x - text_width(note, 12) > x.start + 12
     return element(
         "svg",
@@ -141,7 +151,7 @@ def draw_training_curves(history: Sequence[Mapping[str, Any]]) -> Markup:
     `history` holds one record or more, each with `epoch`, `loss` and, where the epoch was evaluated, `valid`.
     """
     first, last = history[0]["epoch"], history[-1]["epoch"]
-    x = Axis(first, max(last, first + 1), 62, 632)
+    x = Axis(first, max(last, first + 1), 62, 632, whole=True)
     losses = [(record["epoch"], float(record["loss"])) for record in history]
     evaluated = [record for record in history if record.get("valid")]
     return element(
@@ -149,7 +159,6 @@ def draw_training_curves(history: Sequence[Mapping[str, Any]]) -> Markup:
         element("title", "Loss and validation metrics by epoch"),
         element("style", Markup(CURVES_STYLE)),
         element("rect", class_="paper", width=720, height=500),
-        element("text", "Training loss", class_="title", x=62, y=28),
         _draw_losses(losses, x),
         element("text", "Validation, filtered ranking", class_="title", x=62, y=262),
         _draw_metrics(evaluated, x),
@@ -168,7 +177,12 @@ def _draw_losses(losses: Sequence[Point], x: Axis) -> Markup:
     logarithmic = low > 0 and high / low > 10
     y = Axis(low * 0.9 if logarithmic else 0.0, (high * 1.05) or 1.0, 206, 44, logarithmic)
     last_epoch, last_loss = losses[-1]
-    drawn = [grid(x, y, x_text="{:g}".format, y_text="{:.3g}".format), _draw_curve(losses, x, y, "c0")]
+    title = "Training loss" + (", logarithmic" if logarithmic else "")
+    drawn = [
+        element("text", title, class_="title", x=62, y=28),
+        grid(x, y, x_text="{:g}".format, y_text="{:.3g}".format),
+        _draw_curve(losses, x, y, "c0"),
+    ]
     if math.isfinite(last_loss):
         drawn.append(element("text", f"{last_loss:.3g}", class_="c0", x=x.at(last_epoch) + 10, y=y.at(last_loss) + 4))
     return join(*drawn)

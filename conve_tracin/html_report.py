@@ -21,7 +21,8 @@ from conve_tracin.files import atomic_write
 from conve_tracin.influence.analyzer import Influence
 from conve_tracin.influence.summary import Concentration, InfluenceSummary, Prediction, RelationInfluence
 from conve_tracin.influence.tracing import Trace
-from conve_tracin.markup import Markup, element, join, signed, signed_column
+from conve_tracin.lettering import signed, signed_column
+from conve_tracin.markup import Markup, element, join
 from conve_tracin.path_graph import ACROSS, DOWN, draw_paths
 from conve_tracin.paths import EvidencePath, find_paths
 from conve_tracin.report import Names
@@ -442,7 +443,7 @@ def _distribution(summary: InfluenceSummary) -> Markup:
         f"Here the {count} strongest of {summary.num_triples:,} training triples carry "
         f"{share_of(curve, count):.0%} of all influence, and half of it lies with the {curve.half:,} strongest."
     )
-    return _figure("How influence is distributed", reading, draw_concentration(curve))
+    return _figure("How influence is distributed", reading, draw_concentration(curve.counts, curve.shares, curve.half))
 
 
 def share_of(curve: Concentration, count: int) -> float:

@@ -4,19 +4,16 @@ Positions are computed along the paths (u) and across the lanes (v), in pixels. 
 for a wide page, `DOWN` from top to bottom for a phone.
 """
 
-import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from conve_tracin.markup import Markup, element, join, signed
+from conve_tracin.lettering import signed, text_width, wrap
+from conve_tracin.markup import Markup, element, join
 from conve_tracin.paths import EvidencePath, Hop
 
 LINE_HEIGHT = 16
 EDGE_LINE_HEIGHT = 14
-# Widths of a character over the font size: the mean of common sans-serif fonts, on the safe side.
-LETTER, WIDE_LETTER = 0.58, 1.05
 NODE_FONT, EDGE_FONT = 13, 11.5
 
 
@@ -282,29 +279,3 @@ def text(lines: Sequence[str], x: float, y: float, line_height: float, **attribu
     """Write centred lines of text, the first with its baseline at y."""
     spans = (element("tspan", line, x=float(x), y=float(y + i * line_height)) for i, line in enumerate(lines))
     return element("text", join(*spans), text_anchor="middle", **attributes)
-
-
-def text_width(written: str, font_size: float) -> float:
-    """Estimate the width of a text in pixels, without its font."""
-    letters = (WIDE_LETTER if unicodedata.east_asian_width(letter) in "WF" else LETTER for letter in written)
-    return font_size * sum(letters)
-
-
-def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> list[str]:
-    """Break a name into lines, after spaces and the separators of identifiers; what has no room becomes an ellipsis."""
-    pieces = re.findall(r"[^\s_:/,.-]*[\s_:/,.-]?", written)
-    lines = [""]
-    for piece in filter(None, pieces):
-        if lines[-1] and text_width((lines[-1] + piece).rstrip(), font_size) > width:
-            lines.append("")
-        for letter in piece:
-            if text_width(lines[-1] + letter, font_size) > width and not letter.isspace():
-                lines.append("")
-            lines[-1] += letter
-    lines = [line.strip() for line in lines if line.strip()]
-    if len(lines) > max_lines:
-        last = lines[max_lines - 1]
-        while text_width(last + "…", font_size) > width:
-            last = last[:-1]
-        lines[max_lines - 1 :] = [last.rstrip() + "…"]
-    return lines or [""]

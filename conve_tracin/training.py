@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from tqdm import tqdm
 
+from conve_tracin.charts import write_training_curves
 from conve_tracin.checkpoint import load_checkpoint, save_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
@@ -73,7 +74,8 @@ def train(
         data: triples and counts.
         config: how to train.
         model_sizes: members of `ConvEConfig` other than the counts of entities and relations.
-        output_dir: gets config.json, best_model.pt, final_model.pt, training_history.json, test_results.json.
+        output_dir: gets config.json, best_model.pt, final_model.pt, training_history.json, training_curves.svg,
+            test_results.json.
         checkpoint_dir: gets checkpoint_epoch_N.pt; `output_dir`/checkpoints without.
         resume_from: a checkpoint to go on from; on the CPU the result is bit for bit that of one run.
         device: where to train.
@@ -110,6 +112,8 @@ def train(
         if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
             save(checkpoint_dir / f"checkpoint_epoch_{state.epoch}.pt")
         write_json(output_dir / "training_history.json", state.history)
+        if "valid" in record:
+            write_training_curves(output_dir / "training_curves.svg", state.history)
         if clean_memory:
             release_memory(device)
 

@@ -158,7 +158,8 @@ def test_a_run_as_documented_writes_its_files_and_nothing_but_progress_on_stderr
     assert "Warning" not in done.stderr
     assert "epoch 2/2: 100%" in done.stderr
     assert files_below(tmp_path / "out") == {
-        "best_model.pt", "final_model.pt", "config.json", "training_history.json", "test_results.json"
+        "best_model.pt", "final_model.pt", "config.json", "training_history.json", "training_curves.svg",
+        "test_results.json",
     }  # fmt: skip
     assert files_below(tmp_path / "elsewhere") == {"checkpoint_epoch_1.pt", "checkpoint_epoch_2.pt"}
     config = json.loads((tmp_path / "out/config.json").read_text())

@@ -396,7 +396,8 @@ def test_output_files_have_the_documented_members(run, tmp_path):
     written = {str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*") if path.is_file()}
     checkpoints = {f"checkpoints/checkpoint_epoch_{epoch}.pt" for epoch in (2, 4, 5)}
     assert written == checkpoints | {
-        "best_model.pt", "final_model.pt", "config.json", "training_history.json", "test_results.json"
+        "best_model.pt", "final_model.pt", "config.json", "training_history.json", "training_curves.svg",
+        "test_results.json",
     }  # fmt: skip
     assert results == json.loads((tmp_path / "a/test_results.json").read_text())
     assert results.keys() > METRICS

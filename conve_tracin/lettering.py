@@ -1,0 +1,59 @@
+"""Names and numbers set where there is little room: widths, line breaks, signs and decimals."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+
+# Widths of a character over the font size: the mean of common sans-serif fonts, on the safe side.
+LETTER, WIDE_LETTER = 0.58, 1.05
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def text_width(written: str, font_size: float) -> float:
+    """Estimate the width of a text in pixels, without its font."""
+    letters = (WIDE_LETTER if unicodedata.east_asian_width(letter) in "WF" else LETTER for letter in written)
+    return font_size * sum(letters)
+
+
+def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> list[str]:
+    """Break a name into lines, after spaces and the separators of identifiers; what has no room becomes an ellipsis."""
+    pieces = re.findall(r"[^\s_:/,.-]*[\s_:/,.-]?", written)
+    lines = [""]
+    for piece in filter(None, pieces):
+        if lines[-1] and text_width((lines[-1] + piece).rstrip(), font_size) > width:
+            lines.append("")
+        for letter in piece:
+            if text_width(lines[-1] + letter, font_size) > width and not letter.isspace():
+                lines.append("")
+            lines[-1] += letter
+    lines = [line.strip() for line in lines if line.strip()]
+    if len(lines) > max_lines:
+        last = lines[max_lines - 1]
+        while text_width(last + "…", font_size) > width:
+            last = last[:-1]
+        lines[max_lines - 1 :] = [last.rstrip() + "…"]
+    return lines or [""]
+
+
+def signed(value: float, *, digits: int = 3) -> str:
+    """Write a number with its sign (a true minus), so many significant digits, and powers of ten where it is small."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:+.{digits - 1}e}".replace("-", "−").split("e")
+    power = int(exponent.replace("−", "-"))
+    if power < -4:
+        return f"{mantissa}·10{str(power).translate(_SUPERSCRIPTS)}"
+    return f"{value:+,.{max(0, digits - 1 - power)}f}".replace("-", "−")
+
+
+def signed_column(values: Sequence[float]) -> list[str]:
+    """Write the numbers of a table's column with the same decimals; those that would vanish, each with its own."""
+    largest = max((abs(value) for value in values), default=0.0)
+    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
+    if decimals > 8:
+        return [signed(value) for value in values]
+    return [
+        f"{value:+,.{decimals}f}".replace("-", "−") if abs(value) >= 0.5 * 10**-decimals else signed(value, digits=1)
+        for value in values
+    ]
