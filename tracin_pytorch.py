@@ -52,12 +52,26 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, trace, write JSON and print a table."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    require_consistent(parser, args)
+
+    from conve_tracin.influence import distributed
+
+    with distributed.processes():
+        run(args)
+
+
+def require_consistent(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with one line where flags do not go together."""
     if (args.output is None) == (args.test_triples is None):
         parser.error("--test-triple goes with --output, --test-triples with --output-dir")
     if (args.output_dir is None) != (args.test_triples is None):
         parser.error("--test-triple goes with --output, --test-triples with --output-dir")
 
+
+def run(args: argparse.Namespace) -> None:
+    """Do the work; under torchrun together with the other processes."""
     from conve_tracin.files import write_json
+    from conve_tracin.influence import distributed
     from conve_tracin.influence.resuming import resume_traces
     from conve_tracin.influence.summary import SummarySettings
     from conve_tracin.influence.tracing import trace
@@ -83,6 +97,9 @@ def main(argv: list[str] | None = None) -> None:
             top_k=args.top_k, batch_size=args.batch_size, summary=summary,
         )  # fmt: skip
 
+    if not distributed.is_main():
+        list(trace_rest(None))
+        return
     rates = list(learning_rates.values())
     journal = open_journal(args, learning_rates=rates, arrays=[training_triples, test_triples])
     reported = []

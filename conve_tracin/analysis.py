@@ -7,6 +7,7 @@ their self-influence.
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from conve_tracin import cli
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
-from conve_tracin.influence import tracing
+from conve_tracin.influence import distributed, tracing
 from conve_tracin.influence.analyzer import Influence, rank_influences
 from conve_tracin.influence.loading import CheckpointLoader, choose_learning_rates, find_checkpoints
 from conve_tracin.influence.resuming import resume_traces
@@ -86,9 +87,20 @@ def run_tracin_analysis(**options: Any) -> dict[str, Any]:
     Raises InputError for files or options that cannot be used.
     """
     run = prepare(TracInOptions(**options))
+    if not distributed.is_main():
+        return follow(run)
     for message in settings_without_effect(run.options):
         logger.info(message)
     return rank_by_self_influence(run) if run.options.mode == "self" else trace_test_triples(run)
+
+
+def follow(run: Run) -> dict[str, Any]:
+    """Compute this process's share of what process 0 works on; write nothing."""
+    if run.options.mode == "self":
+        sum_self_influences(run, run.training_triples, progress=False)
+    else:
+        list(trace_rest(run, None))
+    return {}
 
 
 def prepare(options: TracInOptions) -> Run:
@@ -202,9 +214,8 @@ def settings_without_effect(options: TracInOptions) -> Iterator[str]:
         yield f"{flag} has no effect: each test gradient is needed, and computed, once"
     if options.use_torch_compile:
         yield "--use-torch-compile has no effect: compiled passes measured no faster"
-    if options.enable_multi_gpu:
-        gpus = torch.cuda.device_count()
-        yield f"--enable-multi-gpu has no effect: one device computes ({gpus} GPUs are visible)"
+    if options.enable_multi_gpu and torch.cuda.device_count() < 2:
+        yield f"--enable-multi-gpu has no effect: {torch.cuda.device_count()} GPUs are visible here"
     if options.disable_memory_cleanup:
         yield "--disable-memory-cleanup has no effect: there is no cleanup to leave out"
     if options.num_last_layers != TracInOptions.num_last_layers and (
@@ -263,7 +274,7 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
     return content
 
 
-def trace_rest(run: Run, test_triples: np.ndarray) -> Iterator[Trace]:
+def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
     """Trace some of the run's test triples, (m, 3)."""
     return trace(
         run.load,
@@ -343,17 +354,21 @@ def _self_csv_rows(run: Run, ranked: list[Influence], own: dict[int, float]) -> 
 def self_influences_of(run: Run, positions: Iterable[int]) -> dict[int, float]:
     """Compute the self-influence of the training triples at these positions: {position: Σ η‖∇ℓ(w; z)‖²}."""
     ordered = sorted(positions)
-    scores = sum_self_influences(run, run.training_triples[ordered], progress=False)
+    # Few triples, known to process 0 alone: they are not shared.
+    scores = sum_self_influences(run, run.training_triples[ordered], progress=False, shared=False)
     return dict(zip(ordered, scores.tolist(), strict=True))
 
 
-def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool) -> torch.Tensor:
-    """Compute Σ_k η_k‖∇ℓ(w_k; z)‖² of triples (N, 3): (N,)."""
+def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool, shared: bool = True) -> torch.Tensor:
+    """Compute Σ_k η_k‖∇ℓ(w_k; z)‖² of triples (N, 3), `shared` between all processes or here: (N,)."""
     total: torch.Tensor | float = 0.0
     for path in run.checkpoints:
         loaded = run.load(path)
-        products = loaded.analyzer.self_products(
-            triples, batch_size=run.options.batch_size, progress=f"{path.name}: self-influence" if progress else None
+        compute = partial(
+            loaded.analyzer.self_products,
+            batch_size=run.options.batch_size,
+            progress=f"{path.name}: self-influence" if progress else None,
         )
+        products = distributed.compute_shared(compute, triples) if shared else compute(triples)
         total = total + loaded.learning_rate * products
     return total

@@ -149,8 +149,11 @@ def choose_device(name: str) -> str:
     """
     import torch
 
+    from conve_tracin.influence.distributed import own_gpu
+
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = own_gpu(name)
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin.influence import distributed
 from conve_tracin.influence.analyzer import Influence, TripleAnalyzer, rank_influences
 from conve_tracin.influence.summary import (
     InfluenceSummary,
@@ -53,7 +54,7 @@ class Trace:
 def trace(
     load: Callable[[Path], TracedCheckpoint],
     checkpoints: Sequence[Path],
-    test_triples: np.ndarray,
+    test_triples: np.ndarray | None,
     training_triples: np.ndarray,
     *,
     top_k: int,
@@ -66,7 +67,8 @@ def trace(
     Args:
         load: reads a checkpoint; the latest one is kept, so that a single one is read once.
         checkpoints: what to load, in order.
-        test_triples: ids of the files.
+        test_triples: ids of the files; None in the processes that follow process 0 (see `distributed`), which
+            compute their share and yield nothing.
         training_triples: ids of the files.
         top_k: how many influences to list.
         batch_size: see the analyzer.
@@ -74,19 +76,24 @@ def trace(
         summary: also summarise all scores of each test triple, and score and rank it.
     """
     load = lru_cache(maxsize=1)(load)
+    test_triples = distributed.announce(test_triples)
+    progress = progress and distributed.is_main()
     for start in range(0, len(test_triples), GROUP_SIZE):
         group = test_triples[start : start + GROUP_SIZE]
         totals: Tensor | None = None
         for checkpoint in checkpoints:
             loaded = load(checkpoint)
-            products = loaded.analyzer.gradient_products(
+            compute = partial(
+                loaded.analyzer.gradient_products,
                 group,
-                training_triples,
                 batch_size=batch_size,
                 progress=f"{checkpoint.name}: {len(group)} test triple(s)" if progress else None,
             )
+            products = distributed.compute_shared(compute, training_triples)
             scaled = products.mul_(loaded.learning_rate)
             totals = scaled if totals is None else totals.add_(scaled)
+        if not distributed.is_main():
+            continue
         for test_triple, scores in zip(group, totals, strict=True):
             traced = make_trace(test_triple, scores, training_triples, top_k=top_k)
             if summary is not None:
