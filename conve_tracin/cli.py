@@ -132,6 +132,10 @@ def add_influence_arguments(parser: argparse.ArgumentParser) -> None:
     influence.add_argument("--num-last-layers", type=positive_int, default=2, help="how many tensors that is")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--batch-size", type=positive_int, default=256, help="(head, relation) pairs in a batch")
+    machine.add_argument(
+        "--auto-batch-size", action="store_true",
+        help="always on here: a batch that does not fit into memory is halved, which changes no result",
+    )  # fmt: skip
     machine.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
     machine.add_argument("--use-mixed-precision", action="store_true", help="matrix products in bfloat16")
     machine.add_argument("--use-gradient-checkpointing", action="store_true", help="accepted; see the message")

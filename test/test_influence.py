@@ -256,6 +256,32 @@ def test_mixed_precision_rounds_the_weak_and_rescores_the_strong(conve_engine, m
     assert not torch.equal(rounded[weak], exact[weak])
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_batches_that_do_not_fit_are_halved(error, monkeypatch):
+    model = make_model()
+    whole = conve.ForwardDerivatives.__call__
+
+    def cramped(self, batch):
+        if len(batch.tails) > 2:
+            raise error
+        return whole(self, batch)
+
+    monkeypatch.setattr(conve.ForwardDerivatives, "__call__", cramped)
+    actual = TracInAnalyzerPyTorch(model).gradient_products(TEST_TRIPLES, TRAINING)
+    assert_close(actual, products_by_hand(model, EVERYTHING), 1e-12)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
+    def broken(self, batch):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(conve.ForwardDerivatives, "__call__", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        TracInAnalyzerPyTorch(make_model()).gradient_products(TEST_TRIPLES, TRAINING)
+
+
 def test_captum_agrees_on_linear_and_convolution():
     captum = pytest.importorskip("captum.influence")
     model = make_model().float()

@@ -52,7 +52,7 @@ def sweep(
         triples: ids, int64.
         work: called without gradients; on the CPU by several threads at once.
         device: where the batches are put.
-        batch_size: the most distinct pairs, and the most triples, in a batch.
+        batch_size: the most distinct pairs in a batch; a batch that does not fit into memory is halved.
         progress: what to call the work on a progress bar; none is shown without.
     """
     if not len(triples):
@@ -64,17 +64,33 @@ def sweep(
     rows = rows.to(device)
 
     @torch.no_grad()
-    def run(batch: slice) -> tuple[Tensor, Result]:
+    def compute(batch: slice) -> tuple[Tensor, Result]:
         pairs, rows_here = rows[batch].unique_consecutive(return_inverse=True)
         pair_batch = PairBatch(queries.heads[pairs], queries.relations[pairs], rows_here, queries.tails[batch])
         return order[batch], work(pair_batch)
 
+    def run(batch: slice) -> list[tuple[Tensor, Result]]:
+        try:
+            return [compute(batch)]
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if batch.stop - batch.start == 1 or not _is_out_of_memory(error):
+                raise
+        # The batch size changes no result, so half of it will do; the failed attempt's memory is free by now.
+        middle = (batch.start + batch.stop) // 2
+        return run(slice(batch.start, middle)) + run(slice(middle, batch.stop))
+
     # A pair with many tails is spread over several batches: memory stays bounded, and the pair is computed again.
     batches = _cut(rows.cpu(), batch_size)
     with tqdm(total=len(triples), desc=progress, unit="triple", unit_scale=True, disable=progress is None) as bar:
-        for positions, result in _map_on_all_cores(run, batches, device):
-            yield positions, result
-            bar.update(len(positions))
+        for results in _map_on_all_cores(run, batches, device):
+            for positions, result in results:
+                yield positions, result
+                bar.update(len(positions))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # The CPU's allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
 
 
 def _cut(rows: Tensor, batch_size: int) -> list[slice]:
