@@ -1,44 +1,55 @@
 """Measure how true influence scores are: against models that are really trained without the triples in question.
 
-python benchmarks/truth.py retrain --data data/umls --training-approach kvsall --inverse-triples --workers 2
+lds: random halves of the training set; remove: the strongest proponents; planted: errors put among the training
+triples. Trainings are kept in --cache, so that an interrupted run goes on and a second measurement needs none anew.
 """
 
 import argparse
+import itertools
+import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conve_tracin.cli import fraction, make_parser, members_of, positive_float, positive_int, run
+from conve_tracin.cli import fraction, make_parser, members_of, non_negative_int, positive_float, positive_int, run
 
 
 def add_setup_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the data set and how its models are trained."""
+    """Declare the data set, how its models are trained, and where results go."""
     group = parser.add_argument_group("what is measured")
     group.add_argument(
         "--data", type=Path, required=True, help="folder with train.txt, valid.txt, test.txt and the two mappings"
     )
     group.add_argument("--training-approach", choices=("1vsall", "kvsall"), default="kvsall")
-    group.add_argument("--inverse-triples", action="store_true")
-    group.add_argument("--num-epochs", type=positive_int, default=60)
-    group.add_argument("--batch-size", type=positive_int, default=128)
-    group.add_argument("--learning-rate", type=positive_float, default=0.01)
-    group.add_argument("--lr-decay", type=positive_float, default=0.95)
-    group.add_argument("--label-smoothing", type=fraction, default=0.1)
-    group.add_argument("--input-dropout", type=fraction, default=0.2)
-    group.add_argument("--feature-map-dropout", type=fraction, default=0.2)
-    group.add_argument("--output-dropout", type=fraction, default=0.3)
-    group.add_argument("--embedding-height", type=positive_int, default=8)
-    group.add_argument("--embedding-width", type=positive_int, default=8)
-    group.add_argument("--num-halves", type=positive_int, default=60, help="random halves of the training set")
-    group.add_argument("--num-seeds", type=positive_int, default=3, help="models trained on each half")
-    group.add_argument(
-        "--num-models", type=positive_int, default=3, help="models trained on everything, which the methods see"
+    group.add_argument("--inverse-triples", action="store_true", help="train with inverse triples")
+    group.add_argument("--num-epochs", type=positive_int, default=60, help="of each training")
+    group.add_argument("--batch-size", type=positive_int, default=128, help="of each training")
+    group.add_argument("--learning-rate", type=positive_float, default=0.01, help="of Adam")
+    group.add_argument("--lr-decay", type=positive_float, default=0.95, help="factor after each epoch")
+    group.add_argument("--label-smoothing", type=fraction, default=0.1, help="of the loss")
+    group.add_argument("--input-dropout", type=fraction, default=0.2, help="of the embeddings")
+    group.add_argument("--feature-map-dropout", type=fraction, default=0.2, help="of the convolution")
+    group.add_argument("--output-dropout", type=fraction, default=0.3, help="of the query vector")
+    group.add_argument("--embedding-height", type=positive_int, default=8, help="height × width is the dimension")
+    group.add_argument("--embedding-width", type=positive_int, default=8, help="see --embedding-height")
+    group = parser.add_argument_group("how it runs")
+    group.add_argument("--num-models", type=positive_int, default=3, help="models trained on everything")
+    group.add_argument("--cache", type=Path, default=Path("benchmarks/cache"), help="where trainings are kept")
+    group.add_argument("--results", type=Path, default=Path("benchmarks/results/truth.json"), help="JSON to add to")
+    group.add_argument("--workers", type=positive_int, default=1, help="trainings side by side, one thread each")
+
+
+def add_lds_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sizes of the linear datamodeling score."""
+    parser.add_argument("--num-halves", type=positive_int, default=60, help="random halves of the training set")
+    parser.add_argument("--num-seeds", type=positive_int, default=3, help="models trained on each half")
+    parser.add_argument("--num-test", type=positive_int, default=100, help="test triples")
+    parser.add_argument(
+        "--skip-test", type=non_negative_int, default=0, help="leave out so many, on which a choice was made"
     )
-    group.add_argument(
-        "--cache", type=Path, default=Path("benchmarks/cache"), help="where results of trainings are kept"
-    )
-    group.add_argument("--workers", type=positive_int, default=1, help="trainings side by side")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,11 +58,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_setup_arguments(common)
     parser = make_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("retrain", parents=[common], help="fill the cache: random halves and full models")
+    for name, text in (("retrain", "fill the cache for lds"), ("lds", "linear datamodeling score of every method")):
+        add_lds_arguments(commands.add_parser(name, parents=[common], help=text))
+    remove = commands.add_parser("remove", parents=[common], help="remove the strongest proponents and retrain")
+    remove.add_argument("--num-test", type=positive_int, default=60, help="test triples that the model ranks first")
+    remove.add_argument("--top-k", type=positive_int, default=10, help="proponents removed of each")
+    remove.add_argument("--num-seeds", type=positive_int, default=4, help="retrainings")
+    planted = commands.add_parser("planted", parents=[common], help="find planted errors")
+    planted.add_argument("--share", type=fraction, default=0.05, help="of the training triples")
+    planted.add_argument("--num-draws", type=positive_int, default=3, help="corrupted training sets")
     return parser.parse_args(argv)
 
 
-def setup_of(args: argparse.Namespace):
+def setup_of(args: argparse.Namespace) -> Any:
     """Build the `Setup` that the arguments describe."""
     from truth_lib.setups import Setup
 
@@ -66,18 +85,143 @@ def setup_of(args: argparse.Namespace):
     )
 
 
+def record(args: argparse.Namespace, setup: Any, result: dict[str, Any]) -> None:
+    """Add a result to the JSON file, and write the Markdown page beside it anew."""
+    from common import machine
+    from truth_lib import tables
+
+    command = shlex.join(["python", "benchmarks/truth.py", *sys.argv[1:]])
+    tables.merge_result(args.results, ["machine"], machine())
+    content = tables.merge_result(args.results, [args.command, setup.name], result | {"command": command})
+    tables.write_report(args.results.with_suffix(".md"), content)
+
+
+def lds_trainings(args: argparse.Namespace, setup: Any) -> tuple[list[Any], list[list[Any]]]:
+    """Train what the linear datamodeling score needs: jobs on everything, and jobs on halves by seed."""
+    from truth_lib import retraining
+
+    full = retraining.full_jobs(setup, args.cache, num_seeds=args.num_models)
+    halves = retraining.lds_jobs(setup, args.cache, num_halves=args.num_halves, num_seeds=args.num_seeds)
+    retraining.run_jobs([*full, *itertools.chain(*halves)], workers=args.workers, description=setup.name)
+    return full, halves
+
+
 def retrain(args: argparse.Namespace) -> None:
-    """Train what the measurements need and the cache lacks."""
+    """Train what `lds` needs and the cache lacks."""
+    lds_trainings(args, setup_of(args))
+
+
+def lds(args: argparse.Namespace) -> None:
+    """Measure the linear datamodeling score of every method."""
+    import numpy as np
+    from tqdm import tqdm
+    from truth_lib import retraining
+    from truth_lib.lds import bootstrap, linear_datamodeling_scores, noise_ceiling
+    from truth_lib.methods import BASELINES, GAUSS_NEWTON, RECOMMENDED, TRACIN
+
+    setup = setup_of(args)
+    full, halves = lds_trainings(args, setup)
+    data = setup.load()
+    shuffled = np.random.default_rng(7).permutation(len(data.test))
+    chosen = np.sort(shuffled[args.skip_test : args.skip_test + args.num_test])
+    test = data.test[chosen]
+    measured = np.stack([retraining.read_scores(jobs)[:, chosen] for jobs in halves])  # (seeds, M, n)
+    kept = np.stack([job.kept for job in halves[0]])  # (M, N)
+    models = [retraining.read_model(job) for job in full]
+
+    scores: dict[str, np.ndarray] = {}
+    for name, method in tqdm((BASELINES | TRACIN | GAUSS_NEWTON).items(), desc="methods"):
+        influence = method(models[0], setup, test, data.train)
+        scores[name] = linear_datamodeling_scores(influence, kept, measured.mean(axis=0))
+        if name == RECOMMENDED:
+            for count, model in enumerate(models[1:], start=2):
+                influence = influence + method(model, setup, test, data.train)
+                name_of_sum = f"{RECOMMENDED}, {count} models summed"
+                scores[name_of_sum] = linear_datamodeling_scores(influence, kept, measured.mean(axis=0))
+    best_rule = max(BASELINES, key=lambda name: scores[name].mean())
+    record(
+        args,
+        setup,
+        {
+            "ceiling": noise_ceiling(measured),
+            "methods": {name: asdict(bootstrap(values)) for name, values in scores.items()},
+            "best_baseline": best_rule,
+            "recommended_above_best_baseline": asdict(bootstrap(scores[RECOMMENDED] - scores[best_rule])),
+            "halves": args.num_halves,
+            "seeds": args.num_seeds,
+            "test_triples": len(test),
+            "models": len(models),
+            "retraining_minutes": sum(retraining.read_seconds(jobs) for jobs in halves) / 60,
+        },
+    )
+
+
+def remove(args: argparse.Namespace) -> None:
+    """Remove the strongest proponents by every method, and controls, and retrain."""
+    import numpy as np
+    from truth_lib import removal, retraining
+    from truth_lib.methods import BASELINES, RECOMMENDED, REMOVED_BY
+    from truth_lib.setups import rank_tails
+
+    setup = setup_of(args)
+    data = setup.load()
+    full = retraining.full_jobs(setup, args.cache, num_seeds=args.num_models)
+    retraining.run_jobs(full, workers=args.workers, description=f"{setup.name}, everything")
+    models = [retraining.read_model(job) for job in full]
+    first = removal.triples_ranked_first(rank_tails(models[0], setup, data), args.num_test)
+    test = data.test[first]
+
+    removed = {name: removal.removed_by_control(name, test, data.train, top_k=args.top_k) for name in removal.CONTROLS}
+    for name, method in REMOVED_BY.items():
+        influence = method(models[0], setup, test, data.train)
+        removed[name] = removal.strongest_proponents(influence, args.top_k)
+        if name == RECOMMENDED and len(models) > 1:
+            influence = influence + sum(method(model, setup, test, data.train) for model in models[1:])
+            removed[f"{name}, {len(models)} models summed"] = removal.strongest_proponents(influence, args.top_k)
+    rule = "shares (h, r) or (r, t)"
+    removed[rule] = removal.strongest_proponents(BASELINES[rule](models[0], setup, test, data.train), args.top_k)
+
+    jobs = removal.removal_jobs(setup, args.cache, removed, num_seeds=args.num_seeds)
+    retraining.run_jobs(itertools.chain(*jobs.values()), workers=args.workers, description=f"{setup.name}, removed")
+    results = {}
+    for name, marked in removed.items():
+        ranks = retraining.read_ranks(jobs[name])[:, first]  # (seeds, n)
+        by_seed = (1 / ranks).mean(axis=1)
+        results[name] = {
+            "triples_removed": int(marked.sum()),
+            "mrr": float(by_seed.mean()),
+            "mrr_standard_error": float(by_seed.std(ddof=1) / np.sqrt(len(by_seed))) if len(by_seed) > 1 else 0.0,
+            "hits@1": float((ranks <= 1).mean()),
+            "score": float(retraining.read_scores(jobs[name])[:, first].mean()),
+        }
+    record(
+        args,
+        setup,
+        {"removed": results, "test_triples": len(test), "top_k": args.top_k, "seeds": args.num_seeds},
+    )
+
+
+def planted(args: argparse.Namespace) -> None:
+    """Plant errors in the training set, train, and look for them with every method."""
+    import numpy as np
+    from tqdm import tqdm
+    from truth_lib import planted as errors
     from truth_lib import retraining
 
     setup = setup_of(args)
-    jobs = retraining.full_jobs(setup, args.cache, num_seeds=args.num_models)
-    for by_seed in retraining.lds_jobs(setup, args.cache, num_halves=args.num_halves, num_seeds=args.num_seeds):
-        jobs += by_seed
-    retraining.run_jobs(jobs, workers=args.workers, description=setup.name)
+    data = setup.load()
+    draws = [errors.plant_errors(data, args.share, seed=seed) for seed in range(args.num_draws)]
+    jobs = errors.planted_jobs(setup, args.cache, [triples for triples, _ in draws])
+    retraining.run_jobs(jobs, workers=args.workers, description=f"{setup.name}, planted")
+    areas: dict[str, list[float]] = {}
+    for job, (triples, is_planted) in zip(tqdm(jobs, desc="methods"), draws, strict=True):
+        for name, suspicion in errors.suspicions(retraining.read_model(job), setup, data, triples).items():
+            areas.setdefault(name, []).append(errors.area_under_roc(suspicion, is_planted))
+    auc = {name: float(np.mean(values)) for name, values in areas.items()}
+    record(args, setup, {"auc": auc, "share": args.share, "draws": args.num_draws})
 
 
-COMMANDS = {"retrain": retrain}
+COMMANDS = {"retrain": retrain, "lds": lds, "remove": remove, "planted": planted}
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from conve_tracin.influence.gauss_newton import (
     gauss_newton_effects,
     gauss_newton_tangents,
     label_effects,
+    leverages,
 )
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
@@ -250,3 +251,12 @@ def test_a_relation_without_training_triples_does_not_move(triples):
 def test_damping_must_be_positive():
     with pytest.raises(InputError, match="damping"):
         CurvatureConfig(damping=0.0)
+
+
+def test_leverage_is_a_triples_label_effect_on_itself(case):
+    model, model_triples, queries, _, config = case
+    curvature = RowCurvature(model, queries, config)
+    triples = model_triples[model_triples[:, 0] != model_triples[:, 2]][:6]
+    tangents = gauss_newton_tangents(model, triples, curvature)
+    expected = label_effects(model, tangents, triples).diagonal()
+    torch.testing.assert_close(leverages(model, triples, curvature).float(), expected, rtol=1e-4, atol=1e-6)

@@ -96,3 +96,11 @@ GAUSS_NEWTON: dict[str, Method] = {
     "Gauss–Newton rows, without sharing": partial(gauss_newton, {"sharing": 0.0}),
     RECOMMENDED: partial(gauss_newton, {}),
 }
+# What `remove` removes by, besides the controls; the strongest simple rule is added there.
+REMOVED_BY: dict[str, Method] = {
+    RECOMMENDED: GAUSS_NEWTON[RECOMMENDED],
+    "Gauss–Newton rows, labels alone": partial(gauss_newton, LABELS_ALONE),
+    "TracIn, embeddings alone": TRACIN["TracIn, embeddings alone"],
+    "TracIn, all parameters": TRACIN["TracIn, all parameters"],
+    "TracIn, last layers": TRACIN["TracIn, last layers"],
+}

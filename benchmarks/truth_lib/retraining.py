@@ -16,14 +16,15 @@ from tqdm import tqdm
 
 from conve_tracin.files import atomic_write
 from conve_tracin.model import ConvE
-from truth_lib.setups import Setup, score_triples
+from truth_lib.setups import Setup, rank_tails, score_triples
 
 
 @dataclass(frozen=True)
 class Job:
     """One retraining: which training triples are kept, under which seed, and where its result goes.
 
-    The result is the array (num_test, sides) of all test triples' scores; `keep_model` stores the weights too.
+    The result holds all test triples' scores (num_test, sides) and filtered ranks as tails (num_test,); `keep_model`
+    stores the weights too.
     """
 
     path: Path
@@ -63,7 +64,8 @@ def run_job(job: Job) -> float:
             torch.save(model.state_dict(), temporary)
     seconds = time.perf_counter() - started
     with atomic_write(job.path) as temporary, temporary.open("wb") as file:
-        np.savez(file, scores=score_triples(model, job.setup, data.test), seconds=seconds)
+        ranks = rank_tails(model, job.setup, data)
+        np.savez(file, scores=score_triples(model, job.setup, data.test), ranks=ranks, seconds=seconds)
     return seconds
 
 
@@ -90,8 +92,13 @@ def _run_unless_done(job: Job) -> float:
 
 
 def read_scores(jobs: Iterable[Job]) -> np.ndarray:
-    """Read the results of jobs: (len(jobs), num_test, sides)."""
-    return np.stack([np.load(job.path)["scores"] for job in jobs])
+    """Read the scores of the test triples as tails: (len(jobs), num_test)."""
+    return np.stack([np.load(job.path)["scores"][:, 0] for job in jobs])
+
+
+def read_ranks(jobs: Iterable[Job]) -> np.ndarray:
+    """Read the filtered ranks of the test triples as tails: (len(jobs), num_test)."""
+    return np.stack([np.load(job.path)["ranks"] for job in jobs])
 
 
 def read_seconds(jobs: Iterable[Job]) -> float:
@@ -103,7 +110,7 @@ def read_model(job: Job) -> ConvE:
     """Load the model that a job with `keep_model` has stored, in eval mode."""
     model = ConvE(**job.setup.model_config(job.setup.load()))
     model.load_state_dict(torch.load(job.model_path, weights_only=True))
-    return model.eval().requires_grad_(False)
+    return model.eval()
 
 
 def lds_jobs(setup: Setup, cache: Path, *, num_halves: int, num_seeds: int) -> list[list[Job]]:

@@ -8,7 +8,15 @@ import torch
 
 from conve_tracin.errors import InputError
 from conve_tracin.model import ConvE
-from conve_tracin.training import TrainingConfig, TrainingData, new_state, run_epoch, training_queries
+from conve_tracin.ranking import rank_triples
+from conve_tracin.training import (
+    TrainingConfig,
+    TrainingData,
+    known_tails,
+    new_state,
+    run_epoch,
+    training_queries,
+)
 from conve_tracin.triples import read_triples, read_vocabulary, with_inverse_triples
 
 
@@ -81,3 +89,13 @@ def score_triples(model: ConvE, setup: Setup, triples: np.ndarray) -> np.ndarray
     """Score triples (n, 3) of the files' ids as tails, and as heads where there are inverses: (n, 1) or (n, 2)."""
     scores = model.score(*torch.from_numpy(setup.model_triples(triples)).unbind(dim=1))
     return scores.reshape(-1, len(triples)).T.numpy()
+
+
+@torch.no_grad()
+def rank_tails(model: ConvE, setup: Setup, data: TrainingData, triples: np.ndarray | None = None) -> np.ndarray:
+    """Rank the tails of triples (n, 3), the test triples without, among all entities, filtered: (n,)."""
+    triples = data.test if triples is None else triples
+    known = known_tails(data, inverse_triples=setup.config.inverse_triples, device=torch.device("cpu"))
+    num_relations = model.config.num_relations
+    forward = setup.model_triples(triples)[: len(triples)]
+    return rank_triples(model, forward, known, num_relations=num_relations).numpy()

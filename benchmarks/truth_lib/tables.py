@@ -1,0 +1,120 @@
+"""Results as JSON and as tables in Markdown."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from conve_tracin.files import atomic_write, write_json
+
+
+def merge_result(path: Path, keys: Sequence[str], result: dict[str, Any]) -> dict[str, Any]:
+    """Put `result` under nested `keys` of a JSON file and return the whole content."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    place = content
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+    place[keys[-1]] = result
+    write_json(path, content)
+    return content
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Format a table as lines of Markdown."""
+    rows = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def shortest(value: float) -> str:
+    """Write .731 for 0.731, as the tables of the field do."""
+    return f"{value:.3f}".replace("0.", ".", 1)
+
+
+def write_report(path: Path, content: dict[str, Any]) -> None:
+    """Write every result in `content` (see `merge_result`) as one Markdown page."""
+    lines = ["# How true the scores are", ""]
+    lines += [_machine_line(content["machine"]), ""] if "machine" in content else []
+    lines += _lds_lines(content.get("lds", {}))
+    lines += _removal_lines(content.get("remove", {}))
+    lines += _planted_lines(content.get("planted", {}))
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _machine_line(machine: dict[str, Any]) -> str:
+    kind = f"{machine['processor']}{' with AMX' if machine['amx'] else ''}"
+    place = "CPU" if machine["gpu"] is None else machine["gpu"]
+    return f"Measured on {machine['cores']} cores of an {kind}, torch {machine['torch']}, {place}."
+
+
+def _lds_lines(results: dict[str, Any]) -> list[str]:
+    if not results:
+        return []
+    setups = list(results)
+    methods = dict.fromkeys(method for name in setups for method in results[name]["methods"])
+    rows = [["perfect predictor (from the seeds' agreement)", *(shortest(results[name]["ceiling"]) for name in setups)]]
+    for method in methods:
+        cells = [results[name]["methods"].get(method) for name in setups]
+        rows.append([method, *("–" if cell is None else _cell(cell) for cell in cells)])
+    counts = [
+        f"- {name}: {result['halves']} halves × {result['seeds']} seeds, {result['test_triples']} test triples, "
+        f"{result['models']} models, {result['retraining_minutes']:.0f} minutes of retraining; `{result['command']}`"
+        for name, result in results.items()
+    ]
+    return [
+        "## Linear datamodeling score",
+        "",
+        "Spearman correlation, per test triple, between the summed scores of a random half of the training triples and "
+        "the score that models trained on that half give the test triple: mean and 95 % bootstrap interval over test "
+        "triples.",
+        "",
+        *markdown_table(["scores", *setups], rows),
+        "",
+        *counts,
+        "",
+    ]
+
+
+def _cell(interval: dict[str, float]) -> str:
+    return f"{shortest(interval['mean'])} ({shortest(interval['low'])} to {shortest(interval['high'])})"
+
+
+def _removal_lines(results: dict[str, Any]) -> list[str]:
+    lines = ["## Remove and retrain", ""] if results else []
+    for name, result in results.items():
+        rows = [
+            [
+                removed,
+                str(value["triples_removed"]),
+                f"{shortest(value['mrr'])} ± {shortest(value['mrr_standard_error'])}",
+                shortest(value["hits@1"]),
+                f"{value['score']:.2f}",
+            ]
+            for removed, value in result["removed"].items()
+        ]
+        lines += [
+            f"{name}: {result['test_triples']} test triples that the model ranks first, their top {result['top_k']} "
+            f"proponents removed together, {result['seeds']} seeds; `{result['command']}`",
+            "",
+            *markdown_table(["removed", "triples", "filtered tail MRR after", "Hits@1", "mean score"], rows),
+            "",
+        ]
+    return lines
+
+
+def _planted_lines(results: dict[str, Any]) -> list[str]:
+    if not results:
+        return []
+    methods = dict.fromkeys(method for result in results.values() for method in result["auc"])
+    rows = [[method, *(shortest(result["auc"][method]) for result in results.values())] for method in methods]
+    return [
+        "## Planted errors",
+        "",
+        "Area under the ROC curve for finding training triples whose tail was replaced by a false one "
+        f"({next(iter(results.values()))['share']:.0%} of all), mean over the draws.",
+        "",
+        *markdown_table(["suspicion", *results], rows),
+        "",
+        *(f"- {name}: {result['draws']} draws; `{result['command']}`" for name, result in results.items()),
+        "",
+    ]
