@@ -196,17 +196,25 @@ def _draw_metrics(evaluated: Sequence[Mapping[str, Any]], x: Axis) -> Markup:
     curves = {
         label: [(record["epoch"], float(record["valid"][name])) for record in evaluated]
         for name, label in VALIDATION_METRICS.items()
+        if all(name in record["valid"] for record in evaluated)
     }
     heights = spread([y.at(points[-1][1]) for points in curves.values()], gap=15)
     for number, (label, points) in enumerate(curves.items()):
         drawn.append(_draw_curve(points, x, y, f"c{number}"))
         drawn.append(element("text", label, class_=f"c{number}", x=x.at(points[-1][0]) + 10, y=heights[number] + 4))
-    epoch, best = max(curves["MRR"], key=lambda point: point[1])
-    drawn.append(element("circle", class_="c0", cx=x.at(epoch), cy=y.at(best), r=4.5))
+    if "MRR" in curves:
+        drawn.append(_mark_best(curves["MRR"], x, y))
+    return join(*drawn)
+
+
+def _mark_best(points: Sequence[Point], x: Axis, y: Axis) -> Markup:
+    epoch, best = max(points, key=lambda point: point[1])
     note = f"best MRR {best:.3f} in epoch {epoch}"
     place = min(max(x.at(epoch), x.start + text_width(note, 12) / 2), x.end - text_width(note, 12) / 2)
-    drawn.append(element("text", note, class_="c0", x=place, y=y.start - 10.0, text_anchor="middle"))
-    return join(*drawn)
+    return join(
+        element("circle", class_="c0", cx=x.at(epoch), cy=y.at(best), r=4.5),
+        element("text", note, class_="c0", x=place, y=y.start - 10.0, text_anchor="middle"),
+    )
 
 
 def _draw_curve(points: Sequence[Point], x: Axis, y: Axis, colour: str) -> Markup:

@@ -44,7 +44,7 @@ class Browser:
         return self._send("POST", f"{self.session}/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def show(self, *, width, height=900, dark=False, media=""):
-        """Set the size of the window, the colours that the reader prefers, and the medium where it is not the screen."""
+        """Set the size of the window, the colours that the reader prefers, and the medium if not the screen."""
         self.devtools(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
