@@ -71,18 +71,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def setup_of(args: argparse.Namespace) -> Any:
-    """Build the `Setup` that the arguments describe."""
+    """Build the `Setup` that the arguments describe, and see that the cache fits it."""
+    from truth_lib.retraining import require_same_setup
     from truth_lib.setups import Setup
 
     from conve_tracin.training import TrainingConfig
 
-    return Setup(
+    setup = Setup(
         data_dir=args.data,
         config=TrainingConfig(**members_of(TrainingConfig, args)),
         embedding_height=args.embedding_height,
         embedding_width=args.embedding_width,
         dropouts=(args.input_dropout, args.feature_map_dropout, args.output_dropout),
     )
+    require_same_setup(setup, args.cache)
+    return setup
 
 
 def record(args: argparse.Namespace, setup: Any, result: dict[str, Any]) -> None:

@@ -7,14 +7,19 @@ the triples in the half and the score that models trained on that half give the 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 BOOTSTRAP_SAMPLES = 2000
 
 
+def average_ranks(values: np.ndarray) -> np.ndarray:
+    """Rank values (M,) from 1 up; equal ones share the mean of their ranks."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+
+
 def rank_correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """Compute Spearman's correlation of each column of two arrays (M, n): (n,), 0 where a column is constant."""
-    ranks = [rankdata(values, axis=0) for values in (predicted, measured)]
+    ranks = [np.apply_along_axis(average_ranks, 0, values) for values in (predicted, measured)]
     ranks = [values - values.mean(axis=0) for values in ranks]
     norms = [np.linalg.norm(values, axis=0) for values in ranks]
     return (ranks[0] * ranks[1]).sum(axis=0) / np.maximum(norms[0] * norms[1], 1e-12)

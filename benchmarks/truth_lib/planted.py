@@ -1,10 +1,10 @@
 """Planted errors: corrupt some training tails and see which score finds them."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton import (
@@ -15,6 +15,7 @@ from conve_tracin.influence.gauss_newton import (
 )
 from conve_tracin.model import ConvE
 from conve_tracin.training import TrainingData
+from truth_lib.lds import average_ranks
 from truth_lib.methods import EMBEDDINGS
 from truth_lib.retraining import Job
 from truth_lib.setups import Setup
@@ -47,15 +48,16 @@ def plant_errors(data: TrainingData, share: float, *, seed: int) -> tuple[np.nda
 def planted_jobs(setup: Setup, cache: Path, corrupted: list[np.ndarray]) -> list[Job]:
     """List the trainings on corrupted triples, one for each draw; their models are kept."""
     folder = cache / setup.name
-    return [
-        Job(folder / f"planted_{seed}.npz", setup, triples, 7000 + seed, keep_model=True)
-        for seed, triples in enumerate(corrupted)
-    ]
+    jobs = []
+    for seed, triples in enumerate(corrupted):
+        digest = zlib.crc32(triples.tobytes())
+        jobs.append(Job(folder / f"planted_{digest:08x}.npz", setup, triples, 7000 + seed, keep_model=True))
+    return jobs
 
 
 def area_under_roc(suspicion: np.ndarray, planted: np.ndarray) -> float:
     """Compute the chance that a planted error is more suspicious than a true triple, ties counted as half."""
-    ranks = rankdata(suspicion)
+    ranks = average_ranks(suspicion)
     errors, others = planted.sum(), (~planted).sum()
     return float((ranks[planted].sum() - errors * (errors + 1) / 2) / (errors * others))
 

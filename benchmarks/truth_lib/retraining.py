@@ -3,6 +3,7 @@
 A job that has its file is not run again, so that an interrupted run goes on where it was.
 """
 
+import json
 import multiprocessing
 import time
 from collections.abc import Iterable
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from conve_tracin.files import atomic_write
+from conve_tracin.errors import InputError
+from conve_tracin.files import atomic_write, write_json
 from conve_tracin.model import ConvE
 from truth_lib.setups import Setup, rank_tails, score_triples
 
@@ -111,6 +113,25 @@ def read_model(job: Job) -> ConvE:
     model = ConvE(**job.setup.model_config(job.setup.load()))
     model.load_state_dict(torch.load(job.model_path, weights_only=True))
     return model.eval()
+
+
+def require_same_setup(setup: Setup, cache: Path) -> None:
+    """Note in the cache how its models are trained.
+
+    Raises InputError where it holds models that were trained otherwise.
+    """
+    path = cache / setup.name / "setup.json"
+    description = setup.describe()
+    if not path.is_file():
+        write_json(path, description)
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in description.items():
+        if stored.get(name) != value:
+            raise InputError(
+                f"{path}: the models there were trained with {name} {stored.get(name)}, not {value}; give the same "
+                "settings or another --cache"
+            )
 
 
 def lds_jobs(setup: Setup, cache: Path, *, num_halves: int, num_seeds: int) -> list[list[Job]]:

@@ -1,7 +1,9 @@
 """What is measured: a data set, and how its models are trained."""
 
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,10 @@ from conve_tracin.training import (
     training_queries,
 )
 from conve_tracin.triples import read_triples, read_vocabulary, with_inverse_triples
+
+_SETTINGS = (
+    "num_epochs", "batch_size", "learning_rate", "lr_decay", "label_smoothing", "training_approach", "inverse_triples",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,17 @@ class Setup:
             read_triples(self.data_dir / f"{split}.txt", entities, relations) for split in ("train", "valid", "test")
         ]
         return TrainingData(*splits, len(entities.labels), len(relations.labels), {})
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that a trained model depends on besides its triples and its seed, as plain values."""
+        data = self.load()
+        settings = {name: getattr(self.config, name) for name in _SETTINGS}
+        return {
+            **settings,
+            **self.model_config(data),
+            "training_triples": len(data.train),
+            "digest": zlib.crc32(np.concatenate([data.train, data.test]).tobytes()),
+        }
 
     def model_config(self, data: TrainingData) -> dict[str, int | float]:
         """Return the members of `ConvEConfig` that differ from its defaults."""

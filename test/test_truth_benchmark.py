@@ -1,0 +1,119 @@
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from truth_lib import lds, planted, removal, retraining
+from truth_lib.setups import Setup
+
+from conve_tracin.errors import InputError
+from conve_tracin.training import TrainingConfig, TrainingData
+from conve_tracin.triples import write_triples, write_vocabulary
+
+
+@pytest.fixture
+def setup(tmp_path):
+    """A folder with a small data set, and a training of one epoch."""
+    generator = np.random.default_rng(0)
+    names = [(f"e{h}", f"r{r}", f"e{t}") for h, r, t in product(range(6), range(2), range(6))]
+    names = [names[i] for i in generator.permutation(len(names))]
+    folder = tmp_path / "small"
+    for split, part in (("train", names[:40]), ("valid", names[40:46]), ("test", names[46:52])):
+        write_triples(folder / f"{split}.txt", part)
+    write_vocabulary(folder / "entity_to_id.tsv", [f"e{i}" for i in range(6)])
+    write_vocabulary(folder / "relation_to_id.tsv", ["r0", "r1"])
+    config = TrainingConfig(num_epochs=1, batch_size=16, training_approach="kvsall", inverse_triples=True)
+    return Setup(data_dir=folder, config=config, embedding_height=2, embedding_width=4)
+
+
+def test_average_ranks_share_ties():
+    assert lds.average_ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
+
+
+def test_rank_correlation_is_pearson_of_ranks_and_ignores_monotone_maps():
+    generator = np.random.default_rng(0)
+    left, right = generator.normal(size=(2, 50, 3))
+    ranks = [values.argsort(axis=0).argsort(axis=0) for values in (left, right)]
+    expected = [np.corrcoef(ranks[0][:, i], ranks[1][:, i])[0, 1] for i in range(3)]
+    np.testing.assert_allclose(lds.rank_correlations(np.exp(left), right**3), expected)
+    assert lds.rank_correlations(np.zeros((50, 3)), right).tolist() == [0, 0, 0]
+
+
+def test_true_additive_influence_reaches_the_noise_ceiling():
+    generator = np.random.default_rng(0)
+    influence = generator.normal(size=(40, 300))
+    halves = retraining.random_halves(300, 200)
+    truth = halves @ influence.T  # (M, n)
+    measured = truth + generator.normal(size=(3, *truth.shape)) * truth.std(axis=0)
+    scores = lds.linear_datamodeling_scores(influence, halves, measured.mean(axis=0))
+    assert scores.mean() == pytest.approx(lds.noise_ceiling(measured), abs=0.02)
+    assert scores.mean() == pytest.approx(np.sqrt(3 / 4), abs=0.03)  # signal 1, noise 1/3
+
+
+def test_halves_keep_half_and_do_not_depend_on_their_number():
+    halves = retraining.random_halves(101, 7)
+    assert (halves.sum(axis=1) == 50).all()
+    assert (halves[:3] == retraining.random_halves(101, 3)).all()
+
+
+def test_area_under_roc_counts_pairs():
+    generator = np.random.default_rng(0)
+    suspicion = generator.integers(0, 5, 60).astype(float)
+    errors = generator.random(60) < 0.3
+    pairs = [(a > b) + 0.5 * (a == b) for a in suspicion[errors] for b in suspicion[~errors]]
+    assert planted.area_under_roc(suspicion, errors) == pytest.approx(np.mean(pairs))
+
+
+def test_planted_errors_are_false_and_change_tails_alone():
+    every = np.array(list(product(range(5), range(2), range(5))))
+    every = np.random.default_rng(0).permutation(every)
+    data = TrainingData(every[:30], every[30:34], every[34:38], 5, 2, {})
+    triples, errors = planted.plant_errors(data, 0.2, seed=0)
+    assert 0 < errors.sum() <= 6
+    assert (triples[~errors] == data.train[~errors]).all()
+    assert (triples[:, :2] == data.train[:, :2]).all()
+    known = {tuple(triple) for triple in every[:38].tolist()}
+    false = [tuple(triple) for triple in triples[errors].tolist()]
+    assert not known & set(false)
+    assert len(set(false)) == len(false)
+
+
+def test_strongest_proponents_are_those_of_highest_score_whatever_their_size():
+    influence = np.array([[0.1, -9.0, 3.0, 2.0], [5.0, 0.0, 0.0, -1.0]])
+    assert removal.strongest_proponents(influence, 1).tolist() == [True, False, True, False]
+    ties = removal.strongest_proponents(np.zeros((1, 50)), 10)
+    assert ties.sum() == 10
+    assert not ties[:10].all()  # ties are drawn by lot, not by position
+
+
+def test_random_triples_share_an_entity_where_they_should():
+    train = np.array([[0, 0, 1], [1, 0, 2], [3, 0, 4], [4, 0, 3], [2, 0, 0]])
+    marked = removal.random_triples(np.array([[0, 0, 9]]), train, 5, share_entity=True)
+    assert marked.tolist() == [True, False, False, False, True]
+    assert removal.random_triples(np.array([[0, 0, 9]]), train, 3, share_entity=False).sum() == 3
+
+
+def test_a_finished_retraining_is_not_run_again_and_is_what_its_seed_says(setup, tmp_path):
+    jobs = retraining.lds_jobs(setup, tmp_path / "cache", num_halves=2, num_seeds=1)[0]
+    retraining.run_job(jobs[0])
+    assert jobs[0].is_done()
+    assert not jobs[1].is_done()
+    stored = retraining.read_scores([jobs[0]])
+    again = setup.train(setup.load(), setup.load().train[jobs[0].kept], jobs[0].seed)
+    test = torch.from_numpy(setup.model_triples(setup.load().test)[:6])
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(stored[0]), again.score(*test.T))
+    assert retraining._run_unless_done(jobs[0]) == 0.0
+
+
+def test_a_cache_of_other_settings_is_refused(setup, tmp_path):
+    retraining.require_same_setup(setup, tmp_path)
+    retraining.require_same_setup(setup, tmp_path)
+    other = Setup(data_dir=setup.data_dir, config=setup.config, embedding_height=4, embedding_width=4)
+    with pytest.raises(InputError, match="embedding_dim 8, not 16"):
+        retraining.require_same_setup(other, tmp_path)
