@@ -36,8 +36,8 @@ from conve_tracin.model import ConvE
 # Measured on a CPU: from here on one backward product for each triple is cheaper than forward products for each
 # pair and tangent (benchmarks/influence.py).
 FACTORED_FROM = 4
-# On a CPU a batch's activations should stay in a core's cache; a GPU wants all that the user allows.
-CPU_BATCH_SIZE = 64
+# On a CPU the feature maps of a batch should stay in a core's cache; a GPU wants all that the user allows.
+CPU_BATCH_FEATURES = 700_000
 
 
 def iterate_derivatives(
@@ -66,7 +66,7 @@ def iterate_derivatives(
     many = len(tangents) >= FACTORED_FROM and any(tangent.moves_every_query for tangent in tangents)
     engine = FactoredDerivatives if many else ForwardDerivatives
     work = engine(model, tangents, low_precision=low_precision)
-    batch_size = choose_batch_size(batch_size, device)
+    batch_size = choose_batch_size(batch_size, model)
     for positions, (scores, derivatives) in sweep(
         triples[touched], work, device=device, batch_size=batch_size, progress=progress
     ):
@@ -92,13 +92,15 @@ def iterate_squared_norms(
         scores, norms = factors.squared_norms(batch, names)
         return norms * loss_slopes(scores, loss_fn) ** 2
 
-    batch_size = choose_batch_size(batch_size, device)
+    batch_size = choose_batch_size(batch_size, model)
     yield from sweep(triples, work, device=device, batch_size=batch_size, progress=progress)
 
 
-def choose_batch_size(batch_size: int, device: torch.device) -> int:
+def choose_batch_size(batch_size: int, model: ConvE) -> int:
     """Lower the user's batch size to what is fast on a CPU."""
-    return min(batch_size, CPU_BATCH_SIZE) if device.type == "cpu" else batch_size
+    if model.fc.weight.device.type != "cpu":
+        return batch_size
+    return max(1, min(batch_size, CPU_BATCH_FEATURES // model.config.feature_map_size))
 
 
 def _touched(tangents: list[ConvETangent], triples: np.ndarray) -> np.ndarray:
