@@ -48,7 +48,13 @@ def gradients_by_hand(model, triples, names=None) -> torch.Tensor:
     """∇ℓ of each triple (N, 3), by backward passes from score_hrt: (N, P). With inverses, relation r is row 2r."""
     parameters = dict(model.named_parameters())
     rows = []
+    # PyKEEN's graph networks keep their vectors in eval mode, and a graph serves one backward pass only.
+    keeping = [
+        m for m in model.modules() if hasattr(m, "enriched_embeddings") or hasattr(m, "enriched_representations")
+    ]
     for head, relation, tail in triples.tolist():
+        for module in keeping:
+            module.enriched_embeddings = module.enriched_representations = None
         model.zero_grad(set_to_none=True)
         row = 2 * relation if model.use_inverse_triples else relation
         score = model.score_hrt(torch.tensor([[head, row, tail]]))

@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
+from pykeen import models
 from pykeen_examples import SIZES, gradients_by_hand, trained_model, training_factory
 from torch import nn
 
@@ -181,8 +182,32 @@ def test_representations_that_are_no_tables_use_the_loop():
     assert_close(analyzer.gradient_products(TEST_TRIPLES, TRAINING), products_by_hand(model), 1e-9)
 
 
+# Entities of shared tokens, entities of a graph network, a parameter without dimensions, and sparse products that have
+# no forward-mode derivative.
+@pytest.mark.parametrize("name", ["NodePiece", "CompGCN", "ProjE", "RGCN"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_other_kinds(name, kind):
+    dtype = torch.float32 if name == "RGCN" else torch.float64
+    sizes = {"embedding_dim": 4}
+    # NodePiece and CompGCN need inverse triples; RGCN makes its own.
+    factory = training_factory(inverse_triples=name != "RGCN")
+    model = getattr(models, name)(triples_factory=factory, random_seed=1, **sizes).to(dtype).eval()
+    parameters = dict(model.named_parameters())
+    test, training = TEST_TRIPLES, TRAINING[-8:]
+    by_hand = gradients_by_hand(model, training)
+    analyzer = make_analyzer(kind, model)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+    actual = analyzer.gradient_products(test, training, batch_size=3)
+    assert_close(actual, gradients_by_hand(model, test) @ by_hand.T, tolerance)
+    assert_close(analyzer.self_products(training), by_hand.square().sum(dim=1), tolerance)
+    # The model is as it was.
+    assert all(parameter is parameters[key] for key, parameter in model.named_parameters())
+
+
 @pytest.mark.parametrize(("name", "tolerance"), [("ConvE", 0.2), ("DistMult", 0)])
-def test_mixed_precision_rounds_conve_only(name, tolerance):
+def test_mixed_precision_rounds_conve_only(name, tolerance, monkeypatch):
+    # All but the strongest stay rounded.
+    monkeypatch.setattr(analyzer_module, "RESCORED", 1)
     exact, rounded = (
         make_analyzer("tracin_optimized", trained_model(name, dtype=torch.float32), use_mixed_precision=low)
         for low in (False, True)

@@ -5,11 +5,14 @@ batch of training triples z; no training gradient is built and nothing is approx
 gradient for TracIn, and may be any other direction in parameter space.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import grad, jvp, vmap
 from tqdm import tqdm
 
+from conve_tracin.influence.functional import FunctionalScorer
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 
 
@@ -33,19 +36,13 @@ def directional_derivatives(
     Returns:
         Scores (N,) and derivatives (N,).
     """
-    prefixes = {name.removeprefix("model."): name for name, _ in scorer.named_parameters()}
-    parameters = {name: parameter.detach() for name, parameter in scorer.named_parameters()}
-    tangent = {prefixes[name]: direction for name, direction in tangent.items()}
-    primal = {name: parameters[name] for name in tangent}
+    score = FunctionalScorer(scorer)
+    primal = {name: score.parameters[name] for name in tangent}
 
     scores, derivatives = [], []
     with torch.no_grad():
         for batch in tqdm(triples.split(batch_size), desc=progress, disable=progress is None, unit="batch"):
-
-            def score(values: dict[str, Tensor], batch: Tensor = batch) -> Tensor:
-                return functional_call(scorer, values, (batch,))
-
-            batch_scores, batch_derivatives = jvp(score, (primal,), (tangent,))
+            batch_scores, batch_derivatives = jvp(partial(score, triples=batch), (primal,), (tangent,))
             scores.append(batch_scores)
             derivatives.append(batch_derivatives)
     return torch.cat(scores), torch.cat(derivatives)

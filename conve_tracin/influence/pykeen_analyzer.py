@@ -4,9 +4,11 @@ Gradients and parameters have the PyKEEN model's own names. Triples are in the i
 models trained with `create_inverse_triples=True`.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,10 @@ from conve_tracin.pykeen_bridge import as_native_conve, relation_rows, score_pyk
 if TYPE_CHECKING:
     import pykeen.models
 
+logger = logging.getLogger(__name__)
+
+# Where PyKEEN's RGCN and CompGCN keep what they have computed.
+_CACHES = ("enriched_embeddings", "enriched_representations")
 _PYKEEN_TABLE = "pykeen.nn.representation.Embedding"
 # Where each kind of representation is indexed: the columns of (head, relation, tail).
 _COLUMNS = {"entity_representations": (0, 2), "relation_representations": (1,)}
@@ -31,10 +37,23 @@ class PyKEENScorer(nn.Module):
     def __init__(self, model: "pykeen.models.Model") -> None:
         super().__init__()
         self.model = model
+        self._caching = [module for module in model.modules() if any(hasattr(module, name) for name in _CACHES)]
 
     def forward(self, triples: Tensor) -> Tensor:
         """Score triples (B, 3); returns (B,)."""
-        return score_pykeen(self.model, triples)
+        self._forget_vectors()
+        try:
+            return score_pykeen(self.model, triples)
+        finally:
+            self._forget_vectors()
+
+    def _forget_vectors(self) -> None:
+        # Graph networks keep their entity vectors between calls in eval mode. Kept ones would not follow a tangent,
+        # and a second backward pass through them fails.
+        for module in self._caching:
+            for name in _CACHES:
+                if hasattr(module, name):
+                    setattr(module, name, None)
 
 
 class _RowScorer(nn.Module):
@@ -153,9 +172,23 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
             return self.conve_analyzer.gradient_products(
                 test_triples, training_triples, batch_size=batch_size, progress=progress
             )
-        training_triples = self._tensor(training_triples)
+        try:
+            return self._products_by_forward_passes(
+                as_ids(test_triples), self._tensor(training_triples), batch_size=batch_size, progress=progress
+            )
+        except NotImplementedError:
+            # torch has no forward derivative of some operations, such as RGCN's sparse products.
+            logger.info(
+                f"a {type(self.model).__name__} has operations without forward-mode derivatives; "
+                "the backward loop computes the same"
+            )
+            return super().gradient_products(test_triples, training_triples, progress=progress)
+
+    def _products_by_forward_passes(
+        self, test_triples: np.ndarray, training_triples: Tensor, *, batch_size: int, progress: str | None
+    ) -> Tensor:
         rows = []
-        for number, triple in enumerate(as_ids(test_triples), start=1):
+        for number, triple in enumerate(test_triples, start=1):
             tangent = self.get_or_compute_test_gradient(triple)
             scores, derivatives = forward.directional_derivatives(
                 self.scorer,
@@ -166,6 +199,12 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
             )
             rows.append((derivatives * forward.loss_slopes(scores, self.loss_fn)).cpu())
         return torch.stack(rows)
+
+    def score_tails(self, head: int, relation: int, num_entities: int, *, batch_size: int = 4096) -> Tensor:
+        """Score every entity as tail of (head, relation), in the ids of the files: (num_entities,) on the CPU."""
+        if self.conve_analyzer is not None:
+            return self.conve_analyzer.score_tails(head, relation, num_entities)
+        return super().score_tails(head, relation, num_entities, batch_size=batch_size)
 
     def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
         """Compute ‖∇ℓ(z)‖² of each triple (N, 3): (N,) on the CPU."""

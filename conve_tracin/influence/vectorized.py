@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from tqdm import tqdm
 
-from conve_tracin.influence.reference import LossFunction, binary_cross_entropy, named_parameters
+from conve_tracin.influence.functional import FunctionalScorer
+from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 
 # The gradients that are held at once, in numbers: 256 MiB in float32.
 GRADIENT_NUMBERS = 2**26
@@ -32,16 +33,14 @@ def per_triple_gradients(
     Returns:
         For each name a tensor (B, *shape of the parameter).
     """
-    parameters = named_parameters(scorer)
-    prefixes = {name.removeprefix("model."): name for name, _ in scorer.named_parameters()}
-    chosen = {prefixes[name]: parameters[name].detach() for name in (parameters if names is None else names)}
+    score = FunctionalScorer(scorer)
+    chosen = {name: score.parameters[name] for name in (score.parameters if names is None else names)}
 
     def loss_of(values: dict[str, Tensor], triple: Tensor) -> Tensor:
-        scores = functional_call(scorer, values, (triple[None],))
+        scores = score(values, triple[None])
         return loss_fn(scores, torch.full_like(scores, label)).sum()
 
-    gradients = vmap(grad(loss_of), in_dims=(None, 0))(chosen, triples)
-    return {name.removeprefix("model."): gradient for name, gradient in gradients.items()}
+    return vmap(grad(loss_of), in_dims=(None, 0))(chosen, triples)
 
 
 def gradient_products(
@@ -58,7 +57,7 @@ def gradient_products(
     for batch in training_triples.split(batch_size):
         gradients = per_triple_gradients(scorer, batch, names=names, loss_fn=loss_fn)
         products = [
-            sum(gradients[name].flatten(1) @ test_gradient[name].flatten() for name in names)
+            sum(gradients[name].reshape(len(batch), -1) @ test_gradient[name].flatten() for name in names)
             for test_gradient in test_gradients
         ]
         blocks.append(torch.stack(products))  # (n, B)
@@ -88,16 +87,15 @@ def self_products(
         batch_size: at most so many triples in one pass; fewer where their gradients would take too much memory.
         progress: what to call the work on a progress bar; none is shown without.
     """
-    values = {name.removeprefix("model."): value.detach() for name, value in scorer.named_parameters()}
-    prefixed = {name.removeprefix("model."): name for name, _ in scorer.named_parameters()}
+    score = FunctionalScorer(scorer)
+    values = score.parameters
     tracked = list(values if names is None else names)
     dense = {name: value for name, value in values.items() if name not in tables}
     numbers = sum(values[name].numel() if name in dense else 2 * values[name][0].numel() for name in tracked)
     batch_size = max(1, min(batch_size, GRADIENT_NUMBERS // numbers))
 
     def loss_of(moved: dict[str, Tensor], resting: dict[str, Tensor], triple: Tensor) -> Tensor:
-        parameters = {prefixed[name]: value for name, value in (dense | resting | moved).items()}
-        scores = functional_call(scorer, parameters, (triple[None],))
+        scores = score(dense | resting | moved, triple[None])
         return loss_fn(scores, torch.ones_like(scores)).sum()
 
     gradients_of = vmap(grad(loss_of), in_dims=({n: None if n in dense else 0 for n in tracked}, 0, 0))
@@ -107,7 +105,7 @@ def self_products(
         moved = {name: dense[name] if name in dense else rows[name] for name in tracked}
         resting = {name: value for name, value in rows.items() if name not in tracked}
         gradients = gradients_of(moved, resting, _local_ids(batch))
-        norms.append(sum(gradient.flatten(1).square().sum(dim=1) for gradient in gradients.values()))
+        norms.append(sum(gradient.reshape(len(batch), -1).square().sum(dim=1) for gradient in gradients.values()))
     return torch.cat(norms)
 
 
