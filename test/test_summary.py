@@ -1,0 +1,162 @@
+"""Summaries of all scores against pandas and sorting, and predictions against a loop over all entities."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TRAIN, TREATS, make_small_conve
+from pykeen_examples import trained_model, training_factory
+
+from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TripleAnalyzer
+from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyzerOptimized
+from conve_tracin.influence.reference import ConvEScorer
+from conve_tracin.influence.resuming import from_plain
+from conve_tracin.influence.summary import SummarySettings, concentration, describe_prediction, summarise
+from conve_tracin.influence.tracing import Trace, TracedCheckpoint, trace
+
+NUM_RELATIONS = 7
+
+
+@pytest.fixture
+def scored():
+    """Two thousand triples with scores of both signs, some zero; relation 5 has no triples, relation 6 no influence."""
+    random = np.random.default_rng(4)
+    triples = random.integers(0, [50, 5, 50], size=(2000, 3))
+    triples[:30, 1] = 6
+    scores = torch.from_numpy(random.standard_normal(2000) ** 3).float()
+    scores[:60] = 0
+    return scores, triples
+
+
+def summary_of(scored, **settings):
+    return summarise(*scored, SummarySettings(num_entities=50, num_relations=NUM_RELATIONS, **settings))
+
+
+def test_sums_by_relation_are_those_of_pandas(scored):
+    scores, triples = scored
+    frame = pd.DataFrame({"relation": triples[:, 1], "influence": scores.double().numpy()})
+    frame["positive"], frame["negative"] = frame["influence"].clip(lower=0), frame["influence"].clip(upper=0)
+    expected = frame.groupby("relation").agg(
+        positive=("positive", "sum"), negative=("negative", "sum"), triples=("influence", "size")
+    )
+    by_relation = summary_of(scored).by_relation
+    actual = pd.DataFrame([dataclasses.asdict(entry) for entry in by_relation]).set_index("relation")
+    pd.testing.assert_frame_equal(actual.sort_index(), expected, check_index_type=False, rtol=1e-12)
+    size = (expected["positive"] - expected["negative"]).sort_values(ascending=False)
+    assert [entry.relation for entry in by_relation] == size.index.tolist()
+    assert by_relation[-1].relation == 6
+
+
+def test_totals_and_counts(scored):
+    scores, _ = scored
+    summary = summary_of(scored)
+    assert summary.positive == pytest.approx(scores.double()[scores > 0].sum().item(), rel=1e-12)
+    assert summary.negative == pytest.approx(scores.double()[scores < 0].sum().item(), rel=1e-12)
+    assert (summary.num_triples, summary.num_positive, summary.num_negative) == (
+        2000,
+        sum(score > 0 for score in scores.tolist()),
+        sum(score < 0 for score in scores.tolist()),
+    )
+
+
+@pytest.mark.parametrize("num_proponents", [1, 10, 5000])
+def test_strongest_proponents_are_the_first_of_a_sorted_list(scored, num_proponents):
+    scores, triples = scored
+    order = sorted(range(2000), key=lambda position: (-scores[position].item(), position))
+    expected = [position for position in order if scores[position] > 0][:num_proponents]
+    kept = summary_of(scored, num_proponents=num_proponents).strongest_proponents
+    assert [influence.position for influence in kept] == expected
+    assert [[i.head, i.relation, i.tail] for i in kept] == triples[expected].tolist()
+
+
+@pytest.mark.parametrize("length", [1, 2, 9, 10, 999, 1000])
+def test_concentration_is_the_share_of_the_first_of_a_sorted_list(length):
+    scores = torch.from_numpy(np.random.default_rng(length).standard_normal(length))
+    sizes = sorted((abs(score) for score in scores.tolist()), reverse=True)
+    curve = concentration(scores)
+    assert curve.counts[0] == 1
+    assert curve.counts[-1] == length
+    assert {10**power for power in range(4) if 10**power <= length} <= set(curve.counts)
+    expected = [sum(sizes[:count]) / sum(sizes) for count in curve.counts]
+    np.testing.assert_allclose(curve.shares, expected, rtol=1e-12)
+    assert sum(sizes[: curve.half]) >= sum(sizes) / 2 > sum(sizes[: curve.half - 1])
+
+
+def test_without_any_influence_there_is_nothing_to_share():
+    summary = summarise(torch.zeros(5), TRAIN[:5], SummarySettings(num_entities=6, num_relations=3))
+    assert set(summary.concentration.shares) == {0.0}
+    assert summary.strongest_proponents == []
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The prediction itself
+
+
+def rank_by_hand(score_of, triple, known):
+    head, relation, tail = triple
+    candidates = [entity for entity in range(6) if entity == tail or (head, relation, entity) not in known]
+    scores = {entity: score_of(head, relation, entity) for entity in candidates}
+    higher = sum(score > scores[tail] for score in scores.values())
+    equal = sum(score == scores[tail] for score in scores.values())
+    return scores, higher + (equal + 1) / 2
+
+
+@pytest.mark.parametrize("triple", [(0, TREATS, 2), (0, TREATS, 5), (1, TREATS, 4), (3, 2, 3), (5, 1, 0)])
+@pytest.mark.parametrize("make_analyzer", [TracInAnalyzerPyTorch, lambda model: TripleAnalyzer(ConvEScorer(model))])
+def test_rank_leaves_out_the_other_known_tails(triple, make_analyzer):
+    model = make_small_conve()
+    prediction = describe_prediction(make_analyzer(model), triple, TRAIN, 6)
+
+    def score_of(*ids):
+        return model.score(*torch.tensor(ids)[:, None]).item()
+
+    known = {tuple(row) for row in TRAIN.tolist()}
+    scores, rank = rank_by_hand(score_of, triple, known)
+    assert prediction.rank == rank
+    assert prediction.score == pytest.approx(score_of(*triple), rel=1e-12)
+    assert (prediction.num_candidates, prediction.num_known) == (len(scores), 6 - len(scores))
+    ahead = [entity for entity in scores if scores[entity] > scores[triple[2]]]
+    assert list(prediction.ahead) == sorted(ahead, key=lambda entity: -scores[entity])[:5]
+    assert prediction.in_training == (triple in known)
+
+
+def test_ties_share_their_mean_rank():
+    model = make_small_conve()
+    with torch.no_grad():
+        model.entity_embeddings.weight[2:] = model.entity_embeddings.weight[2]
+    prediction = describe_prediction(TracInAnalyzerPyTorch(model), (1, 2, 3), np.array([[0, 0, 1]]), 6)
+    better = 1 + len(prediction.ahead)
+    assert prediction.rank == better + 1.5
+
+
+@pytest.mark.parametrize("name", ["ConvE", "TransE"])
+@pytest.mark.parametrize("inverse_triples", [False, True])
+@pytest.mark.parametrize("analyzer_type", [TracInAnalyzer, TracInAnalyzerOptimized])
+def test_tails_of_pykeen_models_have_the_scores_of_pykeen(name, inverse_triples, analyzer_type):
+    model = trained_model(name, inverse_triples=inverse_triples)
+    num_entities = training_factory().num_entities
+    scores = analyzer_type(model).score_tails(3, 5, num_entities)
+    expected = model.predict_t(torch.tensor([[3, 5]]))[0].detach()
+    np.testing.assert_allclose(scores, expected, rtol=1e-9)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# As part of a trace
+
+
+def test_traces_carry_the_summary_of_their_own_scores_through_json():
+    analyzer = TracInAnalyzerPyTorch(make_small_conve())
+    tests = np.array([[1, TREATS, 4], [5, 2, 3]])
+    settings = SummarySettings(num_entities=6, num_relations=3)
+    arguments = (lambda _: TracedCheckpoint(analyzer, 0.5), [Path("a")], tests, TRAIN)
+    traces = list(trace(*arguments, top_k=3, progress=False, summary=settings))
+    for row, traced in zip(0.5 * analyzer.gradient_products(tests, TRAIN), traces, strict=True):
+        assert traced.summary == summarise(row, TRAIN, settings)
+        assert traced.prediction == describe_prediction(analyzer, traced.test_triple, TRAIN, 6)
+        assert from_plain(Trace, json.loads(json.dumps(dataclasses.asdict(traced)))) == traced
+    plain = next(trace(*arguments, top_k=3, progress=False))
+    assert plain == dataclasses.replace(traces[0], summary=None, prediction=None)
