@@ -153,7 +153,10 @@ def test_label_effects_are_gradient_times_inverse_curvature_times_gradient(case,
 def test_effects_follow_the_formula_triple_by_triple(triples, inverse, approach):
     model = make_model(RELATIONS * (2 if inverse else 1))
     model_triples = with_inverse_triples(triples) if inverse else triples
-    test_triple = np.array([2, triples[0, 1], triples[0, 2]])  # shares relation and tail with a training triple
+    # Shares head and relation with a training triple, relation and tail with another.
+    test_triple = np.array([triples[1, 0], triples[1, 1], 0])
+    triples = np.concatenate([triples, [[(triples[1, 0] + 1) % ENTITIES, triples[1, 1], 0]]])
+    triples = np.unique(triples, axis=0)
     model_test = test_triple * [1, 2 if inverse else 1, 1]
     method = GaussNewtonMethod.for_training(approach, damping=0.3)
     queries = Queries.distinct(group_by_query(model_triples))
@@ -167,10 +170,13 @@ def test_effects_follow_the_formula_triple_by_triple(triples, inverse, approach)
         competitors = [other for mate, other in zip(rows, labels, strict=True) if mate[:2] == row[:2]]
         single.append(label - method.competition * sum(competitors) / len(competitors))
     expected = []
-    for position, (_, relation, tail) in enumerate(triples.tolist()):
+    for position, (head, relation, tail) in enumerate(triples.tolist()):
         value = single[position] + (single[len(triples) + position] if inverse else 0)
-        shares = relation == test_triple[1] and tail == test_triple[2]
-        expected.append(value + (method.sharing * own if shares else 0))
+        if relation == test_triple[1] and tail == test_triple[2]:
+            value += 0.4 * own
+        if relation == test_triple[1] and head == test_triple[0] and approach == "kvsall":
+            value += 0.2 * own
+        expected.append(value)
 
     effects = gauss_newton_effects(model, test_triple[None], triples, method, inverse_triples=inverse)
     assert method.competition == (0.7 if approach == "1vsall" else 0)

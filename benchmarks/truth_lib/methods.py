@@ -85,7 +85,8 @@ TRACIN: dict[str, Method] = {
     "TracIn, without the embeddings": without_embeddings,
     "TracIn, embeddings alone": partial(tracin, EMBEDDINGS),
 }
-LABELS_ALONE = {"competition": 0.0, "sharing": 0.0}
+NO_SHARES = {"same_tail_share": 0.0, "same_query_share": 0.0}
+LABELS_ALONE = {"competition": 0.0, **NO_SHARES}
 GAUSS_NEWTON: dict[str, Method] = {
     **{
         f"Gauss–Newton rows, labels alone, damping {damping}": partial(
@@ -93,7 +94,8 @@ GAUSS_NEWTON: dict[str, Method] = {
         )
         for damping in (0.15, 0.5, 1.0, 1.5, 5.0)
     },
-    "Gauss–Newton rows, without sharing": partial(gauss_newton, {"sharing": 0.0}),
+    "Gauss–Newton rows, without shares": partial(gauss_newton, NO_SHARES),
+    "gauss-newton, damping 0.5": partial(gauss_newton, {"damping": 0.5}),
     RECOMMENDED: partial(gauss_newton, {}),
 }
 # What `remove` removes by, besides the controls; the strongest simple rule is added there.

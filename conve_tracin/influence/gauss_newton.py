@@ -16,16 +16,17 @@ and an entity's row has the sum of its curvatures as tail and as head. λ is rel
 
 A training triple z = (h, r, t) scores, with ṡ for the derivative along the three preconditioned rows,
 
-    ṡ_t − competition · (mean of ṡ_k over the training tails k of (h, r)) + sharing · ṡ′ · 1[r = r′ and t = t′].
+    ṡ_t − competition · (mean of ṡ_k over the training tails k of (h, r))
+        + ṡ′ · (same_tail_share · 1[r = r′ and t = t′] + same_query_share · 1[h = h′ and r = r′]).
 
 - ṡ_t is the effect of z's label: turning it from 1 to 0 adds s_t to the objective, whatever s_t is.
 - With 1vsAll the triple's whole row goes, Σ_k softplus(s_k) − s_t, so that Σ_k σ(s_k)ṡ_k comes off. At that
   objective's optimum σ is 1/n on the query's n tails and about 0 elsewhere, which makes it the mean over them: tails
   of one query compete. Theory says competition = 1; .7 agrees best with retraining. KvsAll has none.
-- ṡ′ is the effect of the test triple's own label. A model trained anew learns features that bring the queries of a
-  relation closer together than they are to a model whose features rest, hence the share for the same (r, t).
+- ṡ′ is the effect of the test triple's own label. A model trained anew learns features that bring triples with two
+  labels in common closer together than they are to a model whose features rest, hence their shares.
 
-With inverse triples the scores of a triple's two queries add (without a second share).
+With inverse triples the scores of a triple's two queries add (the shares are given once).
 """
 
 from collections.abc import Iterable
@@ -284,7 +285,8 @@ class GaussNewtonMethod:
 
     curvature: CurvatureConfig
     competition: float
-    sharing: float
+    same_tail_share: float
+    same_query_share: float
 
     @classmethod
     def for_training(cls, training_approach: str, *, damping: float = 1.0) -> "GaussNewtonMethod":
@@ -293,7 +295,8 @@ class GaussNewtonMethod:
         return cls(
             curvature=CurvatureConfig(damping=damping, weighted_by_triples=one_target),
             competition=0.7 if one_target else 0.0,
-            sharing=0.4,
+            same_tail_share=0.4,
+            same_query_share=0.0 if one_target else 0.2,
         )
 
 
@@ -333,8 +336,9 @@ def gauss_newton_effects(
         effects -= method.competition * query_means(effects, model_triples)
     if inverse_triples:
         effects = effects[:, : len(training_triples)] + effects[:, len(training_triples) :]
-    if method.sharing:
-        effects += method.sharing * shared_effects(model, tangents, test_triples, model_tests, training_triples)
+    for out, tangent, test, model_test in zip(effects, tangents, test_triples, model_tests, strict=True):
+        own_effect = label_effects(model, [tangent], model_test[None])[0, 0]
+        out += own_effect * label_shares(test, training_triples, method)
     return effects
 
 
@@ -417,19 +421,8 @@ def query_means(effects: Tensor, triples: np.ndarray) -> Tensor:
     return (sums / torch.from_numpy(counts))[:, query_of]
 
 
-def shared_effects(
-    model: ConvE,
-    tangents: list[ConvETangent],
-    test_triples: np.ndarray,
-    model_tests: np.ndarray,
-    training_triples: np.ndarray,
-) -> Tensor:
-    """Place the effect of each test triple's own label at the training triples with its relation and tail: (n, N).
-
-    `model_tests` are the test triples with the model's relation ids.
-    """
-    shared = torch.zeros(len(tangents), len(training_triples))
-    for out, tangent, test, model_test in zip(shared, tangents, test_triples, model_tests, strict=True):
-        same = (training_triples[:, 1] == test[1]) & (training_triples[:, 2] == test[2])
-        out[torch.from_numpy(same)] = label_effects(model, [tangent], model_test[None])[0, 0]
-    return shared
+def label_shares(test_triple: np.ndarray, triples: np.ndarray, method: GaussNewtonMethod) -> Tensor:
+    """Say what share of the test triple's own effect the labels of triples (N, 3) earn them: (N,)."""
+    head, relation, tail = (triples == test_triple).T
+    shares = method.same_tail_share * (relation & tail) + method.same_query_share * (head & relation)
+    return torch.from_numpy(shares).float()
