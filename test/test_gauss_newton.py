@@ -152,11 +152,11 @@ def test_label_effects_are_gradient_times_inverse_curvature_times_gradient(case,
 @pytest.mark.parametrize("approach", ["1vsall", "kvsall"])
 def test_effects_follow_the_formula_triple_by_triple(triples, inverse, approach):
     model = make_model(RELATIONS * (2 if inverse else 1))
-    model_triples = with_inverse_triples(triples) if inverse else triples
     # Shares head and relation with a training triple, relation and tail with another.
     test_triple = np.array([triples[1, 0], triples[1, 1], 0])
     triples = np.concatenate([triples, [[(triples[1, 0] + 1) % ENTITIES, triples[1, 1], 0]]])
     triples = np.unique(triples, axis=0)
+    model_triples = with_inverse_triples(triples) if inverse else triples
     model_test = test_triple * [1, 2 if inverse else 1, 1]
     method = GaussNewtonMethod.for_training(approach, damping=0.3)
     queries = Queries.distinct(group_by_query(model_triples))
