@@ -161,6 +161,32 @@ def test_self_influence_in_passes_bounded_by_memory(monkeypatch):
     assert_close(make_analyzer("tracin_optimized", model).self_products(TRAINING), expected, 1e-9)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_that_do_not_fit_into_memory_are_halved(name, monkeypatch):
+    model = trained_model(name)
+    score, refused = type(model).score_hrt, []
+
+    def small_batches_only(self, triples, **more):
+        if len(triples) > 5:
+            refused.append(len(triples))
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return score(self, triples, **more)
+
+    monkeypatch.setattr(type(model), "score_hrt", small_batches_only)
+    actual = make_analyzer("tracin_optimized", model).gradient_products(TEST_TRIPLES, TRAINING)
+    assert bool(refused) == (name != "ConvE")
+    assert_close(actual, products_by_hand(model), 1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_training_triples_have_no_influence(name, kind):
+    # A process of many may get an empty share.
+    analyzer = make_analyzer(kind, trained_model(name))
+    assert analyzer.gradient_products(TEST_TRIPLES, TRAINING[:0]).shape == (3, 0)
+    assert analyzer.self_products(TRAINING[:0]).shape == (0,)
+
+
 def test_representations_that_are_no_tables_use_the_loop():
     # A frozen base with a learned projection: a triple's gradient is not confined to rows of a table.
     model = trained_model("DistMult")

@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
-from tqdm import tqdm
 
 from conve_tracin.influence.functional import FunctionalScorer
+from conve_tracin.influence.memory import compute_in_batches
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 
 
@@ -30,7 +30,7 @@ def directional_derivatives(
         scorer: module in eval mode, triples (B, 3) to scores (B,).
         tangent: for each parameter that moves, by the scored model's names, a tensor of its shape.
         triples: ids, shape (N, 3).
-        batch_size: triples in one pass; changes memory and speed, not results.
+        batch_size: at most so many triples in one pass; changes memory and speed, not results.
         progress: what to call the work on a progress bar; none is shown without.
 
     Returns:
@@ -39,12 +39,13 @@ def directional_derivatives(
     score = FunctionalScorer(scorer)
     primal = {name: score.parameters[name] for name in tangent}
 
-    scores, derivatives = [], []
+    def differentiate(batch: slice) -> tuple[Tensor, Tensor]:
+        return jvp(partial(score, triples=triples[batch]), (primal,), (tangent,))
+
+    nothing = next(scorer.parameters()).new_zeros(0)
     with torch.no_grad():
-        for batch in tqdm(triples.split(batch_size), desc=progress, disable=progress is None, unit="batch"):
-            batch_scores, batch_derivatives = jvp(partial(score, triples=batch), (primal,), (tangent,))
-            scores.append(batch_scores)
-            derivatives.append(batch_derivatives)
+        results = compute_in_batches(differentiate, len(triples), batch_size=batch_size, progress=progress)
+        scores, derivatives = zip((nothing, nothing), *results, strict=True)
     return torch.cat(scores), torch.cat(derivatives)
 
 

@@ -94,11 +94,12 @@ def products_with(
 ) -> Tensor:
     """Compute ∇ℓ(w; z) · g for n test gradients g and each training triple z (N, 3); returns (n, N)."""
     names = list(test_gradients[0])
-    columns = []
+    columns = [test_gradients[0][names[0]].new_zeros(len(test_gradients), 0)]
     for triple in tqdm(training_triples, desc=progress, disable=progress is None, unit="triple"):
         gradient = triple_gradient(scorer, triple, names=names, loss_fn=loss_fn)
-        columns.append(torch.stack([dot(gradient, test_gradient) for test_gradient in test_gradients]))
-    return torch.stack(columns, dim=1)
+        products = torch.stack([dot(gradient, test_gradient) for test_gradient in test_gradients])  # (n,)
+        columns.append(products[:, None])
+    return torch.cat(columns, dim=1)
 
 
 def self_products(
@@ -111,8 +112,8 @@ def self_products(
 ) -> Tensor:
     """Compute ‖∇ℓ(w; z)‖² of each triple (N, 3); returns (N,)."""
     names = None if names is None else list(names)
-    norms = []
+    norms = [next(scorer.parameters()).detach().new_zeros(0)]
     for triple in tqdm(triples, desc=progress, disable=progress is None, unit="triple"):
         gradient = triple_gradient(scorer, triple, names=names, loss_fn=loss_fn)
-        norms.append(dot(gradient, gradient))
-    return torch.stack(norms)
+        norms.append(dot(gradient, gradient)[None])
+    return torch.cat(norms)

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conve_tracin.influence.memory import compute_in_halves
 from conve_tracin.queries import Queries
 from conve_tracin.triples import group_by_query
 
@@ -69,28 +71,13 @@ def sweep(
         pair_batch = PairBatch(queries.heads[pairs], queries.relations[pairs], rows_here, queries.tails[batch])
         return order[batch], work(pair_batch)
 
-    def run(batch: slice) -> list[tuple[Tensor, Result]]:
-        try:
-            return [compute(batch)]
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if batch.stop - batch.start == 1 or not _is_out_of_memory(error):
-                raise
-        # The batch size changes no result, so half of it will do; the failed attempt's memory is free by now.
-        middle = (batch.start + batch.stop) // 2
-        return run(slice(batch.start, middle)) + run(slice(middle, batch.stop))
-
     # A pair with many tails is spread over several batches: memory stays bounded, and the pair is computed again.
     batches = _cut(rows.cpu(), batch_size)
     with tqdm(total=len(triples), desc=progress, unit="triple", unit_scale=True, disable=progress is None) as bar:
-        for results in _map_on_all_cores(run, batches, device):
+        for results in _map_on_all_cores(partial(compute_in_halves, compute), batches, device):
             for positions, result in results:
                 yield positions, result
                 bar.update(len(positions))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # The CPU's allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
 
 
 def _cut(rows: Tensor, batch_size: int) -> list[slice]:

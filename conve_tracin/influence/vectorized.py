@@ -11,9 +11,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
-from tqdm import tqdm
 
 from conve_tracin.influence.functional import FunctionalScorer
+from conve_tracin.influence.memory import compute_in_batches
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 
 # The gradients that are held at once, in numbers: 256 MiB in float32.
@@ -99,14 +99,18 @@ def self_products(
         return loss_fn(scores, torch.ones_like(scores)).sum()
 
     gradients_of = vmap(grad(loss_of), in_dims=({n: None if n in dense else 0 for n in tracked}, 0, 0))
-    norms = []
-    for batch in tqdm(triples.split(batch_size), desc=progress, disable=progress is None, unit="batch"):
+
+    def compute(part: slice) -> Tensor:
+        batch = triples[part]
         rows = {name: values[name][batch[:, columns]] for name, columns in tables.items()}  # (B, 1 or 2, …)
         moved = {name: dense[name] if name in dense else rows[name] for name in tracked}
         resting = {name: value for name, value in rows.items() if name not in tracked}
         gradients = gradients_of(moved, resting, _local_ids(batch))
-        norms.append(sum(gradient.reshape(len(batch), -1).square().sum(dim=1) for gradient in gradients.values()))
-    return torch.cat(norms)
+        return sum(gradient.reshape(len(batch), -1).square().sum(dim=1) for gradient in gradients.values())
+
+    nothing = next(scorer.parameters()).detach().new_zeros(0)
+    norms = compute_in_batches(compute, len(triples), batch_size=batch_size, progress=progress)
+    return torch.cat([nothing, *norms])
 
 
 def _local_ids(triples: Tensor) -> Tensor:
