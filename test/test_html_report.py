@@ -1,0 +1,369 @@
+"""The report: its numbers against the traces, names as text and nothing else, and the page in a real browser."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import browser
+import numpy as np
+import pytest
+import torch
+from conftest import RELATIONS, TRAIN, TREATS, make_small_conve
+
+import conve_tracin
+import tracin_pytorch
+from conve_tracin.html_report import describe_computation, report_page, write_report
+from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
+from conve_tracin.influence.summary import SummarySettings
+from conve_tracin.influence.tracing import TracedCheckpoint, trace
+from conve_tracin.paths import find_paths
+from conve_tracin.report import Names
+from conve_tracin.triples import Vocabulary
+
+HOSTILE = (
+    "<script>alert(1)</script>", '"><img src=x onerror="alert(2)">', "</style><b>bold</b>", "' onclick='alert(3)",
+    "<!-- & ]]> &lt;i&gt; -->", "javascript:alert(4)//http://example.org/x.js",
+)  # fmt: skip
+HARMLESS = ("aspirin", "ibuprofen", "head ache", "fièvre", "MONDO:0005148", "PTGS2")
+VOID = {"meta", "link", "input", "wbr", "br"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes and texts, and whether all are closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.text_of = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.text_of.append("")
+        if tag not in VOID:
+            self.open.append((tag, len(self.elements) - 1))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for _, place in self.open:
+            self.text_of[place] += data
+
+    def texts(self, tag, class_=None):
+        wanted = (
+            text
+            for (name, attributes), text in zip(self.elements, self.text_of, strict=True)
+            if name == tag and (class_ is None or class_ in (attributes.get("class") or "").split())
+        )
+        return list(wanted)
+
+    def attributes(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def make_names(entities=HARMLESS, relations=RELATIONS):
+    return Names(Vocabulary("entity", entities), Vocabulary("relation", relations))
+
+
+def make_traces(*test_triples, top_k=4):
+    analyzer = TracInAnalyzerPyTorch(make_small_conve())
+    return list(
+        trace(
+            lambda _: TracedCheckpoint(analyzer, 0.01), [Path("model.pt")], np.array(test_triples), TRAIN,
+            top_k=top_k, progress=False, summary=SummarySettings(num_entities=6, num_relations=3),
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def traces():
+    return make_traces((1, TREATS, 4), (5, 2, 3), (3, 1, 3))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Content
+
+
+def test_the_table_lists_proponents_and_opponents_with_their_influence(traces):
+    names = make_names()
+    page = Page(report_page(traces[:1], names, {}))
+    expected = [*traces[0].proponents, *traces[0].opponents]
+    values = [attributes["data-value"] for attributes in page.attributes("td") if "data-value" in attributes]
+    assert [float(value) for value in values[1::2]] == [influence.influence for influence in expected]
+    rows = [text for text in page.texts("tr") if any(text.startswith(f"{n}") for n in range(1, len(expected) + 1))]
+    for row, influence in zip(rows, expected, strict=False):
+        assert "".join(names.triple(influence.head, influence.relation, influence.tail).values()) in row
+
+
+def test_rank_score_and_counts(traces):
+    prediction, summary = traces[0].prediction, traces[0].summary
+    page = Page(report_page(traces[:1], make_names(), {}))
+    numbers = page.texts("b")
+    assert numbers == [
+        f"{prediction.rank:.0f}", f"{prediction.score:.2f}".replace("-", "−"),
+        str(summary.num_positive), str(summary.num_negative),
+    ]  # fmt: skip
+    assert f"of {prediction.num_candidates} possible tails" in page.texts("dl")[0]
+    assert page.texts("h1") == ["ibuprofen treats→ MONDO:0005148"]
+
+
+def test_paths_are_listed_in_order(traces):
+    names = make_names()
+    traced = traces[0]
+    paths = find_paths(traced.summary.strongest_proponents, traced.test_triple[0], traced.test_triple[2])
+    assert paths
+    listed = [text for text in Page(report_page([traced], names, {})).texts("li") if "→" in text or "←" in text]
+    for text, path in zip(listed, paths, strict=True):
+        hops = [names.relation(hop.influence.relation) for hop in path.hops]
+        arrows = [f"— {r} →" if hop.forward else f"← {r} —" for r, hop in zip(hops, path.hops, strict=True)]
+        parts = [part for step in zip(map(names.entity, path.entities), [*arrows, ""], strict=True) for part in step]
+        assert text.startswith(" ".join(filter(None, parts)))
+
+
+def test_relations_have_the_sums_of_the_summary(traces):
+    text = report_page(traces[:1], make_names(), {})
+    table = Page(re.search(r'<table class="relations">.*?</table>', text, re.DOTALL)[0])
+    by_relation = traces[0].summary.by_relation
+    assert table.texts("th")[5:] == [RELATIONS[entry.relation] for entry in by_relation]
+    numbers = [float(text.replace("−", "-").split("·")[0]) for text in table.texts("td", "number")]
+    counts, against, in_favour = numbers[::3], numbers[1::3], numbers[2::3]
+    assert counts == [entry.triples for entry in by_relation]
+    np.testing.assert_allclose(against, [entry.negative for entry in by_relation], rtol=0, atol=5.1e-4)
+    np.testing.assert_allclose(in_favour, [entry.positive for entry in by_relation], rtol=0, atol=5.1e-4)
+
+
+def test_no_path_is_explained():
+    page = report_page(make_traces((3, 1, 3)), make_names(), {})
+    assert "start and end are the same entity" in page
+    assert 'class="paths"' not in page
+
+
+def test_several_predictions_have_an_index_with_anchors(traces):
+    page = Page(report_page(traces, make_names(), {}))
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    links = [attributes["href"] for attributes in page.attributes("a")]
+    assert [link for link in links if link != "#index"] == ["#prediction-1", "#prediction-2", "#prediction-3"]
+    assert {link[1:] for link in links} <= ids
+    assert len(ids) == len([1 for _, attributes in page.elements if "id" in attributes])
+    assert "rank" in page.texts("nav")[0]
+    assert len(page.texts("article")) == 3
+
+
+def test_a_single_prediction_has_no_index(traces):
+    page = Page(report_page(traces[:1], make_names(), {}))
+    assert page.attributes("nav") == []
+    assert page.attributes("a") == []
+    assert len(page.texts("h1")) == 1
+
+
+def test_how_it_was_computed(tmp_path):
+    checkpoint = tmp_path / "model.pt"
+    checkpoint.write_bytes(os.urandom(3_000_000))
+    computation = describe_computation(
+        method="gauss-newton", checkpoints={checkpoint: 0.003}, train=tmp_path / "train.txt", settings={"Damping": 0.5}
+    )
+    page = Page(report_page(make_traces((1, TREATS, 4)), make_names(), computation))
+    (text,) = page.texts("footer")
+    for part in (
+        hashlib.sha256(checkpoint.read_bytes()).hexdigest(), str(checkpoint), "0.003", "Gauss–Newton", "Damping0.5",
+        f"conve-tracin {conve_tracin.__version__}", f"torch {torch.__version__}",
+    ):  # fmt: skip
+        assert part in text
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Nothing but the page
+
+
+@pytest.mark.parametrize("turn", range(6))
+def test_hostile_names_stay_text(turn, traces):
+    entities = HOSTILE[turn:] + HOSTILE[:turn]
+    relations = tuple(f"{label}{n}" for n, label in enumerate(HOSTILE[turn:][:3] + HOSTILE[: max(0, turn - 3)]))
+    names = make_names(entities, relations)
+    named = Names(names.entities, names.relations, dict(enumerate(reversed(entities))), {relations[0]: HOSTILE[0]})
+    harmless = Page(report_page(traces, make_names(), {"Checkpoint": "model.pt"}))
+    for hostile_names in (names, named):
+        page = Page(report_page(traces, hostile_names, {HOSTILE[0]: HOSTILE[1]}))
+        kinds = {name for name, _ in page.elements}
+        assert kinds <= {name for name, _ in harmless.elements} | {"wbr", "span"}
+        assert len(page.attributes("script")) == 1
+        assert "alert(" not in page.texts("script")[0]
+        assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+        whole = page.texts("html")[0]
+        for label in entities:
+            assert label in whole
+
+
+def test_the_page_loads_nothing(traces):
+    text = report_page(traces, make_names(HOSTILE), {})
+    page = Page(text)
+    for _, attributes in page.elements:
+        assert not attributes.keys() & {"src", "srcset", "action", "data", "poster", "background", "xlink:href"}
+        assert attributes.get("href", "#").startswith(("#", "data:,"))
+    style = page.texts("style")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_policy_allows_the_pages_own_script_alone(traces):
+    page = Page(report_page(traces, make_names(), {}))
+    (policy,) = [a["content"] for a in page.attributes("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    digest = base64.b64encode(hashlib.sha256(page.texts("script")[0].encode()).digest()).decode()
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Through the command line
+
+
+@pytest.fixture
+def command(graph_files, tmp_path):
+    model = make_small_conve().float()
+    path = tmp_path / "model.pt"
+    torch.save({"model_state_dict": model.state_dict(), "model_config": model.config.as_dict(), "epoch": 1}, path)
+    return [
+        "--model-path", str(path), "--train", str(graph_files.train), "--entity-to-id", str(graph_files.entity_to_id),
+        "--relation-to-id", str(graph_files.relation_to_id), "--report", str(tmp_path / "report.html"),
+    ]  # fmt: skip
+
+
+def test_report_of_one_triple(command, tmp_path):
+    tracin_pytorch.main(
+        [*command, "--test-triple", "ibuprofen", "treats", "MONDO:0005148", "--output", str(tmp_path / "out.json")]
+    )
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    influences = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["influences"]
+    shown = {float(a["data-value"]) for a in page.attributes("td") if "data-value" in a}
+    assert {influence["influence"] for influence in influences} <= shown
+    assert hashlib.sha256((tmp_path / "model.pt").read_bytes()).hexdigest() in page.texts("footer")[0]
+
+
+def test_report_of_many_triples(command, graph_files, tmp_path):
+    tracin_pytorch.main([*command, "--test-triples", str(graph_files.test), "--output-dir", str(tmp_path / "many")])
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert len(page.texts("article")) == 3
+    assert "PTGS2 — associated with → MONDO:0005148" in page.texts("nav")[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def window():
+    if browser.MISSING:
+        pytest.skip(browser.MISSING)
+    with browser.open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def shown(window, traces, tmp_path):
+    """A page of three predictions with hostile names, open in a wide window."""
+    path = tmp_path / "report.html"
+    write_report(path, traces, make_names(HOSTILE), {"Checkpoint": "model.pt"})
+    window.console()
+    window.requested_addresses()
+    window.show(width=1280)
+    window.open(path)
+    return window
+
+
+def column(window, number):
+    """The cells of a column of the first table, as far as its rows are shown."""
+    return window.run(
+        "return [...document.querySelector('table.sortable').tBodies[0].rows].filter(row => row.offsetHeight)"
+        f".map(row => row.cells[{number}].dataset.value ?? row.cells[{number}].textContent)"
+    )
+
+
+def click(window, number):
+    window.run(f"document.querySelectorAll('table.sortable')[0].querySelectorAll('th button')[{number}].click()")
+
+
+def test_nothing_runs_fails_or_leaves_the_page(shown):
+    assert shown.console() == []
+    addresses = shown.requested_addresses()
+    assert addresses
+    assert {address.partition(":")[0] for address in addresses} <= {"file", "data"}
+    assert len([address for address in addresses if address.startswith("file:")]) == 1
+    assert shown.run("return document.querySelectorAll('img, b:not(dd b), [onclick], [onerror]').length") == 0
+    assert HOSTILE[0] in shown.run("return document.body.innerText")
+
+
+def test_columns_sort_both_ways(shown):
+    influences = [float(value) for value in column(shown, 4)]
+    click(shown, 4)
+    assert [float(value) for value in column(shown, 4)] == sorted(influences, reverse=True)
+    click(shown, 4)
+    assert [float(value) for value in column(shown, 4)] == sorted(influences)
+    assert shown.run("return document.querySelector('th.influence').ariaSort") == "ascending"
+    click(shown, 1)
+    heads = column(shown, 1)
+    assert heads == shown.run(
+        "return arguments[0].sort((a, b) => a.localeCompare(b, undefined, {numeric: true}))", heads
+    )
+    click(shown, 0)
+    assert [float(value) for value in column(shown, 4)] == influences
+
+
+def test_search_filters_rows(shown, traces):
+    influences = [*traces[0].proponents, *traces[0].opponents]
+    relation = influences[0].relation
+    expected = sum(influence.relation == relation for influence in influences)
+    assert 0 < expected < len(influences)
+    script = (
+        "const input = document.querySelector('.search input'); input.value = arguments[0];"
+        "input.dispatchEvent(new Event('input')); return document.querySelector('.search .count').textContent"
+    )
+    assert shown.run(script, RELATIONS[relation].upper()) == f"{expected} of {len(influences)} shown"
+    assert column(shown, 2) == [RELATIONS[relation]] * expected
+    assert shown.run(script, "no such name") == f"0 of {len(influences)} shown"
+    assert column(shown, 2) == []
+    assert shown.run(script, "") == ""
+    assert len(column(shown, 2)) == len(influences)
+
+
+@pytest.mark.parametrize(("width", "graph"), [(1280, "across"), (390, "down")])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_graph_is_drawn_and_the_page_fits_its_window(shown, width, graph, dark):
+    shown.show(width=width, dark=dark)
+    visible = shown.run(
+        "return [...document.querySelectorAll('.graph')].filter(each => each.offsetHeight).map(each => each.className)"
+    )
+    assert set(visible) == {f"graph {graph}"}
+    boxes = shown.run(
+        f"return [...document.querySelectorAll('.graph.{graph} rect')].map(each => each.getBoundingClientRect())"
+        ".map(box => [box.left, box.right, box.height])"
+    )
+    assert len(boxes) > 2
+    assert all(0 <= left < right <= width and height > 0 for left, right, height in boxes)
+    assert shown.run("return document.documentElement.scrollWidth") <= width
+    colours = shown.run(
+        "const style = getComputedStyle(document.documentElement); return [style.backgroundColor, style.color]"
+    )
+    paper, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
+    assert paper < 150 < 600 < ink if dark else ink < 150 < 600 < paper
+
+
+def test_names_fit_their_boxes(shown):
+    overflowing = shown.run(
+        "return [...document.querySelectorAll('.graph.across .node, .graph.across .end')].filter(group => {"
+        "  const box = group.querySelector('rect').getBBox(), text = group.querySelector('text').getBBox();"
+        "  return text.x < box.x - 1 || text.x + text.width > box.x + box.width + 1; }).map(each => each.textContent)"
+    )
+    assert overflowing == []
+
+
+def test_on_paper_the_page_is_light_and_without_controls(shown):
+    shown.show(width=700, dark=True, media="print")
+    assert shown.run("return document.querySelector('.search').offsetHeight") == 0
+    assert shown.run("return getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+    assert shown.run("return document.querySelector('.graph.across').offsetHeight") > 0
