@@ -27,10 +27,11 @@ from conve_tracin.path_graph import ACROSS, DOWN, draw_paths
 from conve_tracin.paths import EvidencePath, find_paths
 from conve_tracin.report import Names
 
+TRACIN, GAUSS_NEWTON = "tracin", "gauss-newton"
 METHODS = {
-    "tracin": "TracIn: learning rate × product of the loss gradients of training triple and prediction, "
+    TRACIN: "TracIn: learning rate × product of the loss gradients of training triple and prediction, "
     "in eval mode, over the tracked parameters",
-    "gauss-newton": "Gauss–Newton influence: how much the prediction's score rests on the training triple's label, "
+    GAUSS_NEWTON: "Gauss–Newton influence: how much the prediction's score rests on the training triple's label, "
     "with the curvature of each embedding row",
 }
 LISTED_PATHS = 10
@@ -53,18 +54,26 @@ def write_report(path: str | Path, traces: Sequence[Trace], names: Names, comput
 
 
 def settings_of(options: object) -> dict[str, str]:
-    """Put the options that all influence scripts share, members of `options`, in words."""
-    layers = "all"
-    if getattr(options, "use_last_layers_only", False):
-        layers = f"the last {options.num_last_layers} before the scoring layer"
+    """Put the members of `options` that all influence scripts share in words, as far as they have an effect."""
+    settings = {}
+    if getattr(options, "method", TRACIN) == GAUSS_NEWTON:
+        settings["Damping"] = f"{options.damping:g} × the mean eigenvalue of a row's curvature"
+    else:
+        settings["Tracked parameters"] = _tracked_parameters(options)
+        settings["Engine"] = _engine(options)
+    settings["Matrix products"] = "bfloat16" if options.use_mixed_precision else "full precision"
+    return settings | {"Batch size": str(options.batch_size), "Device": str(options.device)}
+
+
+def _tracked_parameters(options: object) -> str:
     if getattr(options, "last_layer_names", None):
-        layers = ", ".join(options.last_layer_names)
-    return {
-        "Tracked parameters": layers,
-        "Matrix products": "bfloat16" if options.use_mixed_precision else "full precision",
-        "Batch size": str(options.batch_size),
-        "Device": str(options.device),
-    }
+        return ", ".join(options.last_layer_names)
+    return f"the last {options.num_last_layers} before the scoring layer" if options.use_last_layers_only else "all"
+
+
+def _engine(options: object) -> str:
+    is_fast = options.engine == "forward" if hasattr(options, "engine") else options.use_optimized_tracin
+    return "forward" if is_fast else "backward loop"
 
 
 def describe_computation(
@@ -74,16 +83,18 @@ def describe_computation(
 
     Args:
         method: a key of METHODS, or words.
-        checkpoints: files and the η of each.
+        checkpoints: files and the η of each, which TracIn alone uses.
         train: the training triples.
         settings: further settings, title and value each.
     """
     described: dict[str, object] = {"Method": METHODS.get(method, method)}
     for place, (checkpoint, learning_rate) in enumerate(checkpoints.items(), start=1):
         title = "Checkpoint" if len(checkpoints) == 1 else f"Checkpoint {place}"
-        described[title] = f"{checkpoint}\nsha256 {sha256(checkpoint)}\nlearning rate {learning_rate:g}"
+        described[title] = f"{checkpoint}\nsha256 {sha256(checkpoint)}"
+        if method == TRACIN:
+            described[title] += f"\nlearning rate {learning_rate:g}"
     if len(checkpoints) > 1:
-        described["Score and rank"] = "by the last checkpoint; influences are the sum over all"
+        described["Score and rank"] = "by the last checkpoint; the influences are those of all together"
     versions = {"conve-tracin": conve_tracin.__version__, "torch": torch.__version__, "numpy": np.__version__}
     versions["Python"] = platform.python_version()
     described |= {"Training triples": str(train), **settings}

@@ -7,6 +7,7 @@ import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import browser
 import numpy as np
@@ -16,7 +17,7 @@ from conftest import RELATIONS, TRAIN, TREATS, make_small_conve
 
 import conve_tracin
 import tracin_pytorch
-from conve_tracin.html_report import describe_computation, report_page, write_report
+from conve_tracin.html_report import describe_computation, report_page, settings_of, write_report
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.tracing import TracedCheckpoint, trace
@@ -162,19 +163,35 @@ def test_a_single_prediction_has_no_index(traces):
     assert len(page.texts("h1")) == 1
 
 
-def test_how_it_was_computed(tmp_path):
+@pytest.mark.parametrize(("method", "in_words"), [("tracin", "loss gradients"), ("gauss-newton", "Gauss–Newton")])
+def test_how_it_was_computed(method, in_words, tmp_path):
     checkpoint = tmp_path / "model.pt"
     checkpoint.write_bytes(os.urandom(3_000_000))
     computation = describe_computation(
-        method="gauss-newton", checkpoints={checkpoint: 0.003}, train=tmp_path / "train.txt", settings={"Damping": 0.5}
+        method=method, checkpoints={checkpoint: 0.0375}, train=tmp_path / "train.txt", settings={"Damping": 0.5}
     )
     page = Page(report_page(make_traces((1, TREATS, 4)), make_names(), computation))
     (text,) = page.texts("footer")
     for part in (
-        hashlib.sha256(checkpoint.read_bytes()).hexdigest(), str(checkpoint), "0.003", "Gauss–Newton", "Damping0.5",
+        hashlib.sha256(checkpoint.read_bytes()).hexdigest(), str(checkpoint), in_words, "Damping0.5",
         f"conve-tracin {conve_tracin.__version__}", f"torch {torch.__version__}",
     ):  # fmt: skip
         assert part in text
+    assert ("0.0375" in text) == (method == "tracin")
+
+
+def test_settings_are_those_that_have_an_effect():
+    shared = {"batch_size": 7, "device": "cpu", "use_mixed_precision": False, "use_last_layers_only": True}
+    shared |= {"num_last_layers": 4}
+    tracin = settings_of(SimpleNamespace(**shared, method="tracin", engine="reference"))
+    assert tracin["Tracked parameters"] == "the last 4 before the scoring layer"
+    assert tracin["Engine"] == "backward loop"
+    assert "Damping" not in tracin
+    named = settings_of(SimpleNamespace(**shared, last_layer_names=["fc.bias"], use_optimized_tracin=True))
+    assert (named["Tracked parameters"], named["Engine"]) == ("fc.bias", "forward")
+    damped = settings_of(SimpleNamespace(**shared, method="gauss-newton", damping=0.5))
+    assert damped["Damping"].startswith("0.5 ×")
+    assert not damped.keys() & {"Tracked parameters", "Engine"}
 
 
 # ---------------------------------------------------------------------------------------------------------------
