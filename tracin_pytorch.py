@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conve_tracin import cli
+from conve_tracin.options import DEFAULT_LEARNING_RATE, GAUSS_NEWTON, gauss_newton_settings_without_effect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from conve_tracin.report import Names
 
 __getattr__ = cli.lazy_exports({"TracInAnalyzerPyTorch": "conve_tracin.influence.analyzer"})
-
-DEFAULT_LEARNING_RATE = 0.001
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,6 +100,9 @@ def run(args: argparse.Namespace) -> None:
         list(trace_rest(None))
         return
     rates = list(learning_rates.values())
+    method: dict[str, str | float] = {"method": args.method}
+    if args.method == GAUSS_NEWTON:
+        method["damping"] = args.damping
     journal = open_journal(args, learning_rates=rates, arrays=[training_triples, test_triples])
     reported = []
     for result in resume_traces(journal, test_triples, trace_rest):
@@ -110,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
             names,
             top_k=args.top_k,
             learning_rate=rates[0] if len(rates) == 1 else rates,
-            method={"method": "tracin", "checkpoints": [str(path) for path in args.model_path]},
+            method=method | {"checkpoints": [str(path) for path in args.model_path]},
         )
         write_json(output, content)
         print(trace_as_table(result, names))
@@ -131,7 +133,7 @@ def write_report(
 
     settings = {"Engine": args.engine, **html_report.settings_of(args)}
     computation = html_report.describe_computation(
-        method="tracin", checkpoints=learning_rates, train=args.train, settings=settings
+        method=args.method, checkpoints=learning_rates, train=args.train, settings=settings
     )
     html_report.write_report(args.report, traces, names, computation)
     print(f"Written: {args.report}")
@@ -176,11 +178,16 @@ def load_traced_checkpoint(
     """Load a native checkpoint and put the chosen engine on it."""
     from conve_tracin.checkpoint import build_model, load_checkpoint, require_matching_mappings, uses_inverse_triples
     from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TracInReferencePyTorch
+    from conve_tracin.influence.loading import gauss_newton_analyzer
     from conve_tracin.influence.tracing import TracedCheckpoint
 
     checkpoint = load_checkpoint(path)
     model = build_model(checkpoint, source=path).to(cli.choose_device(args.device))
     require_matching_mappings(checkpoint, names.entities, names.relations, source=path)
+    if args.method == GAUSS_NEWTON:
+        return TracedCheckpoint(
+            gauss_newton_analyzer(checkpoint, model, damping=args.damping), 1 / len(args.model_path)
+        )
     analyzer_type = TracInAnalyzerPyTorch if args.engine == "forward" else TracInReferencePyTorch
     analyzer = analyzer_type(
         model,
@@ -196,6 +203,9 @@ def load_traced_checkpoint(
 def report_settings_without_effect(args: argparse.Namespace) -> None:
     """Say once which given flags change nothing here."""
     logger = logging.getLogger(__name__)
+    if args.method == GAUSS_NEWTON:
+        for message in gauss_newton_settings_without_effect(args):
+            logger.info(message)
     if args.use_gradient_checkpointing:
         logger.info("--use-gradient-checkpointing has no effect: no activations are kept for a backward pass")
     if args.no_cache_test_gradients and args.engine == "forward":

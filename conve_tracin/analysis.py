@@ -23,7 +23,7 @@ from conve_tracin.influence.loading import CheckpointLoader, choose_learning_rat
 from conve_tracin.influence.resuming import resume_traces
 from conve_tracin.influence.tracing import Trace, trace
 from conve_tracin.journal import Journal, digest_of
-from conve_tracin.options import TracInOptions
+from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions, gauss_newton_settings_without_effect
 from conve_tracin.pykeen_bridge import find_training_mappings
 from conve_tracin.report import (
     Names,
@@ -35,7 +35,7 @@ from conve_tracin.report import (
     trace_as_table,
     write_csv,
 )
-from conve_tracin.triples import label_blocks, read_triples
+from conve_tracin.triples import label_blocks, read_test_triples, read_triples
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ class Run:
         return {
             "top_k": self.options.top_k,
             "learning_rate": rates[0] if len(rates) == 1 else rates,
-            "method": "tracin",
+            "method": self.options.method,
+            **({"damping": self.options.damping} if self.options.method == GAUSS_NEWTON else {}),
             "checkpoints": [str(path) for path in self.checkpoints],
         }
 
@@ -164,7 +165,10 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
     if options.mode == "single":
         indices = list(dict.fromkeys(options.test_indices))
         return read_rows(Path(options.test), indices, names), indices
-    triples = read_triples(options.test, names.entities, names.relations, skip_unknown=options.skip_unknown)
+    if options.test_triples is not None:
+        triples = read_test_triples(options.test_triples, names.entities, names.relations)
+    else:
+        triples = read_triples(options.test, names.entities, names.relations, skip_unknown=options.skip_unknown)
     triples = triples[: options.max_test_triples]
     return triples, list(range(len(triples)))
 
@@ -197,7 +201,9 @@ def read_rows(path: Path, indices: Sequence[int], names: Names) -> np.ndarray:
 
 def settings_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say which given options change nothing in this run, one line each."""
-    optimized = options.use_optimized_tracin
+    if options.method == GAUSS_NEWTON:
+        yield from gauss_newton_settings_without_effect(options)
+    optimized = options.use_optimized_tracin or options.method == GAUSS_NEWTON
     only_optimized = "has no effect without --use-optimized-tracin: the reference loop"
     if options.use_mixed_precision and not optimized:
         yield f"--use-mixed-precision {only_optimized} defines the exact scores"
@@ -229,6 +235,8 @@ def _inputs_without_effect(options: TracInOptions) -> Iterator[str]:
     in_mode = f"has no effect in --mode {options.mode}"
     if options.test is not None and options.mode == "self":
         yield f"--test {in_mode}: training triples are ranked"
+    if options.test_triples is not None and options.mode != "test":
+        yield f"--test-triples {in_mode}"
     if options.test_indices and options.mode != "single":
         yield f"--test-indices {in_mode}; --mode single analyses them"
     if options.max_test_triples is not None and options.mode != "test":
@@ -241,7 +249,8 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
     """Trace the test triples (modes "test" and "single"), write the results and return them."""
     options = run.options
     passes = len(run.training_triples) * len(run.checkpoints) * -(-len(run.test_triples) // tracing.GROUP_SIZE)
-    if not options.use_optimized_tracin and passes > MANY_BACKWARD_PASSES:
+    backward = options.method == TRACIN and not options.use_optimized_tracin
+    if backward and passes > MANY_BACKWARD_PASSES:
         logger.info(
             f"{passes:,} backward passes lie ahead; --use-optimized-tracin computes the same scores in far less time"
         )
@@ -256,7 +265,8 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
             run.names,
             top_k=options.top_k,
             learning_rate=run.settings["learning_rate"],
-            method={name: run.settings[name] for name in ("method", "checkpoints")} | {"test_index": index},
+            method={name: value for name, value in run.settings.items() if name in ("method", "damping", "checkpoints")}
+            | {"test_index": index},
         )
         for index, result in zip(run.test_indices, traces, strict=True)
     ]
@@ -369,6 +379,7 @@ def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool, shared
             batch_size=run.options.batch_size,
             progress=f"{path.name}: self-influence" if progress else None,
         )
+        shared = shared and loaded.analyzer.shares_training_triples
         products = distributed.compute_shared(compute, triples) if shared else compute(triples)
-        total = total + loaded.learning_rate * products
+        total = total + loaded.weight * products
     return total

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from conve_tracin.errors import InputError
+from conve_tracin.options import METHODS, TRACIN
 
 if TYPE_CHECKING:
     from conve_tracin.report import Names
@@ -120,6 +121,13 @@ def read_names_from(args: argparse.Namespace) -> "Names":
 def add_influence_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare how influence is computed, as far as all influence scripts share it."""
     influence = parser.add_argument_group("influence")
+    influence.add_argument(
+        "--method", choices=METHODS, default=TRACIN,
+        help="tracin: the documented definition; gauss-newton: what agrees best with models that were retrained",
+    )  # fmt: skip
+    influence.add_argument(
+        "--damping", type=positive_float, default=1.0, help="of gauss-newton, over the mean eigenvalue of a curvature"
+    )
     influence.add_argument(
         "--learning-rate", type=positive_float, metavar="η",
         help="factor of every score (default: 0.001; with several checkpoints the one stored in each)",

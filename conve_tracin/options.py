@@ -1,13 +1,18 @@
 """What an analysis can be told, with its defaults: the flags of run_tracin.py and the keywords of its function."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conve_tracin.errors import InputError
 
 MODES = ("test", "single", "self")
 DEFAULT_LEARNING_RATE = 0.001
+
+TRACIN = "tracin"
+GAUSS_NEWTON = "gauss-newton"
+METHODS = (TRACIN, GAUSS_NEWTON)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +20,7 @@ class TracInOptions:
     """The options of `run_tracin_analysis`; `run_tracin.py --help` describes each.
 
     `model_path` takes one path or several. `entity_to_id` and `relation_to_id` may be left out for the directory
-    of a PyKEEN pipeline, `test` in mode "self". `csv_output` is a path, or True for one beside `output`. None
+    of a PyKEEN pipeline, `test` in mode "self" or for `test_triples`. `csv_output` is a path, or True for one beside `output`. None
     stands for "not said" where the default depends on other things.
 
     Raises InputError where options contradict each other.
@@ -25,6 +30,7 @@ class TracInOptions:
     train: Path | str
     output: Path | str
     test: Path | str | None = None
+    test_triples: Path | str | None = None
     entity_to_id: Path | str | None = None
     relation_to_id: Path | str | None = None
     skip_unknown: bool = False
@@ -33,6 +39,8 @@ class TracInOptions:
     csv_output: Path | str | bool | None = None
     output_per_triple: bool = False
 
+    method: str = TRACIN
+    damping: float = 1.0
     mode: str = "test"
     test_indices: Sequence[int] | None = None
     max_test_triples: int | None = None
@@ -63,10 +71,14 @@ class TracInOptions:
             object.__setattr__(self, "model_path", (self.model_path,))
         if self.mode not in MODES:
             raise InputError(f"mode {self.mode!r}: choose one of {', '.join(MODES)}")
+        if self.method not in METHODS:
+            raise InputError(f"method {self.method!r}: choose one of {', '.join(METHODS)}")
         if self.mode == "single" and not self.test_indices:
             raise InputError("--mode single analyses the triples that --test-indices names; give one or more")
-        if self.mode != "self" and self.test is None:
-            raise InputError(f"--mode {self.mode} needs the test triples; give --test FILE")
+        if self.mode == "single" and self.test is None:
+            raise InputError("--mode single needs the test triples; give --test FILE")
+        if self.mode == "test" and (self.test is None) == (self.test_triples is None):
+            raise InputError("--mode test needs the test triples; give either --test FILE or --test-triples FILE")
         if (self.entity_to_id is None) != (self.relation_to_id is None):
             raise InputError("--entity-to-id and --relation-to-id go together; give both")
 
@@ -88,3 +100,14 @@ class TracInOptions:
         if self.output_directory is not None:
             return self.output_directory / "tracin.csv"
         return Path(self.output).with_suffix(".csv")
+
+
+def gauss_newton_settings_without_effect(options: Any) -> Iterator[str]:
+    """Say which of the given options (of run_tracin.py or tracin_pytorch.py) the Gauss–Newton method does not use."""
+    has_no_effect = f"has no effect with --method {GAUSS_NEWTON}"
+    if options.learning_rate is not None:
+        yield f"--learning-rate {has_no_effect}: influences are differences of scores"
+    if options.use_last_layers_only or getattr(options, "last_layer_names", None):
+        yield f"--use-last-layers-only and --last-layer-names {has_no_effect}: it follows the three embedding rows"
+    if options.use_mixed_precision:
+        yield f"--use-mixed-precision {has_no_effect}: it touches too few triples to gain"

@@ -84,6 +84,9 @@ class TripleAnalyzer:
         cache_test_gradients: keep the gradients of recent test triples.
     """
 
+    # Whether each process of torchrun may compute some of the training triples.
+    shares_training_triples = True
+
     def __init__(
         self,
         scorer: nn.Module,

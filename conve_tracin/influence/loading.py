@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,10 +21,12 @@ from conve_tracin.checkpoint import (
 from conve_tracin.conversion import stored_learning_rate
 from conve_tracin.errors import InputError
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TracInReferencePyTorch, TripleAnalyzer
+from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
 from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyzerOptimized
 from conve_tracin.influence.tracing import TracedCheckpoint
-from conve_tracin.options import DEFAULT_LEARNING_RATE, TracInOptions
-from conve_tracin.pykeen_bridge import load_pykeen_model, read_pykeen_file
+from conve_tracin.model import ConvE
+from conve_tracin.options import DEFAULT_LEARNING_RATE, GAUSS_NEWTON, TracInOptions
+from conve_tracin.pykeen_bridge import as_native_conve, load_pykeen_model, read_pykeen_file
 from conve_tracin.triples import Vocabulary
 
 if TYPE_CHECKING:
@@ -100,6 +102,8 @@ class CheckpointLoader:
         """
         is_native = self._is_native(path)
         analyzer = self._native_analyzer(path) if is_native else self._pykeen_analyzer(path)
+        if self.options.method == GAUSS_NEWTON:
+            return TracedCheckpoint(analyzer, 1 / len(self.learning_rates))
         return TracedCheckpoint(analyzer, self.learning_rates[path])
 
     def _is_native(self, path: Path) -> bool:
@@ -116,6 +120,8 @@ class CheckpointLoader:
         model = build_model(checkpoint, source=path).to(self.device)
         require_matching_mappings(checkpoint, self.entities, self.relations, source=path)
         self._say(f"{path}: a native checkpoint, {_epoch(checkpoint.get('epoch'))}")
+        if self.options.method == GAUSS_NEWTON:
+            return gauss_newton_analyzer(checkpoint, model, damping=self.options.damping)
         settings = self._settings() | {"inverse_triples": uses_inverse_triples(checkpoint)}
         if self.options.use_optimized_tracin:
             return TracInAnalyzerPyTorch(model, use_mixed_precision=self._low_precision(), **settings)
@@ -133,6 +139,17 @@ class CheckpointLoader:
         model = loaded.model.to(self.device)
         inverse = ", with inverse triples" if loaded.inverse_triples else ""
         self._say(f"{path}: {type(model).__name__} of PyKEEN ({loaded.source_format}), {_epoch(loaded.epoch)}{inverse}")
+        if self.options.method == GAUSS_NEWTON:
+            native = as_native_conve(model)
+            if native is None:
+                raise InputError(f"{path}: --method {GAUSS_NEWTON} is for ConvE, not {type(model).__name__}")
+            # PyKEEN trains ConvE with all tails of a query at once (LCWA).
+            return GaussNewtonAnalyzer(
+                native,
+                training_approach="kvsall",
+                damping=self.options.damping,
+                inverse_triples=loaded.inverse_triples,
+            )
         if not self.options.use_optimized_tracin:
             return TracInAnalyzer(model, **self._settings())
         analyzer = TracInAnalyzerOptimized(model, use_mixed_precision=self._low_precision(), **self._settings())
@@ -171,6 +188,17 @@ class CheckpointLoader:
         if message not in self._said:
             self._said.add(message)
             logger.info(message)
+
+
+def gauss_newton_analyzer(checkpoint: Mapping[str, Any], model: ConvE, *, damping: float) -> GaussNewtonAnalyzer:
+    """Put the Gauss–Newton method on a native model, with the constants for how its checkpoint was trained."""
+    return GaussNewtonAnalyzer(
+        model,
+        # Checkpoints that do not say have the documented training.
+        training_approach=checkpoint.get("training_config", {}).get("training_approach", "1vsall"),
+        damping=damping,
+        inverse_triples=uses_inverse_triples(checkpoint),
+    )
 
 
 def supports_bfloat16(device: str) -> bool:

@@ -25,10 +25,10 @@ GROUP_SIZE = 16
 
 @dataclass(frozen=True)
 class TracedCheckpoint:
-    """A loaded checkpoint: its analyzer and its η."""
+    """A loaded checkpoint: its analyzer, and its weight in the sum: η for TracIn, one share of 1 for Gauss–Newton."""
 
     analyzer: TripleAnalyzer
-    learning_rate: float
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,11 @@ def trace(
                 batch_size=batch_size,
                 progress=f"{checkpoint.name}: {len(group)} test triple(s)" if progress else None,
             )
-            products = distributed.compute_shared(compute, training_triples)
-            scaled = products.mul_(loaded.learning_rate)
+            if loaded.analyzer.shares_training_triples:
+                products = distributed.compute_shared(compute, training_triples)
+            else:
+                products = compute(training_triples)
+            scaled = products.mul_(loaded.weight)
             totals = scaled if totals is None else totals.add_(scaled)
         if not distributed.is_main():
             continue

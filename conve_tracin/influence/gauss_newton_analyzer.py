@@ -1,0 +1,103 @@
+"""The Gauss–Newton method (see `gauss_newton`) behind the interface of the other analyzers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from conve_tracin.influence.analyzer import TracInReferencePyTorch, Triples, as_ids
+from conve_tracin.influence.gauss_newton import (
+    GaussNewtonMethod,
+    RowCurvature,
+    gauss_newton_effects,
+    leverages,
+    training_curvature,
+)
+from conve_tracin.model import ConvE
+from conve_tracin.triples import with_inverse_triples
+
+
+class GaussNewtonAnalyzer(TracInReferencePyTorch):
+    """Influences as effects of labels on the test triple's score, for a native ConvE.
+
+    Args:
+        model: ConvE; it is put into eval mode.
+        training_approach: "kvsall" or "1vsall": what the model was trained with.
+        damping: λ over the mean eigenvalue of each row's curvature.
+        inverse_triples: the model has inverse relations: relation r of the files is its rows 2r and 2r + 1.
+    """
+
+    # The curvature, and the competition within a query, need all training triples in one process.
+    shares_training_triples = False
+
+    def __init__(
+        self, model: ConvE, *, training_approach: str, damping: float = 1.0, inverse_triples: bool = False
+    ) -> None:
+        super().__init__(model, inverse_triples=inverse_triples, cache_test_gradients=False)
+        self.method = GaussNewtonMethod.for_training(training_approach, damping=damping)
+        self._curvature: RowCurvature | None = None
+        self._curvature_of: np.ndarray | None = None
+
+    def curvature_of(self, training_triples: np.ndarray) -> RowCurvature:
+        """Return the curvatures for these training triples (N, 3); rows computed before are kept."""
+        if self._curvature is None or self._curvature_of is not training_triples:
+            self._curvature = training_curvature(
+                self.model, training_triples, self.method.curvature, inverse_triples=self.inverse_triples
+            )
+            self._curvature_of = training_triples
+        return self._curvature
+
+    def gradient_products(
+        self,
+        test_triples: Triples,
+        training_triples: Triples,
+        *,
+        batch_size: int = 256,
+        progress: str | None = None,
+    ) -> Tensor:
+        """Compute the effects of N training triples on n test triples' scores: (n, N) on the CPU.
+
+        `training_triples` are all that the model was trained on.
+        """
+        training_triples = as_ids(training_triples)
+        return gauss_newton_effects(
+            self.model,
+            as_ids(test_triples),
+            training_triples,
+            self.method,
+            inverse_triples=self.inverse_triples,
+            curvature=self.curvature_of(training_triples),
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def self_products(
+        self,
+        triples: Triples,
+        *,
+        batch_size: int = 256,
+        progress: str | None = None,  # noqa: ARG002 - one pass over the rows of the tables, not over triples
+    ) -> Tensor:
+        """Compute the effect of each training triple's label on its own score: (N,) on the CPU.
+
+        It needs the curvature of every row that the triples touch: for graphs of some ten thousand entities.
+        """
+        triples = as_ids(triples)
+        curvature = self.curvature_of(triples)
+        if not self.inverse_triples:
+            return leverages(self.model, triples, curvature, batch_size=batch_size)
+        both = leverages(self.model, with_inverse_triples(triples), curvature, batch_size=batch_size)
+        return both[: len(triples)] + both[len(triples) :]
+
+    def compute_influences_for_test_triple(
+        self,
+        test_triple: Sequence[int],
+        training_triples: Triples,
+        learning_rate: float = 1.0,
+        top_k: int | None = 10,
+        batch_size: int = 256,
+    ) -> list[dict[str, int | float]]:
+        """Do as the other analyzers do; an effect on a score has no learning rate."""
+        return super().compute_influences_for_test_triple(
+            test_triple, training_triples, learning_rate, top_k, batch_size
+        )

@@ -1,0 +1,71 @@
+"""The Gauss–Newton method through the command lines: what they write are the formula's scores."""
+
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from test_cli_tracin import arguments, files, save_model  # noqa: F401 - `files` is a fixture
+from test_influence import TEST_TRIPLES, TRAINING, make_model
+
+import run_tracin
+import tracin_pytorch
+from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
+from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
+
+ONE_TARGET = GaussNewtonMethod.for_training("1vsall", damping=2.0)
+
+
+def effects(model, method=ONE_TARGET):
+    return gauss_newton_effects(model, TEST_TRIPLES, TRAINING, method).numpy()
+
+
+def assert_influences(influences, expected):
+    order = np.argsort(-np.abs(expected), kind="stable")[: len(influences)]
+    np.testing.assert_allclose([row["influence"] for row in influences], expected[order], rtol=1e-4)
+
+
+def test_tracin_pytorch_sums_up_to_the_mean_over_checkpoints(files, tmp_path):  # noqa: F811
+    other = make_model(dtype=torch.float32)
+    with torch.no_grad():
+        other.entity_embeddings.weight.mul_(0.5)
+    save_model(tmp_path / "other.pt", other)
+    flags = ["--test-triple", "0", "1", "2", "--output", str(files["out.json"])]
+    flags += ["--method", "gauss-newton", "--damping", "2"]
+    tracin_pytorch.main(arguments(files, *flags, model=[files["model.pt"], tmp_path / "other.pt"]))
+    content = json.loads(files["out.json"].read_text(encoding="utf-8"))
+    assert (content["method"], content["damping"]) == ("gauss-newton", 2.0)
+    assert_influences(content["influences"], (effects(make_model(dtype=torch.float32)) + effects(other))[0] / 2)
+
+
+def test_run_tracin_takes_the_constants_of_the_checkpoints_training(files, tmp_path):  # noqa: F811
+    save_model(files["model.pt"], make_model(dtype=torch.float32), training_config={"training_approach": "kvsall"})
+    (tmp_path / "test.txt").write_text("aspirin\tcauses\tcafé\n", encoding="utf-8")
+    command = arguments(files, "--test", str(tmp_path / "test.txt"), "--output", str(files["out.json"]))
+    run_tracin.main([*command, "--method", "gauss-newton", "--top-k", "5"])
+    (result,) = json.loads(files["out.json"].read_text(encoding="utf-8"))["results"]
+    method = GaussNewtonMethod.for_training("kvsall")
+    assert result["method"] == "gauss-newton"
+    assert_influences(result["influences"], effects(make_model(dtype=torch.float32), method)[0])
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_curvatures_are_kept_between_groups_of_test_triples(group):
+    analyzer = GaussNewtonAnalyzer(make_model(), training_approach="1vsall", damping=2.0)
+    parts = [
+        analyzer.gradient_products(TEST_TRIPLES[i : i + group], TRAINING) for i in range(0, len(TEST_TRIPLES), group)
+    ]
+    np.testing.assert_allclose(torch.cat(parts).numpy(), effects(make_model()), rtol=1e-5)
+
+
+def test_self_influence_is_the_effect_on_the_own_score():
+    # Without the terms beside the curvature, a triple's leverage is its effect on itself as a test triple.
+    model = make_model()
+    analyzer = GaussNewtonAnalyzer(model, training_approach="1vsall")
+    plain = replace(ONE_TARGET, **{term.name: 0.0 for term in fields(ONE_TARGET) if term.name != "curvature"})
+    plain = replace(plain, curvature=analyzer.method.curvature)
+    distinct = [row for row, (head, _, tail) in enumerate(TRAINING) if head != tail]
+    own = gauss_newton_effects(model, TRAINING[distinct], TRAINING, plain).numpy()
+    expected = [own[place, row] for place, row in enumerate(distinct)]
+    np.testing.assert_allclose(analyzer.self_products(TRAINING).numpy()[distinct], expected, rtol=1e-4)
