@@ -216,7 +216,7 @@ def score_gradients(model, triple):
 def test_random_signs_are_unbiased_for_the_entity_sum(case):
     model, _, queries, _, config = case
     exact = RowCurvature(model, queries, config).relation(0)
-    many = CurvatureConfig(weighted_by_triples=config.weighted_by_triples, exact_pairs=0, probes=30_000)
+    many = CurvatureConfig(weighted_by_triples=config.weighted_by_triples, exact_jacobian_rows=0, probes=30_000)
     estimate = RowCurvature(model, queries, many).relation(0)
     assert (estimate - exact).norm() < 0.06 * exact.norm()
 
@@ -237,7 +237,7 @@ def test_sampled_queries_are_unbiased(case):
 
 def test_a_row_is_the_same_whatever_was_asked_before(case):
     model, _, queries, _, _ = case
-    config = CurvatureConfig(max_tail_queries=5, max_encoded_queries=3, exact_pairs=0, probes=4)
+    config = CurvatureConfig(max_tail_queries=5, max_encoded_queries=3, exact_jacobian_rows=0, probes=4)
     first, second = RowCurvature(model, queries, config), RowCurvature(model, queries, config)
     second.entity(1)
     second.relation(1)

@@ -55,20 +55,20 @@ class CurvatureConfig:
         damping: λ over the mean eigenvalue of H.
         weighted_by_triples: n_q is the number of the query's triples (1vsAll) instead of 1 (KvsAll).
         max_tail_queries: queries that a row's curvature as tail is summed over. Where there are more, those that
-            have the entity as a known tail stay (their weights are the large ones), up to this number, and the
-            others are sampled, with their weights scaled up to match.
+            have the entity as a known tail stay (their weights are the large ones), up to this number, and as many
+            of all are sampled, once for all rows, to stand for the others with weights scaled up to match.
         max_encoded_queries: the same for the queries (h, ·) or (·, r).
-        exact_pairs: pairs of query and entity up to which Σ_k c_qk e_k e_kᵀ is computed; where a row has more,
-            it is estimated without bias from `probes` random sign vectors for each row's curvature.
+        exact_jacobian_rows: rows of Jacobians, d for each query, up to which Σ_k c_qk e_k e_kᵀ is computed; where
+            a row of a table needs more, the sum is estimated without bias from random sign vectors.
         probes: random vectors for a row, at least one for each query.
         seed: of the samples and signs.
     """
 
     damping: float = 1.0
     weighted_by_triples: bool = False
-    max_tail_queries: int = 32_768
+    max_tail_queries: int = 16_384
     max_encoded_queries: int = 2_048
-    exact_pairs: int = 4_000_000
+    exact_jacobian_rows: int = 16_384
     probes: int = 2_048
     seed: int = 0
 
@@ -96,6 +96,7 @@ class RowCurvature:
         self._importance = counts.to(dtype) if config.weighted_by_triples else torch.ones_like(counts, dtype=dtype)
         # For each triple its query, to find the queries that have a given tail.
         self._query_of_triple = torch.repeat_interleave(torch.arange(len(queries), device=counts.device), counts)
+        self._sampled: tuple[Tensor, Tensor] | None = None
         self._entities: dict[int, Tensor] = {}
         self._relations: dict[int, Tensor] = {}
 
@@ -126,16 +127,40 @@ class RowCurvature:
     @torch.no_grad()
     def as_tail(self, entity: int) -> Tensor:
         """Compute H of an entity as tail of all queries: (d, d)."""
-        chosen, scale = self._sample_tail_queries(entity)
-        curvature = self._zeros()
-        for batch, factor in zip(chosen.split(1024), scale.split(1024), strict=True):
-            vectors = self.model.encode(self.queries.heads[batch], self.queries.relations[batch])  # (B, d)
-            scores = vectors @ self.model.entity_embeddings.weight[entity]
-            if self.model.entity_bias is not None:
-                scores = scores + self.model.entity_bias[entity]
-            weights = _logistic_curvature(scores) * self._importance[batch] * factor  # (B,)
-            curvature += (vectors * weights[:, None]).T @ vectors
+        sample, vectors = self._query_sample()
+        if len(sample) == len(self.queries):
+            return self._weighted_gram(entity, sample, vectors)
+        # Two strata: the queries with this tail, whose weights are the large ones, and a sample of all others.
+        known = self._query_of_triple[self.queries.tails == entity]
+        others = ~torch.isin(sample, known)
+        scale = (len(self.queries) - len(known)) / max(int(others.sum()), 1)
+        curvature = self._weighted_gram(entity, sample[others], vectors[others]) * scale
+        kept = known
+        if len(known) > self.config.max_tail_queries:
+            kept = _sample(known, self.config.max_tail_queries, self._generator(2, entity))
+        if len(kept):
+            curvature += self._weighted_gram(entity, kept, self._encode(kept)) * (len(known) / len(kept))
         return curvature
+
+    def _query_sample(self) -> tuple[Tensor, Tensor]:
+        """Draw queries once for all rows, all of them where they are few: ids (M,) and query vectors (M, d)."""
+        if self._sampled is None:
+            ids = torch.arange(len(self.queries), device=self.queries.heads.device)
+            if len(ids) > self.config.max_tail_queries:
+                ids = _sample(ids, self.config.max_tail_queries, self._generator(3, 0))
+            self._sampled = ids, self._encode(ids)
+        return self._sampled
+
+    def _encode(self, ids: Tensor) -> Tensor:
+        batches = [self.model.encode(self.queries.heads[i], self.queries.relations[i]) for i in ids.split(256)]
+        return torch.cat(batches)  # (M, d)
+
+    def _weighted_gram(self, entity: int, ids: Tensor, vectors: Tensor) -> Tensor:
+        scores = vectors @ self.model.entity_embeddings.weight[entity]
+        if self.model.entity_bias is not None:
+            scores = scores + self.model.entity_bias[entity]
+        weights = _logistic_curvature(scores) * self._importance[ids]  # (M,)
+        return (vectors * weights[:, None]).T @ vectors
 
     def _as_input(self, chosen: Tensor, *, side: int, row: int) -> Tensor:
         """Compute H of a row as head (side 0) or relation (side 1) of the queries `chosen`: (d, d)."""
@@ -146,7 +171,7 @@ class RowCurvature:
         total = len(chosen)
         if total > self.config.max_encoded_queries:
             chosen = _sample(chosen, self.config.max_encoded_queries, generator)
-        exact = len(chosen) * self.model.config.num_entities <= self.config.exact_pairs
+        exact = len(chosen) * self.model.config.embedding_dim <= self.config.exact_jacobian_rows
         probes = max(1, -(-self.config.probes // len(chosen)))
         step = self.model.config.embedding_dim if exact else probes
         for batch in chosen.split(max(1, JACOBIAN_ROWS // step)):
@@ -206,23 +231,6 @@ class RowCurvature:
         if self.model.entity_bias is not None:
             scores = scores + self.model.entity_bias.detach()[start : start + len(rows)]
         return _logistic_curvature(scores) * self._importance[batch][:, None]
-
-    def _sample_tail_queries(self, entity: int) -> tuple[Tensor, Tensor]:
-        """Choose the queries of a curvature as tail, and by how much each stands for others: (M,) twice."""
-        everything = torch.arange(len(self.queries), device=self.queries.heads.device)
-        limit = self.config.max_tail_queries
-        if len(everything) <= limit:
-            return everything, torch.ones_like(self._importance)
-        generator = self._generator(2, entity)
-        known = self._query_of_triple[self.queries.tails == entity]
-        is_known = torch.zeros_like(everything, dtype=torch.bool)
-        is_known[known] = True
-        chosen, scale = [], []
-        for stratum in (known, everything[~is_known]):
-            sample = _sample(stratum, limit, generator) if len(stratum) > limit else stratum
-            chosen.append(sample)
-            scale.append(torch.full_like(self._importance[: len(sample)], len(stratum) / max(len(sample), 1)))
-        return torch.cat(chosen), torch.cat(scale)
 
     def _generator(self, kind: int, row: int) -> torch.Generator:
         # Seeded by the row, so that its curvature does not depend on which rows were asked for before it.
