@@ -14,7 +14,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; argparse prints one line and exits with code 2 where it is wrong."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.mode != "self" and args.test is None:
+    if args.mode != "self" and args.test is None and (args.mode == "single" or args.test_triples is None):
         parser.error(f"--mode {args.mode} needs --test FILE")
     if args.mode == "single" and not args.test_indices:
         parser.error("--mode single needs --test-indices I …")
@@ -31,7 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
         "the influences of several checkpoints add up (TracInCP)",
     )  # fmt: skip
     files.add_argument("--train", type=Path, required=True, help="training triples: head<TAB>relation<TAB>tail")
-    files.add_argument("--test", type=Path, help="test triples; required but in --mode self")
+    tested = files.add_mutually_exclusive_group()
+    tested.add_argument("--test", type=Path, help="test triples; required but in --mode self")
+    tested.add_argument(
+        "--test-triples", type=Path, metavar="FILE", help="instead of --test: triples of ids, or of labels, a line each"
+    )
     cli.add_mapping_arguments(files, required=False)
     cli.add_name_arguments(files)
     files.add_argument(

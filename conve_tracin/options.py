@@ -20,8 +20,8 @@ class TracInOptions:
     """The options of `run_tracin_analysis`; `run_tracin.py --help` describes each.
 
     `model_path` takes one path or several. `entity_to_id` and `relation_to_id` may be left out for the directory
-    of a PyKEEN pipeline, `test` in mode "self" or for `test_triples`. `csv_output` is a path, or True for one beside `output`. None
-    stands for "not said" where the default depends on other things.
+    of a PyKEEN pipeline, `test` in mode "self" or for `test_triples`. `csv_output` is a path, or True for one beside
+    `output`. None stands for "not said" where the default depends on other things.
 
     Raises InputError where options contradict each other.
     """

@@ -135,6 +135,14 @@ def test_max_test_triples_takes_the_first(files):
     assert len(run_test(files, "--max-test-triples", "50")["results"]) == 3
 
 
+def test_listed_triples_of_ids_or_labels(files, tmp_path):
+    (tmp_path / "listed.txt").write_text("4 2 0\nCHEBI:4\t@causes\tCHEBI:4\n")
+    content = run(files, "--test-triples", tmp_path / "listed.txt")
+    expected = 0.001 * products_by_hand(make_model(), EVERYTHING)
+    for index, result in zip((2, 1), content["results"], strict=True):
+        assert_influences(result, expected[index])
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_mode_self_ranks_by_self_influence(files, engine, capsys):
     content = run(files, "--mode", "self", "--top-k", "4", "--learning-rate", "0.1", "--csv-output", *engine)
@@ -431,6 +439,8 @@ def test_bad_values_are_named_before_the_work(files, tmp_path, more, message):
     [
         [],
         ["--test", "x", "--mode", "single"],
+        ["--test", "x", "--test-triples", "x"],
+        ["--test-triples", "x", "--mode", "single", "--test-indices", "1"],
         ["--test", "x", "--mode", "single", "--test-indices", "-1"],
         ["--test", "x", "--mode", "all"],
         ["--test", "x", "--top-k", "0"],

@@ -79,6 +79,7 @@ class TracInAnalyzer(TripleAnalyzer):
         last_layer_names: track exactly these parameters, by PyKEEN's names.
         loss_fn: score and label, elementwise, to a loss.
         cache_test_gradients: keep the gradients of recent test triples.
+        device: where the model goes; it stays where it is without.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class TracInAnalyzer(TripleAnalyzer):
         last_layer_names: Sequence[str] | None = None,
         loss_fn: LossFunction = binary_cross_entropy,
         cache_test_gradients: bool = True,
+        device: str | torch.device | None = None,
     ) -> None:
-        self.model = model
+        self.model = model if device is None else model.to(device)
         trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if not trainable:
             raise InputError(f"a {type(model).__name__} has no trainable parameters, so there are no gradients")
@@ -111,7 +113,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
     pass (see `forward`).
 
     Args:
-        model: see `TracInAnalyzer`, as the arguments up to `cache_test_gradients`.
+        model: see `TracInAnalyzer`, as the arguments up to `device`.
         use_mixed_precision: matrix products of a ConvE in bfloat16; other models stay exact.
         use_vectorized_gradients, use_torch_compile: accepted for older callers. Forward passes need no training
             gradients, and compiling PyKEEN's models measured no faster (docs/notes.md).
@@ -126,6 +128,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
         last_layer_names: Sequence[str] | None = None,
         loss_fn: LossFunction = binary_cross_entropy,
         cache_test_gradients: bool = True,
+        device: str | torch.device | None = None,
         use_mixed_precision: bool = False,
         use_vectorized_gradients: bool = True,  # noqa: ARG002 - see above
         use_torch_compile: bool = False,  # noqa: ARG002 - see above
@@ -137,6 +140,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
             last_layer_names=last_layer_names,
             loss_fn=loss_fn,
             cache_test_gradients=cache_test_gradients,
+            device=device,
         )
         native = as_native_conve(model)
         self.conve_analyzer: TracInAnalyzerPyTorch | None = None
