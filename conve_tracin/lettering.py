@@ -6,14 +6,21 @@ import unicodedata
 from collections.abc import Sequence
 
 # Widths of a character over the font size: the mean of common sans-serif fonts, on the safe side.
-LETTER, WIDE_LETTER = 0.58, 1.05
+LETTER, CAPITAL, BROAD, IDEOGRAPH = 0.58, 0.72, 0.95, 1.05
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def text_width(written: str, font_size: float) -> float:
     """Estimate the width of a text in pixels, without its font."""
-    letters = (WIDE_LETTER if unicodedata.east_asian_width(letter) in "WF" else LETTER for letter in written)
-    return font_size * sum(letters)
+    return font_size * sum(map(_letter_width, written))
+
+
+def _letter_width(letter: str) -> float:
+    if unicodedata.east_asian_width(letter) in "WF":
+        return IDEOGRAPH
+    if letter in "mwMW%@":
+        return BROAD
+    return CAPITAL if letter.isupper() else LETTER
 
 
 def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> list[str]:

@@ -51,7 +51,7 @@ ACROSS = Orientation(
 )  # fmt: skip
 DOWN = Orientation(
     down=True, layers={HEAD: 32, 1.0: 192, 1.5: 264, 2.0: 336, TAIL: 496},
-    lane=120, fan=34, max_lanes=3, node_width=112, end_width=220, node_lines=3, edge_lines=2,
+    lane=120, fan=34, max_lanes=3, node_width=116, end_width=220, node_lines=3, edge_lines=2,
 )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def place_entities(
 def make_node(place: tuple[float, float], name: str, orientation: Orientation, *, is_end: bool) -> Node:
     """Size the box of an entity to its name."""
     width = orientation.end_width if is_end else orientation.node_width
-    lines = wrap(name, width - 16, NODE_FONT, max_lines=orientation.node_lines)
+    lines = wrap(name, width - 10, NODE_FONT, max_lines=orientation.node_lines)
     return Node(*place, width=width, height=len(lines) * LINE_HEIGHT + 14, lines=lines)
 
 

@@ -30,6 +30,9 @@ HOSTILE = (
     "<!-- & ]]> &lt;i&gt; -->", "javascript:alert(4)//http://example.org/x.js",
 )  # fmt: skip
 HARMLESS = ("aspirin", "ibuprofen", "head ache", "fièvre", "MONDO:0005148", "PTGS2")
+# What is hard to set: long words, capitals, broad letters.
+SHOWN = (*HOSTILE[:2], "5-[[4-[2-(methyl)ethoxy]phenyl]methyl]-1,3-thiazolidine-2,4-dione", HOSTILE[3],
+         "CHEMBL.COMPOUND:CHEMBL1431", "WWWWW MMMMMMMMM WWWWWWWWWWWWWW")  # fmt: skip
 VOID = {"meta", "link", "input", "wbr", "br"}
 
 
@@ -285,7 +288,7 @@ def window():
 def shown(window, traces, tmp_path):
     """A page of three predictions with hostile names, open in a wide window."""
     path = tmp_path / "report.html"
-    write_report(path, traces, make_names(HOSTILE), {"Checkpoint": "model.pt"})
+    write_report(path, traces, make_names(SHOWN), {"Checkpoint": "model.pt"})
     window.console()
     window.requested_addresses()
     window.show(width=1280)
