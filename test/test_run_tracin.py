@@ -473,6 +473,22 @@ def test_a_model_of_other_mappings_is_refused(files, tmp_path):
             run_test(files, model=[path])
 
 
+def test_a_file_of_something_else_is_refused(files):
+    torch.save({"epoch": 1}, files["model.pt"])
+    with pytest.raises(InputError, match=r"model\.pt: holds neither"):
+        run_test(files)
+
+
+@pytest.mark.parametrize(("script", "engine"), [("tracin.py", []), ("tracin_optimized.py", ["--use-optimized-tracin"])])
+def test_analyzers_as_scripts_are_run_tracin(files, script, engine):
+    content = run_test(files, *engine)
+    given = arguments(files, "--test", files["test.txt"])
+    files["out.json"].unlink()
+    result = run_script(script, *given)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(files["out.json"].read_text(encoding="utf-8")) == content
+
+
 @pytest.mark.parametrize("script", ["run_tracin.py", "tracin.py", "tracin_optimized.py"])
 def test_scripts_show_their_help_without_torch(script):
     # A module that cannot be imported stands in for both libraries.

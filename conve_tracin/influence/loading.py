@@ -108,12 +108,15 @@ class CheckpointLoader:
 
     def _is_native(self, path: Path) -> bool:
         try:
-            return detect_format(read_checkpoint_file(path)) == NATIVE
+            detected = detect_format(read_checkpoint_file(path))
         except InputError:
             # Only a file that needs unpickling is worth another look, and then it is PyKEEN's.
             if self.options.trust_pickle and path.is_file():
                 return False
             raise
+        if detected is None:
+            raise InputError(f"{path}: holds neither a native checkpoint nor weights of PyKEEN; use another file")
+        return detected == NATIVE
 
     def _native_analyzer(self, path: Path) -> TripleAnalyzer:
         checkpoint = load_checkpoint(path)

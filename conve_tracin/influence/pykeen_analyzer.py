@@ -116,7 +116,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
         model: see `TracInAnalyzer`, as the arguments up to `device`.
         use_mixed_precision: matrix products of a ConvE in bfloat16; other models stay exact.
         use_vectorized_gradients, use_torch_compile: accepted for older callers. Forward passes need no training
-            gradients, and compiling PyKEEN's models measured no faster (docs/notes.md).
+            gradients, and compiling PyKEEN's models gained little (docs/notes.md).
     """
 
     def __init__(
