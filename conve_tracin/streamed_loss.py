@@ -1,0 +1,230 @@
+"""Training losses whose memory does not grow with the number of entities.
+
+The scores of a batch against all K entities are made a chunk of entities at a time. Each chunk gives its share of
+the loss and of the gradients of queries and entities, and is thrown away, so that the backward pass has nothing
+left to compute. Both losses are means over the batch; BCE is one over the entities too. With targets T of a query,
+smoothing ε and scores s_k = q · e_k + b_k:
+
+    BCE:  labels y_k = (1 − ε)·1[k ∈ T] + ε/K;      loss (Σ_k softplus(s_k) − Σ_k y_k·s_k) / K, gradient (σ(s) − y) / K
+    CE:   labels y_k = (1 − ε)·1[k ∈ T]/|T| + ε/K;  loss log Σ_k exp(s_k) − Σ_k y_k·s_k, gradient softmax(s) − y
+
+Cross-entropy needs log Σ exp before any gradient, so it goes over the entities twice.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Scores in a chunk: on a CPU they and what is made of them stay in the second-level cache.
+CPU_CHUNK_SCORES = 2**18
+GPU_CHUNK_SCORES = 2**24
+MIN_CHUNK_ENTITIES = 256
+# Above this, softplus(s) = s and σ(s) = 1 in every precision, and exp(s) is still finite in the lowest.
+LARGE_SCORE = 60.0
+TARGETS_AT_ONCE = 2**16
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The true tails of a batch: `rows` (M,) are places in the batch, `tails` (M,) entities, each once in its row."""
+
+    rows: Tensor
+    tails: Tensor
+
+
+def streamed_loss(
+    kind: str,
+    queries: Tensor,
+    entities: Tensor,
+    targets: Targets,
+    *,
+    bias: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    low_precision: torch.dtype | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Compute the loss of queries (B, d) against all entities (K, d) without holding their scores.
+
+    Args:
+        kind: "bce" or "ce".
+        queries: query vectors, shape (B, d).
+        entities: the entity table, shape (K, d).
+        targets: the true tails of each query.
+        bias: added to each entity's scores, shape (K,).
+        label_smoothing: ε in the module's formulas, at least 0 and below 1.
+        low_precision: of the matrix products; everything else keeps the precision of `entities`.
+        chunk_size: entities at a time; chosen for the cache or the memory without.
+
+    Returns:
+        A scalar; its backward pass hands out gradients of queries, entities and bias that are there already.
+    """
+    return _StreamedLoss.apply(queries, entities, bias, targets, kind, label_smoothing, low_precision, chunk_size)
+
+
+class _StreamedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, queries, entities, bias, targets, kind, label_smoothing, low_precision, chunk_size):
+        sweep = _Sweep(
+            queries.detach().to(entities.dtype),
+            entities.detach(),
+            None if bias is None else bias.detach(),
+            low_precision=low_precision or entities.dtype,
+            chunk_size=chunk_size or choose_chunk_size(len(queries), entities.device),
+        )
+        total = _LOSSES[kind](sweep, targets, label_smoothing)
+        ctx.query_dtype = queries.dtype
+        ctx.save_for_backward(sweep.query_grad, sweep.entity_grad, sweep.bias_grad)
+        return total.to(entities.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        gradients = ctx.saved_tensors
+        # On the CPU the factor is at hand, and leaving it out where it is 1 saves a pass over the table.
+        if grad_output.device.type != "cpu" or grad_output.item() != 1:
+            gradients = [None if gradient is None else gradient * grad_output for gradient in gradients]
+        query_grad, entity_grad, bias_grad = gradients
+        return query_grad.to(ctx.query_dtype), entity_grad, bias_grad, None, None, None, None, None
+
+
+def choose_chunk_size(batch_size: int, device: torch.device) -> int:
+    """Return how many entities to score at a time."""
+    scores = CPU_CHUNK_SCORES if device.type == "cpu" else GPU_CHUNK_SCORES
+    return max(MIN_CHUNK_ENTITIES, scores // batch_size)
+
+
+class _Sweep:
+    """Scores of a batch, a chunk of entities at a time, and the gradients that their gradients add up to."""
+
+    def __init__(
+        self,
+        queries: Tensor,
+        entities: Tensor,
+        bias: Tensor | None,
+        *,
+        low_precision: torch.dtype,
+        chunk_size: int,
+    ) -> None:
+        self.queries, self.entities, self.bias = queries, entities, bias
+        self.low_precision = low_precision
+        self.chunk_size = min(chunk_size, len(entities))
+        self.query_grad = torch.zeros_like(queries)
+        self.entity_grad = torch.empty_like(entities)
+        self.bias_grad = None if bias is None else torch.empty_like(bias)
+        self._low_queries = queries.to(low_precision)
+        self._buffers = [queries.new_empty(len(queries) * self.chunk_size) for _ in range(2)]
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield each chunk of entities with the scores of the batch, shape (B, n), which may be overwritten."""
+        for start in range(0, len(self.entities), self.chunk_size):
+            chunk = slice(start, min(start + self.chunk_size, len(self.entities)))
+            scores = self.buffer(chunk.stop - chunk.start)
+            self._multiply(self._low_queries, self._low_rows(chunk).T, out=scores)
+            if self.bias is not None:
+                scores += self.bias[chunk]
+            yield chunk, scores
+
+    def buffer(self, width: int, *, number: int = 0) -> Tensor:
+        """Return one of the two buffers as (B, width); the scores are in the first."""
+        return self._buffers[number][: len(self.queries) * width].view(-1, width)
+
+    def accumulate(self, chunk: slice, score_grad: Tensor, *, scale: float) -> None:
+        """Take in the gradient of a chunk's scores, shape (B, n); that of the queries waits for `scale`."""
+        low_grad = score_grad.to(self.low_precision)
+        if low_grad.dtype == self.query_grad.dtype:
+            self.query_grad.addmm_(low_grad, self.entities[chunk])
+        else:
+            self.query_grad += low_grad @ self._low_rows(chunk)
+        self._multiply(low_grad.T, self._low_queries, out=self.entity_grad[chunk])
+        self.entity_grad[chunk] *= scale
+        if self.bias_grad is not None:
+            torch.sum(score_grad, dim=0, out=self.bias_grad[chunk])
+            self.bias_grad[chunk] *= scale
+
+    def take_targets(self, targets: "Targets", weights: Tensor, *, scale: float) -> Tensor:
+        """Subtract the targets' share from the gradients; returns Σ weight · score over the targets.
+
+        `weights` (M,) are the labels of the targets, beyond what smoothing gives every entity.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=weights.device)
+        self.query_grad *= scale
+        pieces = (part.split(TARGETS_AT_ONCE) for part in (targets.rows, targets.tails, weights))
+        for rows, tails, weight in zip(*pieces, strict=True):
+            query_rows, entity_rows = self.queries[rows], self.entities[tails]  # (m, d) each
+            scores = (query_rows * entity_rows).sum(dim=1)
+            if self.bias is not None:
+                scores += self.bias[tails]
+                self.bias_grad.index_add_(0, tails, weight, alpha=-scale)
+            total += (weight * scores).sum()
+            self.query_grad.index_add_(0, rows, entity_rows * weight[:, None], alpha=-scale)
+            self.entity_grad.index_add_(0, tails, query_rows * weight[:, None], alpha=-scale)
+        return total
+
+    def _low_rows(self, chunk: slice) -> Tensor:
+        return self.entities[chunk].to(self.low_precision)
+
+    @staticmethod
+    def _multiply(left: Tensor, right: Tensor, *, out: Tensor) -> None:
+        if left.dtype == out.dtype:
+            torch.mm(left, right, out=out)
+        else:
+            out.copy_(left @ right)
+
+
+def _binary_cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> Tensor:
+    batch_size, num_entities = len(sweep.queries), len(sweep.entities)
+    scale = 1 / (batch_size * num_entities)
+    total = torch.zeros((), dtype=torch.float64, device=sweep.queries.device)
+    for chunk, scores in sweep.chunks():
+        workspace = sweep.buffer(scores.shape[1], number=1)
+        total += binary_terms_(scores, workspace, everywhere=label_smoothing / num_entities)
+        sweep.accumulate(chunk, scores, scale=scale)
+    weights = torch.full_like(targets.rows, 1 - label_smoothing, dtype=sweep.queries.dtype)
+    return (total - sweep.take_targets(targets, weights, scale=scale)) * scale
+
+
+def binary_terms_(scores: Tensor, workspace: Tensor, *, everywhere: float) -> Tensor:
+    """Sum softplus(s) − everywhere · s over the scores, and turn them into its derivative, σ(s) − everywhere.
+
+    One exponential serves both: with e = exp(s), σ(s) = e / (1 + e) and softplus(s) = log(1 + e).
+    """
+    linear = scores.sum()
+    # Scores this large are rare, and looking for them on a GPU would make it wait.
+    excess = 0.0
+    if scores.device.type != "cpu" or scores.amax() > LARGE_SCORE:
+        excess = torch.sub(scores, LARGE_SCORE, out=workspace).clamp_(min=0).sum()
+    exponentials = scores.clamp_(max=LARGE_SCORE).exp_()
+    ones_plus = torch.add(exponentials, 1, out=workspace)
+    exponentials.div_(ones_plus)
+    if everywhere:
+        scores -= everywhere
+    return ones_plus.log_().sum() + excess - everywhere * linear
+
+
+def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> Tensor:
+    batch_size, num_entities = len(sweep.queries), len(sweep.entities)
+    scale = 1 / batch_size
+    everywhere = label_smoothing / num_entities
+    top = sweep.queries.new_full((batch_size,), -torch.inf)
+    exponentials, linear = torch.zeros_like(top), torch.zeros((), dtype=torch.float64, device=top.device)
+    for _, scores in sweep.chunks():
+        linear += scores.sum()
+        new_top = torch.maximum(top, scores.amax(dim=1))
+        exponentials = exponentials * (top - new_top).exp() + scores.sub_(new_top[:, None]).exp_().sum(dim=1)
+        top = new_top
+    log_normalizer = top + exponentials.log()  # (B,)
+    for chunk, scores in sweep.chunks():
+        scores.sub_(log_normalizer[:, None]).exp_()
+        if everywhere:
+            scores -= everywhere
+        sweep.accumulate(chunk, scores, scale=scale)
+    targets_in_row = torch.bincount(targets.rows, minlength=batch_size)
+    weights = (1 - label_smoothing) / targets_in_row[targets.rows].to(sweep.queries.dtype)
+    total = log_normalizer.sum(dtype=torch.float64) - everywhere * linear
+    return (total - sweep.take_targets(targets, weights, scale=scale)) * scale
+
+
+_LOSSES = {"bce": _binary_cross_entropy, "ce": _cross_entropy}

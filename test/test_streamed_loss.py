@@ -1,0 +1,151 @@
+"""The streamed losses against PyTorch's dense ones, in value and in the gradients of queries, entities and bias."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conve_tracin.streamed_loss import Targets, binary_terms_, streamed_loss
+
+NUM_ENTITIES, DIM = 53, 12
+TARGETS = {
+    "1vsall": [[3], [52], [3], [0], [17]],
+    "1vsall, batch 1": [[7]],
+    "kvsall": [[3, 4, 5], [52], list(range(0, 53, 2)), [9], [0, 52]],
+    "kvsall, every entity": [list(range(53)), [0]],
+}
+# One entity, chunks that do and do not divide the entities, all at once, and the size chosen by itself.
+CHUNK_SIZES = (1, 7, 53, 1000, None)
+
+
+def make_inputs(batch_size, *, spread=1.0, bias=True, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape):
+        return (spread * torch.randn(*shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
+
+    return draw(batch_size, DIM), draw(NUM_ENTITIES, DIM), draw(NUM_ENTITIES) if bias else None
+
+
+def dense_loss(kind, queries, entities, bias, targets, label_smoothing):
+    scores = queries @ entities.T + (0 if bias is None else bias)
+    labels = torch.zeros_like(scores)
+    for row, tails in enumerate(targets):
+        labels[row, tails] = 1 if kind == "bce" else 1 / len(tails)
+    labels = (1 - label_smoothing) * labels + label_smoothing / NUM_ENTITIES
+    return F.binary_cross_entropy_with_logits(scores, labels) if kind == "bce" else F.cross_entropy(scores, labels)
+
+
+def as_targets(targets):
+    rows = torch.tensor([row for row, tails in enumerate(targets) for _ in tails])
+    return Targets(rows, torch.tensor([tail for tails in targets for tail in tails]))
+
+
+def value_and_gradients(loss, inputs):
+    inputs = [one for one in inputs if one is not None]
+    return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+
+
+def assert_close(found, expected, tolerance):
+    for one, other in zip(found, expected, strict=True):
+        assert (one.double() - other.double()).abs().max() <= tolerance * other.double().abs().max()
+
+
+@pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("case", TARGETS)
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_equals_dense_loss_in_float64(kind, case, label_smoothing, chunk_size):
+    targets = TARGETS[case]
+    inputs = make_inputs(len(targets))
+    streamed = streamed_loss(
+        kind, *inputs[:2], as_targets(targets), bias=inputs[2], label_smoothing=label_smoothing, chunk_size=chunk_size
+    )
+    dense = dense_loss(kind, *inputs, targets, label_smoothing)
+    assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
+
+
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_without_bias_and_with_a_factor_behind_it(kind):
+    inputs = make_inputs(5, bias=False)
+    targets = TARGETS["kvsall"]
+    streamed = 3.5 * streamed_loss(kind, *inputs[:2], as_targets(targets), label_smoothing=0.2, chunk_size=9)
+    dense = 3.5 * dense_loss(kind, *inputs, targets, 0.2)
+    assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
+
+
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_many_targets_are_taken_in_pieces(kind, monkeypatch):
+    monkeypatch.setattr("conve_tracin.streamed_loss.TARGETS_AT_ONCE", 4)
+    inputs, targets = make_inputs(5), TARGETS["kvsall"]
+    streamed = streamed_loss(kind, *inputs[:2], as_targets(targets), bias=inputs[2], label_smoothing=0.1)
+    dense = dense_loss(kind, *inputs, targets, 0.1)
+    assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_extreme_scores_stay_finite_and_right(kind, dtype):
+    inputs = make_inputs(5, spread=60.0, dtype=dtype)
+    with torch.no_grad():
+        scores = inputs[0] @ inputs[1].T
+    assert scores.max() > 1e4
+    assert scores.min() < -1e4
+    targets = TARGETS["kvsall"]
+    streamed = streamed_loss(kind, *inputs[:2], as_targets(targets), bias=inputs[2], label_smoothing=0.1, chunk_size=7)
+    exact = [one.detach().double().requires_grad_() for one in inputs]
+    dense = dense_loss(kind, *exact, targets, 0.1)
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-4
+    assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, exact), tolerance)
+
+
+@pytest.mark.parametrize(("low_precision", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 4e-3)])
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_low_precision_products_stay_close(kind, low_precision, tolerance):
+    inputs, targets = make_inputs(5, dtype=torch.float32), TARGETS["kvsall"]
+    streamed = streamed_loss(
+        kind, *inputs[:2], as_targets(targets), bias=inputs[2], label_smoothing=0.1, chunk_size=7,
+        low_precision=low_precision,
+    )  # fmt: skip
+    dense = dense_loss(kind, *inputs, targets, 0.1)
+    found = value_and_gradients(streamed, inputs)
+    assert {gradient.dtype for gradient in found} == {torch.float32}
+    assert_close(found, value_and_gradients(dense, inputs), tolerance)
+
+
+def test_queries_of_low_precision_get_a_gradient_of_theirs():
+    queries, entities, _ = make_inputs(5, dtype=torch.float32)
+    low_queries = queries.detach().bfloat16().requires_grad_()
+    streamed_loss("bce", low_queries, entities, as_targets(TARGETS["1vsall"]), low_precision=torch.bfloat16).backward()
+    assert low_queries.grad.dtype == torch.bfloat16
+    assert entities.grad.dtype == torch.float32
+
+
+def test_one_exponential_gives_softplus_and_sigmoid():
+    scores = torch.tensor([[-1e4, -100.0, -30.0, -1.0, 0.0, 1.0, 30.0, 59.0, 61.0, 100.0, 1e4]], dtype=torch.float64)
+    derivative = scores.clone()
+    total = binary_terms_(derivative, torch.empty_like(scores), everywhere=0.01)
+    expected = torch.nn.functional.softplus(scores, threshold=500).sum() - 0.01 * scores.sum()
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(derivative, torch.sigmoid(scores) - 0.01, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_no_tensor_is_as_large_as_the_scores(kind, monkeypatch):
+    """Record every result made on the way: none may hold (batch, entities) values."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **kwargs or {})
+            if isinstance(result, torch.Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    queries, entities = torch.randn(40, 4, requires_grad=True), torch.randn(500, 4, requires_grad=True)
+    targets = Targets(torch.arange(40), torch.arange(40))
+    with Watch():
+        streamed_loss(kind, queries, entities, targets, label_smoothing=0.1, chunk_size=50).backward()
+    assert largest < 40 * 500 / 4
