@@ -16,7 +16,8 @@ demo: $(VENV)/installed ## train on UMLS and explain one prediction (about a min
 	$(RUN) tracin_pytorch.py --model-path $(DEMO)/model/best_model.pt --train $(DEMO)/data/train.txt \
 	    --entity-to-id $(DEMO)/data/entity_to_id.tsv --relation-to-id $(DEMO)/data/relation_to_id.tsv \
 	    --node-name-dict $(DEMO)/data/node_name_dict.txt \
-	    --test-triple pharmacologic_substance treats neoplastic_process --output $(DEMO)/influences.json
+	    --test-triple pharmacologic_substance treats neoplastic_process --method gauss-newton \
+	    --output $(DEMO)/influences.json --report $(DEMO)/report.html
 
 test: $(VENV)/installed-test ## the whole test suite
 	$(RUN) -m pytest
