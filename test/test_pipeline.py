@@ -1,0 +1,403 @@
+"""The pipeline: settings to command lines, runs of Snakemake, and the commands of docs/pipeline.md."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import prepare_data
+import tracin_pytorch
+import train_pytorch
+from conve_tracin import pipeline
+from conve_tracin.errors import InputError
+from conve_tracin.pipeline import Pipeline, StepFailedError, execute
+
+ROOT = Path(__file__).resolve().parent.parent
+KGX = ROOT / "test" / "data" / "kgx"
+SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+DOCUMENT = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+NOTHING_TO_DO = "Nothing to be done"
+
+needs_snakemake = pytest.mark.skipif(
+    importlib.util.find_spec("snakemake") is None,
+    reason="snakemake is not installed (requirements-pipeline.txt)",
+)
+TINY = {
+    "embedding_dim": 12, "embedding_height": 3, "embedding_width": 4, "output_channels": 4, "num_epochs": 2,
+    "checkpoint_frequency": 1, "eval_frequency": 1, "no_gpu": True, "num_explained": 2,
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Settings
+
+
+def test_shipped_configuration():
+    assert SHIPPED["batch_size"] == 512
+    assert SHIPPED["use_mixed_precision"] is True
+    shipped = Pipeline(SHIPPED)
+    assert shipped.prepare_settings[:2] == ["--dataset", "umls"]
+    assert shipped.log("train") == Path("results/umls/keepall/logs/train.log")
+
+
+def test_settings_become_the_flags_that_the_scripts_read():
+    settings = {
+        **SHIPPED, "dataset": None, "nodes": "a b.jsonl", "edges": "c'd.jsonl", "style": "rCD", "skip_malformed": True,
+        "num_epochs": 7, "learning_rate": 0.01, "training_approach": "1vsall", "inverse_triples": False, "top_k": 3,
+        "test_predicate": "biolink:treats", "base": "x", "embedding_dim": "",
+    }  # fmt: skip
+    configured = Pipeline(settings)
+    prepared = prepare_data.build_parser().parse_args([*configured.prepare_settings, "-o", "out"])
+    assert (prepared.nodes, prepared.edges) == (Path("a b.jsonl"), Path("c'd.jsonl"))
+    assert (prepared.style, prepared.test_predicate, prepared.skip_malformed) == ("rCD", "biolink:treats", True)
+    files = [
+        word
+        for name in ("train", "valid", "test", "entity-to-id", "relation-to-id", "output-dir")
+        for word in (f"--{name}", "x")
+    ]
+    trained = train_pytorch.build_parser().parse_args([*configured.train_settings, *files])
+    assert (trained.num_epochs, trained.learning_rate, trained.batch_size) == (7, 0.01, 512)
+    assert (trained.training_approach, trained.inverse_triples, trained.use_mixed_precision) == ("1vsall", False, True)
+    assert trained.embedding_dim == 200
+    required = [*files[:2], "--entity-to-id", "e", "--relation-to-id", "r", "--model-path", "m"]
+    required += ["--test-triple", "0", "0", "0", "--output", "o"]
+    explained = tracin_pytorch.build_parser().parse_args([*configured.explain_settings, *required])
+    assert explained.top_k == 3
+    assert explained.learning_rate is None
+
+
+def test_style_of_other_graphs_names_the_directory_only():
+    configured = Pipeline({"dataset": "umls", "style": "anything"})
+    assert "--style" not in configured.prepare_settings
+    assert configured.root == Path("results/anything")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_epoch": 3}, "no setting is called 'num_epoch'; did you mean 'num_epochs'"),
+        ({"nodes": "n", "edges": "e"}, "dataset and nodes is given"),
+        ({"dataset": None}, "none of them is given"),
+        ({"base": "a{b}"}, "braces are wildcards"),
+        ({"num_explained": 0}, "num_explained is 0; give a whole number from 1"),
+        ({"explain_threads": "many"}, "explain_threads is 'many'"),
+    ],
+)
+def test_settings_that_make_no_sense(change, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        Pipeline({**SHIPPED, **change})
+
+
+def test_switches_are_true_or_false():
+    with pytest.raises(InputError, match="inverse_triples is 'yes'; give true or false"):
+        _ = Pipeline({**SHIPPED, "inverse_triples": "yes"}).train_settings
+
+
+def test_sources_of_triples():
+    assert Pipeline({"triples": ["a", "b", "c"]}).prepare_settings == ["--triples", "a", "b", "c"]
+    assert Pipeline({"triples": "a"}).sources == ["a"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Steps
+
+
+def test_words_reach_the_command_as_they_are(tmp_path):
+    words = ["a b", "'", '"', "$HOME", "`ls`", "ü;&|>x", "*", ""]
+    log = tmp_path / "new dir" / "log"
+    execute([sys.executable, "-c", "import sys; print(sys.argv[1:])", *words], log=log, threads=3)
+    assert log.read_text(encoding="utf-8") == f"{words}\n"
+
+
+def test_threads_and_failure_of_a_step(tmp_path):
+    program = "import os, sys; print(os.environ['OMP_NUM_THREADS']); sys.exit('train.py: error: no luck')"
+    with pytest.raises(StepFailedError, match=r"no luck \(exit code 1; the whole log is .*log\)"):
+        execute([sys.executable, "-c", program], log=tmp_path / "log", threads=3)
+    assert (tmp_path / "log").read_text().startswith("3\n")
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A pipeline that has trained four epochs, and its input file."""
+    source = tmp_path / "train.txt"
+    source.write_text("a\tr\tb\n")
+    configured = Pipeline({"base": str(tmp_path), "dataset": "umls", "num_epochs": 5, "batch_size": 8})
+    configured.forget_another_run([source])
+    (configured.model / "checkpoints").mkdir()
+    for name in ("checkpoints/checkpoint_epoch_2.pt", "checkpoints/checkpoint_epoch_4.pt", "best_model.pt"):
+        (configured.model / name).write_bytes(b"")
+    return configured, source
+
+
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [
+        ({}, True),
+        ({"num_epochs": 9}, True),
+        ({"eval_frequency": 3, "top_k": 2}, True),
+        ({"num_epochs": 3}, False),
+        ({"batch_size": 9}, False),
+        ({"learning_rate": 0.1}, False),
+    ],
+)
+def test_checkpoints_of_the_same_run_only(trained, change, stays):
+    configured, source = trained
+    Pipeline({**configured.config, **change}).forget_another_run([source])
+    assert len(list((configured.model / "checkpoints").iterdir())) == (2 if stays else 0)
+    assert (configured.model / "best_model.pt").exists() == stays
+
+
+def test_checkpoints_of_other_data_go(trained):
+    configured, source = trained
+    source.touch()
+    configured.forget_another_run([source])
+    assert (configured.model / "best_model.pt").exists()
+    source.write_text("a\tr\tc\n")
+    configured.forget_another_run([source])
+    assert not (configured.model / "best_model.pt").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Runs
+
+
+def snakemake(directory, config_file, *words):
+    """Run Snakemake in `directory`; targets and flags come before --configfile, which takes all words behind it."""
+    arguments = ["--snakefile", ROOT / "Snakefile_pytorch_conve", "--cores", "2", "--directory", directory, *words]
+    return subprocess.run(
+        [*SNAKEMAKE, *map(str, arguments), "--configfile", str(config_file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def write_config(directory, **settings):
+    path = directory / "my config.yaml"
+    path.write_text(yaml.safe_dump({**SHIPPED, **settings}), encoding="utf-8")
+    return path
+
+
+def kgx_config(directory, **settings):
+    """Put the small KGX graph where its path needs quoting, and configure a tiny model."""
+    inputs = directory / "in 'put' $HOME"
+    shutil.copytree(KGX, inputs)
+    return write_config(
+        directory, **TINY, base="out 'of' \"it\"", style="CGGD_alltreat", dataset=None,
+        nodes=str(inputs / "nodes.jsonl"), edges=str(inputs / "edges.jsonl"), test_predicate="biolink:treats",
+        **settings,
+    )  # fmt: skip
+
+
+def planned(done):
+    """The rules that a dry run would run, from its table of jobs."""
+    table = re.search(r"^job +count\n-+ +-+\n(.*?)\ntotal", done.stdout + done.stderr, re.DOTALL | re.MULTILINE)
+    return {line.split()[0] for line in table[1].splitlines()}
+
+
+@pytest.fixture(scope="module")
+def kgx_run(tmp_path_factory):
+    """A finished run of the small KGX graph, all triples explained in one job."""
+    directory = tmp_path_factory.mktemp("run with 'quotes' and blanks")
+    config_file = kgx_config(directory, explain_together=True)
+    done = snakemake(directory, config_file)
+    assert done.returncode == 0, done.stderr
+    return directory, config_file
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_small_kgx_graph_from_files_to_report(kgx_run):
+    directory, _ = kgx_run
+    root = directory / "out 'of' \"it\"" / "CGGD_alltreat"
+    results = json.loads((root / "model" / "test_results.json").read_text())
+    assert 0 < results["mean_reciprocal_rank"] <= 1
+    ranks = [line.split("\t") for line in (root / "evaluation" / "ranks.tsv").read_text().splitlines()]
+    assert [float(row[0]) for row in ranks[1:]] == sorted(float(row[0]) for row in ranks[1:])
+    edges = [json.loads(line) for line in (KGX / "edges.jsonl").read_text().splitlines()]
+    treats = {(edge["subject"], edge["object"]) for edge in edges if edge["predicate"] == "biolink:treats"}
+    assert {(row[3], row[5]) for row in ranks[1:]} <= treats
+    names = {
+        json.loads(line)["id"]: json.loads(line)["name"] for line in (KGX / "nodes.jsonl").read_text().splitlines()
+    }
+    for number in (1, 2):
+        explained = json.loads((root / "explanations" / f"{number}.json").read_text())
+        assert explained["test_triple"]["head_label"] == names[ranks[number][3]]
+        assert explained["test_triple"]["relation_label"] == "biolink:treats"
+        assert len(explained["influences"]) == SHIPPED["top_k"]
+    assert names[ranks[1][3]] in (root / "report.html").read_text(encoding="utf-8")
+    assert {path.name for path in (root / "logs").iterdir()} == {
+        "prepare.log", "train.log", "evaluate.log", "explain.log",
+    }  # fmt: skip
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_second_run_has_nothing_to_do(kgx_run):
+    done = snakemake(*kgx_run, "--dry-run")
+    assert NOTHING_TO_DO in done.stdout + done.stderr
+
+
+@needs_snakemake
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "rules"),
+    [
+        ("top_k=3", {"explain_all", "all"}),
+        ("num_epochs=3", {"train", "evaluate", "explain_all", "all"}),
+        ("random_seed=1", {"prepare", "train", "evaluate", "explain_all", "all"}),
+    ],
+)
+def test_changed_setting_runs_what_depends_on_it(kgx_run, change, rules):
+    assert planned(snakemake(*kgx_run, "--dry-run", "--config", change)) == rules
+
+
+@needs_snakemake
+def test_plan_info_and_wrong_settings(tmp_path):
+    config_file = write_config(tmp_path)
+    done = snakemake(tmp_path, config_file, "info")
+    assert "train_pytorch.py     --num-epochs" in done.stdout + done.stderr
+    assert "Done so far          nothing" in done.stdout + done.stderr
+    everything = {"prepare", "train", "evaluate", "explain", "report", "all"}
+    assert planned(snakemake(tmp_path, config_file, "--dry-run")) == everything
+    done = snakemake(tmp_path, config_file, "--dry-run", "--config", "bach_size=3")
+    assert done.returncode != 0
+    assert "did you mean 'batch_size'" in done.stdout + done.stderr
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_one_job_each_gives_the_same_explanations(kgx_run, tmp_path):
+    config_file = kgx_config(tmp_path, explain_together=False)
+    done = snakemake(tmp_path, config_file)
+    assert done.returncode == 0, done.stderr
+    each, together = (path / "out 'of' \"it\"" / "CGGD_alltreat" for path in (tmp_path, kgx_run[0]))
+    for number in (1, 2):
+        one, other = (
+            json.loads((root / "explanations" / f"{number}.json").read_text())["influences"]
+            for root in (each, together)
+        )
+        assert [row["train_head"] for row in one] == [row["train_head"] for row in other]
+        assert [row["influence"] for row in one] == pytest.approx([row["influence"] for row in other], rel=1e-4)
+        assert (each / "explanations" / f"{number}.html").is_file()
+    assert 'href="explanations/2.html"' in (each / "report.html").read_text(encoding="utf-8")
+    assert NOTHING_TO_DO in (again := snakemake(tmp_path, config_file, "--dry-run")).stdout + again.stderr
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_killed_run_goes_on(tmp_path):
+    num_epochs = 400
+    config_file = kgx_config(tmp_path, num_epochs=num_epochs, checkpoint_frequency=2, explain_together=True)
+    arguments = ["--snakefile", ROOT / "Snakefile_pytorch_conve", "--cores", "2", "--directory", tmp_path]
+    running = subprocess.Popen(
+        [*SNAKEMAKE, *map(str, arguments), "--configfile", str(config_file)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    model = tmp_path / "out 'of' \"it\"" / "CGGD_alltreat" / "model"
+    try:
+        deadline = time.monotonic() + 120
+        while not (model / "checkpoints" / "checkpoint_epoch_6.pt").exists():
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    assert not (model / "test_results.json").exists()
+    assert snakemake(tmp_path, config_file, "--unlock").returncode == 0
+    done = snakemake(tmp_path, config_file)
+    assert done.returncode == 0, done.stderr
+    log = (model.parent / "logs" / "train.log").read_text(encoding="utf-8")
+    resumed = int(re.search(r"going on after epoch (\d+)", log)[1])
+    assert 6 <= resumed < num_epochs
+    history = json.loads((model / "training_history.json").read_text())
+    assert [record["epoch"] for record in history] == list(range(1, num_epochs + 1))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The document
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
+
+
+def commands():
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line]
+
+
+def checkout(directory):
+    """Copy what a user has after cloning, as far as the pipeline needs it."""
+    directory.mkdir()
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("requirements*.txt"), ROOT / "constraints.txt", ROOT / "config.yaml"):
+        shutil.copy(path, directory)
+    shutil.copy(ROOT / "Snakefile_pytorch_conve", directory)
+    for name in ("conve_tracin", "profiles"):
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("nodes.jsonl", "edges.jsonl"):
+        shutil.copy(KGX / name, directory)
+    (settings,) = blocks("yaml")
+    (directory / "my_graph.yaml").write_text(settings, encoding="utf-8")
+    return directory
+
+
+def test_document_names_the_styles_and_settings():
+    styles = re.findall(r"^\| `(\w+)` \| (?:chem|every edge|CGGD)", DOCUMENT, re.MULTILINE)
+    assert tuple(styles) == prepare_data.STYLES
+    table = DOCUMENT.split("| setting |")[1].split("\n\n")[0]
+    for name in re.findall(r"`(\w+)`", table):
+        if name not in ("true", "false"):
+            Pipeline({"dataset": "umls", name: {"nodes": None, "triples": None, "dataset": "umls"}.get(name, 1)})
+    for words in commands():
+        if words[0] == "pip":
+            for option in ("--requirement", "--constraint"):
+                if option in words:
+                    assert (ROOT / words[words.index(option) + 1]).is_file()
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_commands_of_the_document_run_as_they_stand(tmp_path):
+    directory = checkout(tmp_path / "checkout")
+    has_slurm = importlib.util.find_spec("snakemake_executor_plugin_slurm") is not None
+    for words in commands():
+        if words[0] == "pip":
+            continue
+        if "profiles/slurm" in words:
+            if not has_slurm:
+                continue
+            words = [*words, "--dry-run"]
+        start = {"snakemake": SNAKEMAKE, "python": [sys.executable]}[words[0]]
+        done = subprocess.run([*start, *words[1:]], cwd=directory, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+    umls = directory / "results" / "umls" / "keepall"
+    assert json.loads((umls / "model" / "test_results.json").read_text())["mean_reciprocal_rank"] > 0.7
+    for root, number in ((umls, 5), (directory / "results" / "my_graph" / "CGGD_alltreat", 3)):
+        page = (root / "report.html").read_text(encoding="utf-8")
+        assert page.count('href="explanations/') == number
+        for place in range(1, number + 1):
+            assert (root / "explanations" / f"{place}.html").is_file()
+    assert (directory / "data" / "edge_map.json").is_file()
+    for words in (("--configfile", "my_graph.yaml", "--config", "num_explained=3"), ()):
+        done = subprocess.run(
+            [*SNAKEMAKE, "--snakefile", "Snakefile_pytorch_conve", "--cores", "all", "--dry-run", *words],
+            cwd=directory, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert NOTHING_TO_DO in done.stdout + done.stderr
+
+
+def test_steps_are_found_beside_the_package():
+    assert (pipeline.SCRIPTS / "train_pytorch.py").is_file()
