@@ -389,10 +389,11 @@ def read_edges(path: Path, nodes: Nodes, *, style: str, malformed: Skipped | Non
             f"{path}: no edge is left of {number_read:,} between known nodes; "
             + (f"--style {style} keeps none of them, try keepall" if number_read else "give a KGX edges.jsonl")
         )
+    triples = np.concatenate(kept)
     read = Counter()
     for predicate, number in zip(relations.predicates, read_relations.tolist(), strict=True):
         read[predicate] += number
-    return Edges(np.concatenate(kept), relations, read, read_pairs.reshape(NUM_KIND_SETS, NUM_KIND_SETS))
+    return Edges(triples, relations, read, read_pairs.reshape(NUM_KIND_SETS, NUM_KIND_SETS))
 
 
 def _edge_blocks(
@@ -467,6 +468,7 @@ def read_kgx(
         malformed=malformed if skip_malformed else None, unknown=unknown if skip_unknown else None,
     )  # fmt: skip
     used_relations, triples = _number_relations(edges.triples, list(edges.relations.keys))
+    del edges.triples  # with millions of edges each copy counts
     entity_labels, triples = _number_entities(triples, nodes)
     kept = len(triples)
     triples = without_duplicates(triples)

@@ -181,7 +181,7 @@ def hold_out(
     # The triples that stay in any case come first, so that what they hold need not be kept twice.
     order = shuffled if candidates is None else np.concatenate([np.flatnonzero(~candidates), shuffled])
     needed = np.zeros(len(triples), dtype=bool)
-    needed[_first_positions(triples[order][:, [0, 2]].reshape(-1)) // 2] = True
+    needed[_first_positions(triples[order, 0], triples[order, 2])] = True
     needed[_first_positions(triples[order, 1])] = True
     spare = shuffled[~needed[len(triples) - len(shuffled) :]]
 
@@ -210,12 +210,16 @@ def hold_out(
     return {"train": triples[kept], **{split: triples[rows] for split, rows in splits.items()}}
 
 
-def _first_positions(values: np.ndarray) -> np.ndarray:
-    """Return where each distinct value of `values`, (N,) ids, stands first."""
-    first = np.full(values.max() + 1, -1)
-    # Of several assignments to one place the last one holds.
-    first[values[::-1]] = np.arange(len(values))[::-1]
-    return first[first >= 0]
+def _first_positions(*columns: np.ndarray) -> np.ndarray:
+    """Return the first row of each distinct id in `columns`, (N,) each."""
+    num_rows = len(columns[0])
+    first = np.full(max(column.max() for column in columns) + 1, num_rows)
+    for column in columns:
+        here = np.full_like(first, num_rows)
+        # Of several assignments to one place the last one holds.
+        here[column[::-1]] = np.arange(num_rows)[::-1]
+        np.minimum(first, here, out=first)
+    return first[first < num_rows]
 
 
 def without_duplicates(triples: np.ndarray) -> np.ndarray:
