@@ -174,24 +174,31 @@ def remove(args: argparse.Namespace) -> None:
     first = removal.triples_ranked_first(rank_tails(models[0], setup, data), args.num_test)
     test = data.test[first]
 
-    removed = {name: removal.removed_by_control(name, test, data.train, top_k=args.top_k) for name in removal.CONTROLS}
+    # One set of triples for each seed: controls draw theirs anew, methods have one.
+    seeds = range(args.num_seeds)
+    removed = {
+        name: [removal.removed_by_control(name, test, data.train, top_k=args.top_k, seed=seed) for seed in seeds]
+        for name in removal.CONTROLS
+    }
     for name, method in REMOVED_BY.items():
         influence = method(models[0], setup, test, data.train)
-        removed[name] = removal.strongest_proponents(influence, args.top_k)
+        removed[name] = [removal.strongest_proponents(influence, args.top_k)] * args.num_seeds
         if name == RECOMMENDED and len(models) > 1:
             influence = influence + sum(method(model, setup, test, data.train) for model in models[1:])
-            removed[f"{name}, {len(models)} models summed"] = removal.strongest_proponents(influence, args.top_k)
+            name = f"{name}, {len(models)} models summed"
+            removed[name] = [removal.strongest_proponents(influence, args.top_k)] * args.num_seeds
     rule = "shares (h, r) or (r, t)"
-    removed[rule] = removal.strongest_proponents(BASELINES[rule](models[0], setup, test, data.train), args.top_k)
+    influence = BASELINES[rule](models[0], setup, test, data.train)
+    removed[rule] = [removal.strongest_proponents(influence, args.top_k, seed=seed) for seed in seeds]
 
-    jobs = removal.removal_jobs(setup, args.cache, removed, num_seeds=args.num_seeds)
+    jobs = {name: removal.removal_jobs(setup, args.cache, marked) for name, marked in removed.items()}
     retraining.run_jobs(itertools.chain(*jobs.values()), workers=args.workers, description=f"{setup.name}, removed")
     results = {}
     for name, marked in removed.items():
         ranks = retraining.read_ranks(jobs[name])[:, first]  # (seeds, n)
         by_seed = (1 / ranks).mean(axis=1)
         results[name] = {
-            "triples_removed": int(marked.sum()),
+            "triples_removed": round(float(np.mean([mask.sum() for mask in marked]))),
             "mrr": float(by_seed.mean()),
             "mrr_standard_error": float(by_seed.std(ddof=1) / np.sqrt(len(by_seed))) if len(by_seed) > 1 else 0.0,
             "hits@1": float((ranks <= 1).mean()),

@@ -42,22 +42,19 @@ def random_triples(test: np.ndarray, train: np.ndarray, top_k: int, *, share_ent
     return marked
 
 
-def removed_by_control(name: str, test: np.ndarray, train: np.ndarray, *, top_k: int) -> np.ndarray:
+def removed_by_control(name: str, test: np.ndarray, train: np.ndarray, *, top_k: int, seed: int) -> np.ndarray:
     """Mark what a control of CONTROLS removes: (N,) bool."""
     if name == "nothing":
         return np.zeros(len(train), dtype=bool)
-    return random_triples(test, train, top_k, share_entity="entity" in name)
+    return random_triples(test, train, top_k, share_entity="entity" in name, seed=seed)
 
 
-def removal_jobs(setup: Setup, cache: Path, removed: dict[str, np.ndarray], *, num_seeds: int) -> dict[str, list[Job]]:
-    """List the retrainings without the marked triples: {what was removed: one job for each seed}."""
-    jobs = {}
-    for name, marked in removed.items():
+def removal_jobs(setup: Setup, cache: Path, removed: list[np.ndarray]) -> list[Job]:
+    """List the retrainings without the marked triples, each (N,) bool: one for each seed."""
+    jobs = []
+    for seed, marked in enumerate(removed):
         # Named by what is removed, so that a method that changed does not find its old result.
         digest = zlib.crc32(np.packbits(marked).tobytes())
-        folder = cache / setup.name
-        jobs[name] = [
-            Job(folder / f"without_{digest:08x}_seed_{seed}.npz", setup, ~marked, 5000 + seed)
-            for seed in range(num_seeds)
-        ]
+        path = cache / setup.name / f"without_{digest:08x}_seed_{seed}.npz"
+        jobs.append(Job(path, setup, ~marked, 5000 + seed))
     return jobs

@@ -93,7 +93,7 @@ class Setup:
         queries = training_queries(triples, config, device)
         for _ in range(config.num_epochs):
             state.epoch += 1
-            run_epoch(state, queries, config, encode=state.model.encode, on_batch=lambda: None)
+            run_epoch(state, queries, config, encode_rows=state.model.encode_rows)
         return state.model.eval()
 
     def model_triples(self, triples: np.ndarray) -> np.ndarray:

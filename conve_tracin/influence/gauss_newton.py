@@ -355,8 +355,8 @@ def training_curvature(
 ) -> RowCurvature:
     """Make the cache of curvatures for training triples (N, 3) in the files' ids."""
     triples = with_inverse_triples(training_triples) if inverse_triples else training_triples
-    # A triple that the file repeats must not count as two labels of one query.
-    queries = Queries.distinct(group_by_query(np.unique(triples, axis=0)), model.entity_embeddings.weight.device)
+    # A repeated triple is one more row of 1vsAll and counts there; with KvsAll no weight depends on it.
+    queries = Queries.distinct(group_by_query(triples), model.entity_embeddings.weight.device)
     return RowCurvature(model, queries, config)
 
 
