@@ -38,7 +38,7 @@ SET_BY_THE_PIPELINE = {
 # What may change without a new start: training then goes on from the last checkpoint.
 FREE_ON_RESUME = {
     "num_epochs", "early_stopping_patience", "eval_frequency", "checkpoint_frequency", "num_workers",
-    "disable_memory_cleanup", "no_gpu", "use_torch_compile",
+    "disable_memory_cleanup", "no_gpu", "use_torch_compile", "auto_batch_size",
 }  # fmt: skip
 CHECKPOINT_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pt")
 
