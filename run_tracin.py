@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--csv-output", type=Path, nargs="?", const=True, metavar="FILE",
         help="write a table, too; without FILE beside --output",
     )  # fmt: skip
+    cli.add_report_argument(files)
     add_choice_arguments(parser)
     cli.add_influence_arguments(parser)
     add_engine_arguments(parser)

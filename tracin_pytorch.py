@@ -86,9 +86,7 @@ def run(args: argparse.Namespace) -> None:
     def load(path: Path) -> "TracedCheckpoint":
         return load_traced_checkpoint(path, args, names=names, learning_rate=learning_rates[path])
 
-    summary = None
-    if args.report is not None:
-        summary = SummarySettings(num_entities=len(names.entities), num_relations=len(names.relations))
+    summary = None if args.report is None else SummarySettings.of(names)
 
     def trace_rest(rest: "np.ndarray") -> "Iterator[Trace]":
         return trace(
@@ -131,9 +129,8 @@ def write_report(
     """Write the page of `--report`."""
     from conve_tracin import html_report
 
-    settings = {"Engine": args.engine, **html_report.settings_of(args)}
     computation = html_report.describe_computation(
-        method=args.method, checkpoints=learning_rates, train=args.train, settings=settings
+        method=args.method, checkpoints=learning_rates, train=args.train, settings=html_report.settings_of(args)
     )
     html_report.write_report(args.report, traces, names, computation)
     print(f"Written: {args.report}")

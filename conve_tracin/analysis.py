@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from conve_tracin import cli
+from conve_tracin import cli, html_report
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.influence import distributed, tracing
 from conve_tracin.influence.analyzer import Influence, rank_influences
 from conve_tracin.influence.loading import CheckpointLoader, choose_learning_rates, find_checkpoints
 from conve_tracin.influence.resuming import resume_traces
+from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.tracing import Trace, trace
 from conve_tracin.journal import Journal, digest_of
 from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions, gauss_newton_settings_without_effect
@@ -141,6 +142,8 @@ def require_usable_outputs(options: TracInOptions) -> None:
         raise InputError(f"{directory}: is a file; --output-per-triple needs a directory")
     if options.csv_path is not None and options.csv_path.is_dir():
         raise InputError(f"{options.csv_path}: is a directory; --csv-output needs a file")
+    if options.report is not None and Path(options.report) in (Path(options.output), options.csv_path):
+        raise InputError(f"{options.report}: --report names the file of another output; choose another")
     if options.csv_path == Path(options.output):
         raise InputError(f"{options.csv_path}: --output and --csv-output name the same file; choose another")
 
@@ -241,6 +244,8 @@ def _inputs_without_effect(options: TracInOptions) -> Iterator[str]:
         yield f"--test-indices {in_mode}; --mode single analyses them"
     if options.max_test_triples is not None and options.mode != "test":
         yield f"--max-test-triples {in_mode}"
+    if options.report is not None and options.mode == "self":
+        yield f"--report {in_mode}: it shows predictions"
     if options.output_per_triple and options.mode == "self":
         yield f"--output-per-triple {in_mode}: there is one ranking"
 
@@ -279,9 +284,23 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
         rows = (row for result in traces for row in trace_as_csv_rows(result, run.names, own))
         write_csv(options.csv_path, rows)
         print(f"Written: {options.csv_path}")
+    if options.report is not None:
+        write_report(run, traces)
     if journal is not None:
         journal.remove()
     return content
+
+
+def write_report(run: Run, traces: list[Trace]) -> None:
+    """Write the page of --report."""
+    computation = html_report.describe_computation(
+        method=run.options.method,
+        checkpoints=dict(zip(run.checkpoints, run.learning_rates, strict=True)),
+        train=Path(run.options.train),
+        settings=html_report.settings_of(run.options),
+    )
+    html_report.write_report(run.options.report, traces, run.names, computation)
+    print(f"Written: {run.options.report}")
 
 
 def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
@@ -293,6 +312,7 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
         run.training_triples,
         top_k=run.options.top_k,
         batch_size=run.options.batch_size,
+        summary=None if run.options.report is None else SummarySettings.of(run.names),
     )
 
 
@@ -307,10 +327,12 @@ def journal_path(run: Run) -> Path:
 
 def digest_of_run(run: Run) -> str:
     """Digest all that the traces depend on."""
-    passed_over = ("output", "csv_output", "output_per_triple", "edge_map", "node_name_dict")
+    passed_over = ("output", "csv_output", "output_per_triple", "edge_map", "node_name_dict", "report")
     settings = {name: value for name, value in asdict(run.options).items() if name not in passed_over}
     return digest_of(
-        settings=settings | {"checkpoints": run.checkpoints, "learning_rates": run.learning_rates},
+        settings=settings
+        | {"checkpoints": run.checkpoints, "learning_rates": run.learning_rates}
+        | {"summarised": run.options.report is not None},
         files=run.checkpoints,
         arrays=[run.training_triples, run.test_triples],
     )

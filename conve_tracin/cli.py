@@ -99,7 +99,7 @@ def add_name_arguments(group: argparse._ArgumentGroup) -> None:
 def add_report_argument(group: argparse._ArgumentGroup) -> None:
     """Declare the report, a page to read beside the JSON."""
     group.add_argument(
-        "--report", type=Path, metavar="FILE.html",
+        "--report", type=file_to_write, metavar="FILE.html",
         help="also write a self-contained page: evidence, paths, relations, and how it was computed",
     )  # fmt: skip
 
@@ -176,6 +176,13 @@ def choose_device(name: str) -> str:
 # Argument types: argparse turns their errors into its own one-line message.
 
 
+def file_to_write(text: str) -> Path:
+    """Take the path of a file that may be there or not; a directory is none."""
+    if Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a directory; name a file")
+    return Path(text)
+
+
 def positive_int(text: str) -> int:
     """Parse a whole number of at least 1."""
     value = int(text)
@@ -197,6 +204,14 @@ def positive_float(text: str) -> float:
     value = float(text)
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
     return value
 
 

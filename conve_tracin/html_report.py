@@ -23,11 +23,11 @@ from conve_tracin.influence.summary import Concentration, InfluenceSummary, Pred
 from conve_tracin.influence.tracing import Trace
 from conve_tracin.lettering import signed, signed_column
 from conve_tracin.markup import Markup, element, join
+from conve_tracin.options import GAUSS_NEWTON, TRACIN
 from conve_tracin.path_graph import ACROSS, DOWN, draw_paths
 from conve_tracin.paths import EvidencePath, find_paths
 from conve_tracin.report import Names
 
-TRACIN, GAUSS_NEWTON = "tracin", "gauss-newton"
 METHODS = {
     TRACIN: "TracIn: learning rate × product of the loss gradients of training triple and prediction, "
     "in eval mode, over the tracked parameters",

@@ -38,6 +38,7 @@ class TracInOptions:
     node_name_dict: Path | str | None = None
     csv_output: Path | str | bool | None = None
     output_per_triple: bool = False
+    report: Path | str | None = None
 
     method: str = TRACIN
     damping: float = 1.0

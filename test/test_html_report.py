@@ -16,8 +16,12 @@ import torch
 from conftest import RELATIONS, TRAIN, TREATS, make_small_conve
 
 import conve_tracin
+import run_tracin
 import tracin_pytorch
+from conve_tracin import analysis
+from conve_tracin.errors import InputError
 from conve_tracin.html_report import describe_computation, report_page, settings_of, write_report
+from conve_tracin.influence import tracing
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.tracing import TracedCheckpoint, trace
@@ -270,6 +274,45 @@ def test_report_of_many_triples(command, graph_files, tmp_path):
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert len(page.texts("article")) == 3
     assert "PTGS2 — associated with → MONDO:0005148" in page.texts("nav")[0]
+
+
+@pytest.mark.parametrize("more", [["--use-optimized-tracin"], [], ["--method", "gauss-newton"]])
+def test_report_of_run_tracin(command, graph_files, tmp_path, more):
+    run_tracin.main([*command, "--test", str(graph_files.test), "--output", str(tmp_path / "all.json"), *more])
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    results = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["results"]
+    shown = {float(a["data-value"]) for a in page.attributes("td") if "data-value" in a}
+    assert {influence["influence"] for result in results for influence in result["influences"]} - {0.0} <= shown
+    assert len(page.texts("article")) == len(results) == 3
+
+
+def test_report_of_a_resumed_run_is_that_of_an_undisturbed_one(command, graph_files, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracing, "GROUP_SIZE", 1)
+    arguments = [*command, "--test", str(graph_files.test), "--output", str(tmp_path / "all.json")]
+    run_tracin.main(arguments)
+    expected = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "report.html").unlink()
+    monkeypatch.setattr(analysis, "write_results", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_tracin.main(arguments)
+    monkeypatch.undo()
+    monkeypatch.setattr(tracing, "GROUP_SIZE", 1)
+    monkeypatch.setattr(tracing, "summarise", lambda *_: 1 / 0)
+    run_tracin.main(arguments)
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == expected
+
+
+@pytest.mark.parametrize("script", [tracin_pytorch, run_tracin])
+def test_a_directory_is_no_report(command, script, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        script.main([*command, "--report", str(tmp_path)])
+    assert "is a directory" in capsys.readouterr().err
+
+
+def test_the_report_does_not_replace_another_output(command, graph_files, tmp_path):
+    arguments = [*command, "--test", str(graph_files.test), "--output", str(tmp_path / "report.html")]
+    with pytest.raises(InputError, match=r"report\.html: --report"):
+        run_tracin.main(arguments)
 
 
 # ---------------------------------------------------------------------------------------------------------------

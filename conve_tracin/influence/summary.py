@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from conve_tracin.influence.analyzer import Influence, TripleAnalyzer, rank_influences
 from conve_tracin.ranking import filtered_ranks
+
+if TYPE_CHECKING:
+    from conve_tracin.report import Names
 
 # Points of the cumulative curve between 1 and N; they lie evenly on a logarithmic axis.
 CURVE_POINTS = 60
@@ -28,6 +32,11 @@ class SummarySettings:
     num_entities: int
     num_relations: int
     num_proponents: int = 500
+
+    @classmethod
+    def of(cls, names: "Names") -> "SummarySettings":
+        """Take the lengths of the mappings."""
+        return cls(num_entities=len(names.entities), num_relations=len(names.relations))
 
 
 @dataclass(frozen=True)
