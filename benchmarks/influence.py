@@ -63,8 +63,8 @@ def make_model(triples: np.ndarray, num_entities: int, num_relations: int, args:
     state = new_state(sizes, config, torch.device(args.device))
     sample = np.random.default_rng(args.seed).permutation(triples)[: args.training_batches * 128]
     queries = training_queries(sample, config, torch.device(args.device))
-    with tqdm(desc="training", unit="batch") as bar:
-        run_epoch(state, queries, config, encode=state.model.encode, on_batch=bar.update)
+    with tqdm(desc="training", unit="query") as bar:
+        run_epoch(state, queries, config, encode_rows=state.model.encode_rows, on_batch=bar.update)
     return state.model.eval()
 
 
@@ -98,7 +98,8 @@ def measure(model: ConvE, triples: np.ndarray, args: argparse.Namespace) -> dict
     best_of(products(with_convolution, 1), rates, "fc and conv1", len(triples))
     norms = best_of(lambda: exact.self_products(triples), rates, "self-influence", len(triples))
 
-    loop_norms = reference.self_products(reference.ConvEScorer(model), torch.from_numpy(triples[sample[:50]]).to(device))
+    few = torch.from_numpy(triples[sample[:50]]).to(device)
+    loop_norms = reference.self_products(reference.ConvEScorer(model), few)
     loop_rate = rates["backward loop"]
     return {
         "benchmark": "influence",
@@ -130,9 +131,7 @@ def time_loop(
     scorer = reference.ConvEScorer(model)
     rows = torch.from_numpy(sample).to(device)
     gradients = [reference.triple_gradient(scorer, torch.from_numpy(tests[0]).to(device))]
-    return best_of(
-        lambda: reference.products_with(scorer, gradients, rows).cpu(), rates, "backward loop", len(sample)
-    )
+    return best_of(lambda: reference.products_with(scorer, gradients, rows).cpu(), rates, "backward loop", len(sample))
 
 
 def time_vmap(
@@ -141,7 +140,8 @@ def time_vmap(
     """Time `vmap(grad)`, over all parameters and over fc alone."""
     scorer = reference.ConvEScorer(model)
     rows = torch.from_numpy(sample).to(device)
-    for name, layers, count in (("vmap(grad)", None, 64), ("vmap(grad), fc alone", ["fc.weight", "fc.bias"], len(rows))):
+    linear = ["fc.weight", "fc.bias"]
+    for name, layers, count in (("vmap(grad)", None, 64), ("vmap(grad), fc alone", linear, len(rows))):
         gradients = [reference.triple_gradient(scorer, torch.from_numpy(tests[0]).to(device), names=layers)]
         chosen = rows[:count]
         best_of(
@@ -195,16 +195,11 @@ def time_dattri(
     for name, layers, count in (("dattri TracIn", None, 4), ("dattri TracIn, fc alone", ["model.fc.weight"], 8)):
         task = AttributionTask(loss_func=loss, model=scorer, checkpoints=[scorer.state_dict()])
         attributor = TracInAttributor(
-            task=task, weight_list=torch.ones(1), normalized_grad=False, device=args_device(device), layer_name=layers
+            task=task, weight_list=torch.ones(1), normalized_grad=False, device=str(device), layer_name=layers
         )
         best_of(
             lambda a=attributor, c=count: a.attribute(loader(sample[:c]), loader(tests)), rates, name, count, repeats=1
         )
-
-
-def args_device(device: torch.device) -> str:
-    """Name a device as dattri wants it."""
-    return str(device)
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
+from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
 from conve_tracin.influence.tracing import make_trace
 from conve_tracin.model import ConvE
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--embedding-size", default="8x4", help="height x width of an embedding")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--use-mixed-precision", action="store_true")
+    parser.add_argument("--method", choices=("tracin", "gauss-newton"), default="tracin")
     parser.add_argument("--loading", action="store_true", help="also write and read the files")
     parser.add_argument("--growth", type=Path, metavar="SVG", help="draw how the time grows, instead")
     parser.add_argument("--device", default="cpu")
@@ -57,6 +59,7 @@ def measure_one(args: argparse.Namespace) -> dict[str, Any]:
     return result | {
         "embedding_dim": height * width,
         "test_triples": args.test_triples,
+        "method": args.method,
         "mixed_precision": args.use_mixed_precision,
         "influence_seconds": round(seconds, 1),
         "peak_memory_gb": round(common.peak_memory_gb(), 2),
@@ -80,7 +83,10 @@ def time_influence(triples: np.ndarray, height: int, width: int, tests: int, arg
         embedding_height=height,
         embedding_width=width,
     ).to(args.device)
-    analyzer = TracInAnalyzerPyTorch(model, use_mixed_precision=args.use_mixed_precision)
+    if args.method == "tracin":
+        analyzer = TracInAnalyzerPyTorch(model, use_mixed_precision=args.use_mixed_precision)
+    else:
+        analyzer = GaussNewtonAnalyzer(model, training_approach="kvsall")
 
     def work() -> None:
         products = analyzer.gradient_products(
