@@ -65,6 +65,8 @@ def require_consistent(parser: argparse.ArgumentParser, args: argparse.Namespace
         parser.error("--test-triple goes with --output, --test-triples with --output-dir")
     if (args.output_dir is None) != (args.test_triples is None):
         parser.error("--test-triple goes with --output, --test-triples with --output-dir")
+    if args.report is not None and args.report == args.output:
+        parser.error("--report and --output name the same file")
 
 
 def run(args: argparse.Namespace) -> None:

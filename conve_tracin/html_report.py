@@ -264,6 +264,7 @@ def _facts(
            if prediction.num_known else "")
         + ". The score is no probability; it can be compared with other scores of the same model only."
     )  # fmt: skip
+    ahead_title = "Ranked higher:" if len(prediction.ahead) + 1 >= prediction.rank else "Ranked highest:"
     ahead = [element("li", _entity(names, entity)) for entity in prediction.ahead]
     return element(
         "div",
@@ -277,7 +278,7 @@ def _facts(
         ),
         element("p", reading, class_="reading"),
         element("p", "It is itself one of the training triples.", class_="remark") if prediction.in_training else None,
-        element("div", element("p", "Ranked higher:"), element("ol", *ahead), class_="ahead") if ahead else None,
+        element("div", element("p", ahead_title), element("ol", *ahead), class_="ahead") if ahead else None,
     )
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from conve_tracin.errors import InputError
 from conve_tracin.html_report import describe_computation, report_page, settings_of, write_report
 from conve_tracin.influence import tracing
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
-from conve_tracin.influence.summary import SummarySettings
+from conve_tracin.influence.summary import SummarySettings, summarise
 from conve_tracin.influence.tracing import TracedCheckpoint, trace
 from conve_tracin.paths import find_paths
 from conve_tracin.report import Names
@@ -150,6 +151,28 @@ def test_no_path_is_explained():
     page = report_page(make_traces((3, 1, 3)), make_names(), {})
     assert "start and end are the same entity" in page
     assert 'class="paths"' not in page
+
+
+def test_tails_of_higher_rank_are_named(traces):
+    names = make_names()
+    prediction = replace(traces[0].prediction, rank=3.0, ahead=(2, 0))
+    page = Page(report_page([replace(traces[0], prediction=prediction)], names, {}))
+    assert page.texts("div", "ahead") == ["Ranked higher:head acheaspirin"]
+    far = Page(report_page([replace(traces[0], prediction=replace(prediction, rank=77.5))], names, {}))
+    assert far.texts("div", "ahead") == ["Ranked highest:head acheaspirin"]
+    assert far.texts("b")[0] == "77.5"
+    first = Page(report_page([replace(traces[0], prediction=replace(prediction, rank=1.0, ahead=()))], names, {}))
+    assert first.texts("div", "ahead") == []
+
+
+def test_a_prediction_without_any_influence(traces):
+    scores = torch.zeros(len(TRAIN))
+    settings = SummarySettings(num_entities=6, num_relations=3)
+    nothing = tracing.make_trace(np.array([1, TREATS, 4]), scores, TRAIN, top_k=5)
+    nothing = replace(nothing, summary=summarise(scores, TRAIN, settings), prediction=traces[0].prediction)
+    page = Page(report_page([nothing], make_names(), {}))
+    assert "No training triple has any influence." in page.texts("article")[0]
+    assert page.texts("tbody")[0] == ""
 
 
 def test_several_predictions_have_an_index_with_anchors(traces):
