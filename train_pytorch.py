@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--output-channels", type=cli.positive_int, default=32, help="feature maps")
     model.add_argument("--kernel-height", type=cli.positive_int, default=3, help="rows of the convolution kernel")
     model.add_argument("--kernel-width", type=cli.positive_int, default=3, help="columns of the kernel")
+    model.add_argument("--entity-bias", action="store_true", help="add a trained bias to each entity's scores")
     model.add_argument("--input-dropout", type=cli.fraction, default=0.2, help="dropout on the input image")
     model.add_argument("--feature-map-dropout", type=cli.fraction, default=0.2, help="dropout of whole feature maps")
     model.add_argument("--output-dropout", type=cli.fraction, default=0.3, help="dropout on the query vector")
@@ -45,8 +46,22 @@ def build_parser() -> argparse.ArgumentParser:
     training = parser.add_argument_group("training")
     training.add_argument("--num-epochs", type=cli.positive_int, default=100, help="passes over the training set")
     training.add_argument("--batch-size", type=cli.positive_int, default=256, help="queries in a batch")
-    training.add_argument("--learning-rate", type=cli.positive_float, default=0.001, help="of Adam")
-    training.add_argument("--lr-decay", type=cli.positive_float, default=1.0, help="multiplies the rate each epoch")
+    training.add_argument("--learning-rate", type=cli.positive_float, default=0.001, help="of the optimizer")
+    training.add_argument(
+        "--lr-scheduler", choices=("none", "exponential", "plateau"), default="exponential",
+        help="multiply the rate by --lr-decay never, each epoch, or when the validation MRR no longer rises",
+    )  # fmt: skip
+    training.add_argument("--lr-decay", type=cli.positive_float, default=1.0, help="factor of the rate; 1 keeps it")
+    training.add_argument(
+        "--lr-patience", type=cli.non_negative_int, default=2,
+        help="evaluations without a better validation MRR that --lr-scheduler plateau waits",
+    )  # fmt: skip
+    training.add_argument("--optimizer", choices=("adam", "adagrad"), default="adam", help="how to take a step")
+    training.add_argument("--weight-decay", type=cli.non_negative_float, default=0.0, help="factor of the L2 penalty")
+    training.add_argument(
+        "--loss", choices=("bce", "ce"), default="bce",
+        help="binary cross-entropy of each entity, or softmax cross-entropy over all",
+    )  # fmt: skip
     training.add_argument("--label-smoothing", type=cli.fraction, default=0.1, help="share of each label spread out")
     training.add_argument(
         "--training-approach", choices=("1vsall", "kvsall"), default="1vsall",
@@ -67,6 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
     machine.add_argument(
         "--disable-memory-cleanup", action="store_true", help="keep a GPU's cached memory after each epoch"
     )
+    machine.add_argument("--use-torch-compile", action="store_true", help="compile the model (needs a C++ compiler)")
+    machine.add_argument("--auto-batch-size", action="store_true", help="halve batches that do not fit into memory")
     machine.add_argument("--no-gpu", action="store_true", help="train on the CPU even where there is a GPU")
     machine.add_argument(
         "--num-workers", type=cli.non_negative_int, default=4,
@@ -143,6 +160,8 @@ def report_settings_without_effect(args: argparse.Namespace, parser: argparse.Ar
     """Say once which given flags change nothing here."""
     if args.num_workers != parser.get_default("num_workers"):
         logger.info("--num-workers has no effect: batches are cut from tensors in memory")
+    if args.use_torch_compile and args.use_gradient_checkpointing:
+        logger.info("--use-torch-compile has no effect together with --use-gradient-checkpointing")
     if args.disable_memory_cleanup and device == "cpu":
         logger.info("--disable-memory-cleanup has no effect on the CPU, which caches no memory between batches")
 

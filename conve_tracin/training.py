@@ -1,6 +1,7 @@
 """The training loop: triples and settings to checkpoints, metrics and a history."""
 
 import contextlib
+import ctypes
 import gc
 import logging
 import math
@@ -21,10 +22,10 @@ from conve_tracin.charts import write_training_curves
 from conve_tracin.checkpoint import load_checkpoint, save_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
-from conve_tracin.loss import sparse_bce_with_logits
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import rank_both_sides, ranking_metrics
+from conve_tracin.streamed_loss import Targets, streamed_loss
 from conve_tracin.training_state import (
     TrainingConfig,
     TrainingState,
@@ -85,6 +86,8 @@ def train(
         InputError: sizes, data and checkpoint do not fit each other.
     """
     device = torch.device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     checkpoint_dir = checkpoint_dir or output_dir / "checkpoints"
     num_relations = data.num_relations * (2 if config.inverse_triples else 1)
     model_config = {**model_sizes, "num_entities": data.num_entities, "num_relations": num_relations}
@@ -138,23 +141,25 @@ def run_epochs(
     A record that is due for evaluation has the metrics of `validate` as "valid". Whoever consumes the records
     notes the evaluation in `state` before asking for the next one. Shows a progress bar.
     """
-    encode = choose_encoder(state.model, config)
-    batches = len(split_batches(len(queries), config.batch_size))
+    encode_rows = choose_encoder(state.model, config)
     # In a log file each refresh is one more line.
     interval_seconds = 0.2 if sys.stderr.isatty() else 10
     with tqdm(
-        total=config.num_epochs * batches,
-        initial=state.epoch * batches,
-        unit="batch",
+        total=config.num_epochs * len(queries),
+        initial=state.epoch * len(queries),
+        unit="query",
+        unit_scale=True,
         mininterval=interval_seconds,
         maxinterval=interval_seconds,
     ) as bar:
         while not is_finished(state, config):
             state.epoch += 1
             bar.set_description(f"epoch {state.epoch}/{config.num_epochs}", refresh=False)
-            record = run_epoch(state, queries, config, encode=encode, on_batch=bar.update)
+            record = run_epoch(state, queries, config, encode_rows=encode_rows, on_batch=bar.update)
             if state.epoch == config.num_epochs or state.epoch % config.eval_frequency == 0:
                 record["valid"] = validate()
+                if config.lr_scheduler == "plateau":
+                    state.scheduler.step(record["valid"]["mean_reciprocal_rank"])
             state.history.append(record)
             yield record
             show_progress(bar, record, state.best_mrr)
@@ -185,12 +190,10 @@ def known_tails(data: TrainingData, *, inverse_triples: bool, device: torch.devi
     return Queries.distinct(group_by_query(np.unique(triples, axis=0)), device)
 
 
-def split_batches(num_queries: int, batch_size: int) -> list[slice]:
-    """Cut `num_queries` into batches; one left over joins the batch before it, since BatchNorm needs two."""
-    starts = list(range(0, num_queries, max(batch_size, 2)))
-    if len(starts) > 1 and num_queries - starts[-1] == 1:
-        starts.pop()
-    return [slice(start, end) for start, end in zip(starts, [*starts[1:], num_queries], strict=True)]
+def next_batch(start: int, num_queries: int, batch_size: int) -> slice:
+    """Return the batch that begins at `start`; one query left over joins it, since BatchNorm needs two."""
+    end = start + max(batch_size, 2)
+    return slice(start, num_queries if num_queries - end <= 1 else end)
 
 
 def run_epoch(
@@ -198,32 +201,47 @@ def run_epoch(
     queries: Queries,
     config: TrainingConfig,
     *,
-    encode: Callable[[Tensor, Tensor], Tensor],
-    on_batch: Callable[[], Any],
+    encode_rows: Callable[[Tensor, Tensor], Tensor],
+    on_batch: Callable[[int], Any] = lambda _: None,
 ) -> dict[str, Any]:
     """Train one epoch and return its record for the history.
 
-    Raises InputError where the loss or a weight is no longer finite.
+    Args:
+        state: changed in place.
+        queries: what to train on, from `training_queries`.
+        config: how to train.
+        encode_rows: embeddings of heads and relations, (B, d) twice, to query vectors (B, d).
+        on_batch: told the number of queries after each batch.
+
+    Raises InputError where the loss or a weight is no longer finite, or the memory does not suffice.
     """
     started = time.perf_counter()
     device = queries.heads.device
     state.model.train()
     order = torch.randperm(len(queries), generator=state.shuffle).to(device)
-    batches = split_batches(len(queries), config.batch_size)
-    losses = torch.zeros(len(batches), dtype=torch.float64, device=device)
-    for number, batch in enumerate(batches):
-        losses[number] = train_batch(state, queries, order[batch], config, encode=encode)
-        if (number + 1) % BATCHES_BETWEEN_LOSS_CHECKS == 0:
-            require_finite_losses(losses[: number + 1], epoch=state.epoch)
-        on_batch()
+    losses: list[Tensor] = []
+    sizes: list[int] = []
+    start = 0
+    while start < len(queries):
+        batch = next_batch(start, len(queries), state.batch_size)
+        try:
+            losses.append(train_batch(state, queries, order[batch], config, encode_rows=encode_rows))
+        except RuntimeError as error:
+            halve_batch_size(state, config, error)
+            continue
+        start = batch.stop
+        sizes.append(batch.stop - batch.start)
+        if len(losses) % BATCHES_BETWEEN_LOSS_CHECKS == 0:
+            require_finite_losses(losses, epoch=state.epoch)
+        on_batch(sizes[-1])
     require_finite_losses(losses, epoch=state.epoch)
     require_finite_weights(state.model, epoch=state.epoch)
     learning_rate = state.optimizer.param_groups[0]["lr"]
-    state.scheduler.step()
-    sizes = torch.tensor([batch.stop - batch.start for batch in batches], dtype=torch.float64)
+    if config.lr_scheduler != "plateau":
+        state.scheduler.step()
     return {
         "epoch": state.epoch,
-        "loss": (losses.cpu() @ sizes / len(queries)).item(),
+        "loss": float(np.average(torch.stack(losses).tolist(), weights=sizes)),
         "learning_rate": learning_rate,
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -235,24 +253,58 @@ def train_batch(
     chosen: Tensor,
     config: TrainingConfig,
     *,
-    encode: Callable[[Tensor, Tensor], Tensor],
+    encode_rows: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Take one optimizer step on the queries `chosen` (B,); returns the loss, a scalar without gradient."""
-    rows, tails = queries.tails_of(chosen)
-    with autocast(config, chosen.device):
-        query_vectors = encode(queries.heads[chosen], queries.relations[chosen])
-        scores = state.model.score_queries(query_vectors)
-    loss = sparse_bce_with_logits(scores, rows, tails, label_smoothing=config.label_smoothing)
+    model, table = state.model, state.model.entity_embeddings.weight
+    heads = queries.heads[chosen]
     state.optimizer.zero_grad(set_to_none=True)
+    # Rows of their own: as a part of the table they would get a second gradient of the table's size.
+    head_rows = table.detach()[heads].requires_grad_()
+    with autocast(config, chosen.device):
+        query_vectors = encode_rows(head_rows, model.relation_embeddings(queries.relations[chosen]))
+    loss = streamed_loss(
+        config.loss,
+        query_vectors,
+        table,
+        Targets(*queries.tails_of(chosen)),
+        bias=model.entity_bias,
+        label_smoothing=config.label_smoothing,
+        low_precision=mixed_precision_dtype(config, chosen.device),
+    )
     state.scaler.scale(loss).backward()
+    table.grad.index_add_(0, heads, head_rows.grad)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return loss.detach()
 
 
-def require_finite_losses(losses: Tensor, *, epoch: int) -> None:
+def halve_batch_size(state: TrainingState, config: TrainingConfig, error: RuntimeError) -> None:
+    """Answer a lack of memory with smaller batches, where the config allows it; raise any other error again.
+
+    Raises InputError where batches cannot or must not become smaller.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    if not config.auto_batch_size or state.batch_size <= 2:
+        raise InputError(
+            f"out of memory with batches of {state.batch_size} queries; lower --batch-size, or add --auto-batch-size "
+            "or --use-gradient-checkpointing"
+        ) from error
+    state.batch_size //= 2
+    logger.warning("out of memory: going on with batches of %d queries", state.batch_size)
+    state.optimizer.zero_grad(set_to_none=True)
+    release_memory(next(state.model.parameters()).device)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device, or the machine, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def require_finite_losses(losses: list[Tensor], *, epoch: int) -> None:
     """Raise InputError that names the first batch, counted from 1, with a loss that is NaN or infinite."""
-    broken = (~torch.isfinite(losses)).nonzero()
+    broken = (~torch.isfinite(torch.stack(losses))).nonzero()
     if len(broken):
         raise InputError(
             f"the training loss is not finite in epoch {epoch}, batch {broken[0].item() + 1}; "
@@ -302,20 +354,50 @@ def autocast(config: TrainingConfig, device: torch.device) -> contextlib.Abstrac
 
 
 def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the model's `encode`, wrapped so that its activations are recomputed where the config asks for it."""
-    if not config.use_gradient_checkpointing:
-        return model.encode
+    """Return the model's `encode_rows`, or it compiled or recomputed in the backward pass, as the config asks."""
+    if config.use_gradient_checkpointing:
+        return recomputing(model)
+    if config.use_torch_compile:
+        return compiled(model, config)
+    return model.encode_rows
 
-    def encode(head: Tensor, relation: Tensor) -> Tensor:
+
+def recomputing(model: ConvE) -> Callable[[Tensor, Tensor], Tensor]:
+    """Wrap `encode_rows` so that its activations are not kept for the backward pass, but made again."""
+
+    def encode_rows(head_rows: Tensor, relation_rows: Tensor) -> Tensor:
         return recompute_in_backward(
-            model.encode,
-            head,
-            relation,
+            model.encode_rows,
+            head_rows,
+            relation_rows,
             use_reentrant=False,
             context_fn=lambda: (contextlib.nullcontext(), untracked_statistics(model)),
         )
 
-    return encode
+    return encode_rows
+
+
+def compiled(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """Compile `encode_rows`; where that does not work here, say why in one line and return it as it is."""
+    encode_rows = torch.compile(model.encode_rows, dynamic=True)
+    weight = model.entity_embeddings.weight
+    probe = torch.zeros(8, weight.shape[1], device=weight.device, dtype=weight.dtype)
+    was_training = model.training
+    devices = [weight.device] if weight.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices), untracked_statistics(model), autocast(config, weight.device):
+            encode_rows(probe.requires_grad_(), probe)
+            model.train()
+            encode_rows(probe, probe).sum().backward()
+    except Exception as error:  # the compiler and its tools fail in many ways
+        logger.warning(
+            "--use-torch-compile has no effect: %s", (str(error).strip() or type(error).__name__).splitlines()[0]
+        )
+        return model.encode_rows
+    finally:
+        model.train(was_training)
+        model.zero_grad(set_to_none=True)
+    return encode_rows
 
 
 @contextlib.contextmanager
@@ -342,3 +424,17 @@ def release_memory(device: torch.device) -> None:
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed: else each batch pays for its large tensors in page faults.
+
+    Does nothing where the C library is another than glibc.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
+        mallopt(parameter, value)

@@ -28,16 +28,28 @@ class TrainingConfig:
         training_approach: "1vsall", one query with one target per triple, or "kvsall", one query with all its
             targets per distinct (head, relation).
         inverse_triples: also train (t, inverse of r, h); relation r becomes row 2r, its inverse row 2r + 1.
+        loss: "bce" or "ce", see `streamed_loss`.
         label_smoothing: ε of the loss.
-        lr_decay: the learning rate is multiplied by this after each epoch.
+        optimizer: "adam" or "adagrad".
+        weight_decay: λ of the L2 penalty λ/2·‖w‖², added to the gradient by the optimizer.
+        lr_scheduler: the learning rate is multiplied by `lr_decay` after each epoch ("exponential"), after more
+            than `lr_patience` evaluations without a better validation MRR ("plateau"), or never ("none").
         early_stopping_patience: stop after this many evaluations without a better validation MRR; 0 never stops.
         eval_frequency, checkpoint_frequency: in epochs.
+        auto_batch_size: halve the batch size, for the rest of the run, where the memory does not suffice.
+
+    Raises InputError where the settings contradict each other.
     """
 
     num_epochs: int = 100
     batch_size: int = 256
     learning_rate: float = 0.001
+    loss: str = "bce"
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    lr_scheduler: str = "exponential"
     lr_decay: float = 1.0
+    lr_patience: int = 2
     label_smoothing: float = 0.1
     training_approach: str = "1vsall"
     inverse_triples: bool = False
@@ -47,9 +59,15 @@ class TrainingConfig:
     random_seed: int = 42
     use_mixed_precision: bool = False
     use_gradient_checkpointing: bool = False
+    use_torch_compile: bool = False
+    auto_batch_size: bool = False
 
     # What may differ between the run that wrote a checkpoint and the one that resumes it, without a remark.
     FREE_ON_RESUME = ("num_epochs", "early_stopping_patience", "eval_frequency", "checkpoint_frequency")
+
+    def __post_init__(self) -> None:
+        if self.lr_scheduler == "plateau" and not self.lr_decay < 1:
+            raise InputError(f"--lr-scheduler plateau with --lr-decay {self.lr_decay} changes nothing; give 0.5, say")
 
 
 @dataclass
@@ -61,6 +79,7 @@ class TrainingState:
     scheduler: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
     shuffle: torch.Generator
+    batch_size: int
     epoch: int = 0
     best_mrr: float = -math.inf
     evaluations_without_improvement: int = 0
@@ -70,14 +89,33 @@ class TrainingState:
 def new_state(model_config: dict[str, Any], config: TrainingConfig, device: torch.device) -> TrainingState:
     """Make model, optimizer and their companions for the first epoch."""
     model = ConvE(**model_config).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    optimizer = new_optimizer(model, config)
     return TrainingState(
         model=model,
         optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=config.lr_decay),
+        scheduler=new_scheduler(optimizer, config),
         scaler=torch.amp.GradScaler(device.type, enabled=mixed_precision_dtype(config, device) is torch.float16),
         shuffle=torch.Generator().manual_seed(config.random_seed),
+        batch_size=config.batch_size,
     )
+
+
+def new_optimizer(model: ConvE, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Make the optimizer; the fused kernels go over the embedding tables once, not five times."""
+    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "adagrad":
+        return torch.optim.Adagrad(model.parameters(), **settings, fused=device_of(model).type == "cpu" or None)
+    return torch.optim.Adam(model.parameters(), **settings, fused=True)
+
+
+def new_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
+    """Make what lowers the learning rate."""
+    if config.lr_scheduler == "plateau":
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, mode="max", factor=config.lr_decay, patience=config.lr_patience, threshold=0.0
+        )
+    gamma = config.lr_decay if config.lr_scheduler == "exponential" else 1.0
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=gamma)
 
 
 def mixed_precision_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype | None:
@@ -125,6 +163,7 @@ def checkpoint_content(
         "history": state.history,
         "best_mrr": state.best_mrr,
         "evaluations_without_improvement": state.evaluations_without_improvement,
+        "batch_size": state.batch_size,
         "scheduler_state_dict": state.scheduler.state_dict(),
         "scaler_state_dict": state.scaler.state_dict(),
         "random_state": {
@@ -159,13 +198,16 @@ def restore(state: TrainingState, path: Path, *, config: TrainingConfig, mapping
             f"{path}: has {checkpoint['epoch']} epochs behind it, --num-epochs is {config.num_epochs} in all; "
             "give more epochs or an earlier checkpoint"
         )
+    stored_optimizer = checkpoint["training_config"].get("optimizer", "adam")
+    if stored_optimizer != config.optimizer:
+        raise InputError(f"{path}: was trained with --optimizer {stored_optimizer}; resume it with the same")
     report_changed_settings(checkpoint["training_config"], config)
     try:
         load_into(state, checkpoint)
+        restore_schedule(state, checkpoint, config)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: cannot be resumed ({reason}); use another checkpoint") from error
-    change_learning_rate(state, checkpoint["training_config"], config)
     logger.info("going on after epoch %d of %s", state.epoch, path)
 
 
@@ -190,7 +232,6 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any]) -> None:
     """Copy every member that training changes from a checkpoint into `state`."""
     state.model.load_state_dict(checkpoint["model_state_dict"])
     state.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-    state.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
     # A checkpoint of another precision has no scale to go on with.
     if checkpoint["scaler_state_dict"]:
         state.scaler.load_state_dict(checkpoint["scaler_state_dict"])
@@ -198,6 +239,9 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any]) -> None:
     state.history = checkpoint["history"]
     state.best_mrr = checkpoint["best_mrr"]
     state.evaluations_without_improvement = checkpoint["evaluations_without_improvement"]
+    if checkpoint["training_config"].get("batch_size") == state.batch_size:
+        # The memory may have forced a smaller one.
+        state.batch_size = checkpoint.get("batch_size", state.batch_size)
     random_state = checkpoint["random_state"]
     state.shuffle.set_state(random_state["shuffle"])
     torch.set_rng_state(random_state["cpu"])
@@ -206,15 +250,21 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(random_state["cuda"], device)
 
 
-def change_learning_rate(state: TrainingState, stored: dict[str, Any], config: TrainingConfig) -> None:
-    """Bring a learning rate and decay into force that differ from those of the checkpoint."""
+def restore_schedule(state: TrainingState, checkpoint: dict[str, Any], config: TrainingConfig) -> None:
+    """Go on with the checkpoint's schedule, or bring settings into force that differ from it."""
+    stored, scheduler_state = checkpoint["training_config"], checkpoint["scheduler_state_dict"]
     ratio = config.learning_rate / stored["learning_rate"]
-    if ratio != 1:
-        for group in state.optimizer.param_groups:
+    for group in state.optimizer.param_groups:
+        group["weight_decay"] = config.weight_decay
+        if ratio != 1:
             group["lr"] *= ratio
             group["initial_lr"] = config.learning_rate
-        state.scheduler.base_lrs = [config.learning_rate]
-    state.scheduler.gamma = config.lr_decay
+    names = ("lr_scheduler", "lr_decay", "lr_patience")
+    if all(stored.get(name, getattr(TrainingConfig, name)) == getattr(config, name) for name in names):
+        state.scheduler.load_state_dict(scheduler_state)
+    else:
+        # A new schedule starts at the rate that the old one has reached.
+        state.scheduler = new_scheduler(state.optimizer, config)
 
 
 def newest_checkpoint(directory: Path) -> Path | None:

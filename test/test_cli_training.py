@@ -28,6 +28,8 @@ DOCUMENTED_DEFAULTS = {
     "use_mixed_precision": False, "use_gradient_checkpointing": False, "disable_memory_cleanup": False,
     "no_gpu": False, "num_workers": 4,
     "training_approach": "1vsall", "inverse_triples": False, "skip_unknown": False,
+    "loss": "bce", "optimizer": "adam", "entity_bias": False, "lr_decay": 1.0, "weight_decay": 0.0,
+    "early_stopping_patience": 0, "use_torch_compile": False, "auto_batch_size": False, "eval_frequency": 1,
 }  # fmt: skip
 REQUIRED = ("--train", "--valid", "--test", "--entity-to-id", "--relation-to-id", "--output-dir")
 SMALL_MODEL = (

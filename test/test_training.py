@@ -13,7 +13,7 @@ from conve_tracin import training
 from conve_tracin.checkpoint import build_model, load_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.model import ConvE
-from conve_tracin.training import TrainingConfig, TrainingData, split_batches, train, training_queries
+from conve_tracin.training import TrainingConfig, TrainingData, next_batch, train, training_queries
 from conve_tracin.training_state import newest_checkpoint
 from conve_tracin.triples import with_inverse_triples
 
@@ -102,13 +102,15 @@ def assert_identical(left, right):
         {"training_approach": "kvsall", "inverse_triples": True},
         {"training_approach": "1vsall", "use_mixed_precision": True},
         {"training_approach": "kvsall", "use_mixed_precision": True, "use_gradient_checkpointing": True},
+        {"training_approach": "kvsall", "loss": "ce", "optimizer": "adagrad", "sizes": {"entity_bias": True}},
+        {"lr_scheduler": "plateau", "lr_decay": 0.5, "lr_patience": 0, "weight_decay": 0.01, "num_epochs": 7},
         {"training_approach": "kvsall", "eval_frequency": 2, "checkpoint_frequency": 2, "early_stopping_patience": 9},
     ],
     ids=lambda settings: ", ".join(f"{name}={value}" for name, value in settings.items()),
 )
 def test_three_epochs_and_three_more_are_six(run, tmp_path, settings):
     run("six", **settings)
-    run("three", num_epochs=3, **settings)
+    run("three", **settings | {"num_epochs": 3})
     torch.manual_seed(999)
     run("three", resume=tmp_path / "three/checkpoints/checkpoint_epoch_3.pt", **settings)
     if "eval_frequency" in settings:
@@ -159,6 +161,8 @@ def test_learning_rate_given_on_resumption_takes_effect(run, tmp_path):
         ({"digest": {**DIGEST, "entity": "x"}}, "trained with another entity mapping"),
         ({"digest": {**DIGEST, "relation": "x"}}, "trained with another relation mapping"),
         ({"num_epochs": 2}, "has 3 epochs behind it, --num-epochs is 2"),
+        ({"optimizer": "adagrad"}, "was trained with --optimizer adam; resume it with the same"),
+        ({"sizes": {"entity_bias": True}}, "has entity_bias False, this run has True"),
     ],
 )
 def test_resumption_is_refused_with_the_reason(run, tmp_path, changes, message):
@@ -203,28 +207,38 @@ def test_the_newest_whole_checkpoint_is_found(run, tmp_path, caplog):
 # The loop
 
 
-def plain_epochs(triples, *, kvsall, inverse_triples, num_epochs, batch_size):
+NO_DROPOUT = {"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0}
+
+
+def plain_epochs(triples, *, kvsall, inverse_triples, cross_entropy=False, num_epochs=2, batch_size=4):
     """Train with a label matrix and a loop over the triples: what the loop under test must equal."""
     torch.manual_seed(42)
     num_relations = 6 if inverse_triples else 3
-    dropouts = {"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0}
-    model = ConvE(num_entities=6, num_relations=num_relations, **SMALL_CONVE, **dropouts)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    model = ConvE(num_entities=6, num_relations=num_relations, **SMALL_CONVE, **NO_DROPOUT, entity_bias=cross_entropy)
+    if cross_entropy:
+        optimizer = torch.optim.Adagrad(model.parameters(), lr=0.01)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     if inverse_triples:
         triples = [(h, 2 * r, t) for h, r, t in triples] + [(t, 2 * r + 1, h) for h, r, t in triples]
-    labels = {}
+    known = {}
     for h, r, t in triples:
-        labels.setdefault((h, r), torch.zeros(6))[t] = 1
-    queries = sorted(labels) if kvsall else [(h, r) for h, r, _ in triples]
-    targets = [labels[q] for q in queries] if kvsall else [F.one_hot(torch.tensor(t), 6).float() for _, _, t in triples]
+        known.setdefault((h, r), torch.zeros(6))[t] = 1
+    queries = sorted(known) if kvsall else [(h, r) for h, r, _ in triples]
+    targets = [known[q] for q in queries] if kvsall else [F.one_hot(torch.tensor(t), 6).float() for _, _, t in triples]
     order_generator = torch.Generator().manual_seed(42)
     for epoch in range(num_epochs):
         order = torch.randperm(len(queries), generator=order_generator).tolist()
         for batch in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
             heads, relations = torch.tensor([queries[i] for i in batch]).T
-            dense = 0.9 * torch.stack([targets[i] for i in batch]) + 0.1 / 6
+            labels = torch.stack([targets[i] for i in batch])
             optimizer.zero_grad()
-            F.binary_cross_entropy_with_logits(model(heads, relations), dense).backward()
+            scores = model(heads, relations)
+            if cross_entropy:
+                labels = labels / labels.sum(dim=1, keepdim=True)
+                F.cross_entropy(scores, 0.9 * labels + 0.1 / 6).backward()
+            else:
+                F.binary_cross_entropy_with_logits(scores, 0.9 * labels + 0.1 / 6).backward()
             optimizer.step()
         for group in optimizer.param_groups:
             group["lr"] = 0.01 * 0.9 ** (epoch + 1)
@@ -234,15 +248,27 @@ def plain_epochs(triples, *, kvsall, inverse_triples, num_epochs, batch_size):
 @pytest.mark.parametrize("inverse_triples", [False, True])
 @pytest.mark.parametrize("approach", ["1vsall", "kvsall"])
 def test_weights_are_those_of_a_plain_loop_with_dense_labels(run, graph, tmp_path, approach, inverse_triples, float64):
+    run("a", num_epochs=2, training_approach=approach, inverse_triples=inverse_triples, sizes=NO_DROPOUT)
+    expected = plain_epochs(graph.train.tolist(), kvsall=approach == "kvsall", inverse_triples=inverse_triples)
+    assert_weights_close(tmp_path / "a/final_model.pt", expected)
+
+
+@pytest.mark.parametrize("approach", ["1vsall", "kvsall"])
+def test_cross_entropy_with_adagrad_and_bias_is_that_of_a_plain_loop(run, graph, tmp_path, approach, float64):
     run(
-        "a", num_epochs=2, training_approach=approach, inverse_triples=inverse_triples,
-        sizes={"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0},
+        "a", num_epochs=2, training_approach=approach, loss="ce", optimizer="adagrad",
+        sizes=NO_DROPOUT | {"entity_bias": True},
     )  # fmt: skip
     expected = plain_epochs(
-        [tuple(triple) for triple in graph.train.tolist()],
-        kvsall=approach == "kvsall", inverse_triples=inverse_triples, num_epochs=2, batch_size=4,
-    )  # fmt: skip
-    found = checkpoint_of(tmp_path / "a/final_model.pt")["model_state_dict"]
+        graph.train.tolist(), kvsall=approach == "kvsall", inverse_triples=False, cross_entropy=True
+    )
+    assert "entity_bias" in expected
+    assert_weights_close(tmp_path / "a/final_model.pt", expected)
+
+
+def assert_weights_close(path, expected):
+    found = checkpoint_of(path)["model_state_dict"]
+    assert found.keys() == expected.keys()
     for name, weight in expected.items():
         torch.testing.assert_close(
             found[name], weight, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
@@ -263,10 +289,9 @@ def test_gradient_checkpointing_changes_no_bit(run, tmp_path, approach, mixed):
 
 
 def test_mixed_precision_stays_close(run, tmp_path):
-    sizes = {"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0}
     losses = []
     for mixed in (False, True):
-        run(f"mixed-{mixed}", use_mixed_precision=mixed, sizes=sizes, learning_rate=0.001)
+        run(f"mixed-{mixed}", use_mixed_precision=mixed, sizes=NO_DROPOUT, learning_rate=0.001)
         history = json.loads((tmp_path / f"mixed-{mixed}/training_history.json").read_text())
         losses.append([record["loss"] for record in history])
         state = checkpoint_of(tmp_path / f"mixed-{mixed}/final_model.pt")["model_state_dict"]
@@ -278,7 +303,9 @@ def test_mixed_precision_stays_close(run, tmp_path):
 @pytest.mark.parametrize("num_queries", [2, 3, 7, 10, 11])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 10, 100])
 def test_batches_cover_all_queries_and_none_has_a_single_one(num_queries, batch_size):
-    batches = split_batches(num_queries, batch_size)
+    batches = [next_batch(0, num_queries, batch_size)]
+    while batches[-1].stop < num_queries:
+        batches.append(next_batch(batches[-1].stop, num_queries, batch_size))
     covered = [index for batch in batches for index in range(num_queries)[batch]]
     assert covered == list(range(num_queries))
     sizes = [batch.stop - batch.start for batch in batches]
@@ -387,6 +414,35 @@ def test_the_resumed_epoch_stands_in_for_a_best_model_that_is_lost(run, tmp_path
     assert run("c", num_epochs=4, resume=checkpoint)["epoch"] == 4
 
 
+def test_the_rate_falls_when_the_validation_mrr_no_longer_rises(run, tmp_path, scripted_mrr):
+    scripted_mrr(0.2, 0.3, 0.3, 0.1, 0.4, 0.1)
+    run("a", lr_scheduler="plateau", lr_decay=0.5, lr_patience=1)
+    rates = [record["learning_rate"] for record in json.loads((tmp_path / "a/training_history.json").read_text())]
+    assert rates == pytest.approx([0.01, 0.01, 0.01, 0.01, 0.005, 0.005])
+
+
+def test_a_plateau_without_a_factor_is_refused():
+    with pytest.raises(InputError, match=r"--lr-scheduler plateau with --lr-decay 1\.0 changes nothing"):
+        TrainingConfig(lr_scheduler="plateau")
+
+
+def test_weight_decay_reaches_the_optimizer_and_can_change_on_resumption(run, tmp_path):
+    run("a", num_epochs=3, weight_decay=0.01)
+    checkpoint = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
+    run("a", weight_decay=0.02, resume=checkpoint)
+    groups = [
+        checkpoint_of(path)["optimizer_state_dict"]["param_groups"][0]
+        for path in (checkpoint, tmp_path / "a/final_model.pt")
+    ]
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.02]
+
+
+def test_no_schedule_keeps_the_rate(run, tmp_path):
+    run("a", lr_scheduler="none", lr_decay=0.5, num_epochs=3)
+    rates = [record["learning_rate"] for record in json.loads((tmp_path / "a/training_history.json").read_text())]
+    assert rates == [0.01, 0.01, 0.01]
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Files
 
@@ -476,3 +532,67 @@ def test_weights_that_the_last_step_broke_are_not_saved(run, tmp_path, monkeypat
     with pytest.raises(InputError, match=r"fc.weight is not finite after epoch 1; resume"):
         run("a", batch_size=100, checkpoint_frequency=1)
     assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """Make batches of more than three queries run out of memory."""
+    train_batch = training.train_batch
+
+    def train_if_small(state, queries, chosen, *rest, **options):
+        if len(chosen) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return train_batch(state, queries, chosen, *rest, **options)
+
+    monkeypatch.setattr(training, "train_batch", train_if_small)
+
+
+def test_batches_that_do_not_fit_into_memory_are_halved_for_good(run, tmp_path, little_memory, caplog):
+    run("a", batch_size=8, auto_batch_size=True, num_epochs=3)
+    assert "going on with batches of 4 queries" in caplog.text
+    assert "going on with batches of 2 queries" in caplog.text
+    checkpoint = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
+    assert checkpoint_of(checkpoint)["batch_size"] == 2
+    # Four batches of two queries and one of three, which a single one would have been left over from.
+    assert checkpoint_of(checkpoint)["model_state_dict"]["bn0.num_batches_tracked"] == 3 * 5
+    caplog.clear()
+    run("a", batch_size=8, auto_batch_size=True, num_epochs=4, resume=checkpoint)
+    assert "out of memory" not in caplog.text
+
+
+def test_a_lack_of_memory_is_said_with_the_remedy(run, little_memory):
+    with pytest.raises(InputError, match=r"out of memory with batches of 8 queries; lower --batch-size, or add --auto"):
+        run("a", batch_size=8)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(run, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(training, "train_batch", fail)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run("a", auto_batch_size=True)
+
+
+def test_where_compiling_fails_training_goes_on_unchanged(run, tmp_path, monkeypatch, caplog):
+    run("plain", num_epochs=2)
+
+    def refuse(*_, **__):
+        raise RuntimeError("no C++ compiler\nand more lines")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: refuse)
+    run("compiled", num_epochs=2, use_torch_compile=True)
+    assert "--use-torch-compile has no effect: no C++ compiler" in caplog.text
+    plain, compiled = (checkpoint_of(tmp_path / name / "final_model.pt") for name in ("plain", "compiled"))
+    for member in ("model_state_dict", "optimizer_state_dict", "random_state"):
+        assert_identical(plain[member], compiled[member])
+
+
+@pytest.mark.slow
+def test_compiled_training_stays_close(run, tmp_path):
+    losses = []
+    for compiled in (False, True):
+        name = f"compiled-{compiled}"
+        run(name, num_epochs=2, learning_rate=0.001, use_torch_compile=compiled, sizes=NO_DROPOUT)
+        losses.append([r["loss"] for r in json.loads((tmp_path / name / "training_history.json").read_text())])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
