@@ -38,7 +38,7 @@ from conve_tracin.training_state import (
     restore,
     stops_early,
 )
-from conve_tracin.triples import group_by_query, with_inverse_triples
+from conve_tracin.triples import distinct_triples, group_by_query, with_inverse_triples
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.
         triples = with_inverse_triples(triples)
     # A triple that the file repeats must not count as two labels of one query.
     if config.training_approach == "kvsall":
-        queries = Queries.distinct(group_by_query(np.unique(triples, axis=0)), device)
+        queries = Queries.distinct(group_by_query(distinct_triples(triples)), device)
     else:
         queries = Queries.one_per_triple(triples, device)
     if len(queries) < 2:
@@ -187,7 +187,7 @@ def known_tails(data: TrainingData, *, inverse_triples: bool, device: torch.devi
     triples = np.concatenate([data.train, data.valid, data.test])
     if inverse_triples:
         triples = with_inverse_triples(triples)
-    return Queries.distinct(group_by_query(np.unique(triples, axis=0)), device)
+    return Queries.distinct(group_by_query(distinct_triples(triples)), device)
 
 
 def next_batch(start: int, num_queries: int, batch_size: int) -> slice:

@@ -656,6 +656,20 @@ def group_by_query(triples: np.ndarray) -> QueryIndex:
     return QueryIndex(queries=queries, offsets=np.append(starts, len(keys)), tails=tails[order], order=order)
 
 
+def distinct_triples(triples: np.ndarray) -> np.ndarray:
+    """Return each triple of (N, 3) ids once, sorted; as `np.unique(triples, axis=0)`, and many times faster."""
+    triples = np.asarray(triples, dtype=np.int64).reshape(-1, 3)
+    sizes = [int(size) for size in triples.max(axis=0, initial=0) + 1]
+    if sizes[0] * sizes[1] * sizes[2] >= 2**63:
+        return np.unique(triples, axis=0)
+    # One integer for each triple sorts in a fraction of the time that rows take.
+    keys = np.sort((triples[:, 0] * sizes[1] + triples[:, 1]) * sizes[2] + triples[:, 2])
+    keys = keys[np.diff(keys, prepend=-1) > 0]
+    queries, tails = np.divmod(keys, sizes[2])
+    heads, relations = np.divmod(queries, sizes[1])
+    return np.stack([heads, relations, tails], axis=1)
+
+
 def with_inverse_triples(triples: np.ndarray) -> np.ndarray:
     """Return the triples and their inverses, shape (2N, 3), with PyKEEN's relation ids.
 
