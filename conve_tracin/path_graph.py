@@ -161,7 +161,8 @@ def place_entities(
 def make_node(place: tuple[float, float], name: str, orientation: Orientation, *, is_end: bool) -> Node:
     """Size the box of an entity to its name."""
     width = orientation.end_width if is_end else orientation.node_width
-    lines = wrap(name, width - 10, NODE_FONT, max_lines=orientation.node_lines)
+    # The names of the two ends are bold, and so wider.
+    lines = wrap(name, width - (20 if is_end else 10), NODE_FONT, max_lines=orientation.node_lines)
     return Node(*place, width=width, height=len(lines) * LINE_HEIGHT + 14, lines=lines)
 
 
