@@ -167,6 +167,10 @@ def _relation(names: Names, relation: int, **attributes: object) -> Markup:
     return _name(names.relation(relation), names.relations.labels[relation], **attributes)
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _rank(rank: float) -> str:
     return f"{rank:,.0f}" if rank == int(rank) else f"{rank:,.1f}"
 
@@ -237,14 +241,8 @@ def _prediction_section(place: int, trace: Trace, names: Names, *, is_only: bool
     )
 
 
-def _figure(title: str, reading: str, *content: Markup | None, class_: str | None = None) -> Markup:
-    return element(
-        "section",
-        element("h3", title),
-        element("p", reading, class_="reading"),
-        *content,
-        class_=class_,
-    )
+def _figure(title: str, reading: str, *content: Markup | None) -> Markup:
+    return element("section", element("h3", title), element("p", reading, class_="reading"), *content)
 
 
 def _facts(
@@ -260,7 +258,7 @@ def _facts(
     question = f"“{names.entity(head)} — {names.relation(relation)} → ?”"
     reading = (
         f"Asked {question}, the model put this answer in place {_rank(prediction.rank)} of all entities it knows"
-        + (f", not counting the {prediction.num_known:,} other answers that its training data already gives"
+        + (f", not counting {_count(prediction.num_known, 'other answer')} that its training data already gives"
            if prediction.num_known else "")
         + ". The score is no probability; it can be compared with other scores of the same model only."
     )  # fmt: skip
@@ -287,10 +285,12 @@ def _paths(trace: Trace, names: Names) -> Markup:
     proponents = trace.summary.strongest_proponents
     paths = find_paths(proponents, head, tail)
     title = f"Paths from {names.entity(head)} to {names.entity(tail)}"
-    among = f"the {len(proponents):,} training triples that speak most strongly for the prediction"
+    among = f"the {_count(len(proponents), 'training triple')} of most positive influence"
     if not paths:
-        reason = "start and end are the same entity" if head == tail else f"{among} hold none of up to three steps"
-        return _figure(title, f"No path is shown: {reason}.", class_="wide")
+        reason = (
+            "start and end are the same entity" if head == tail else f"there is none of up to three steps in {among}"
+        )
+        return _figure(title, f"No path is shown: {reason}.")
     reading = (
         f"Each path is a chain of up to three statements, taken from {among}, that connects the two ends; an arrow "
         "shows which way its statement reads, and thicker lines have more influence. A path counts as much as its "
@@ -306,8 +306,8 @@ def _paths(trace: Trace, names: Names) -> Markup:
     ]
     listed = element("ol", *(_path_item(path, names) for path in paths[:LISTED_PATHS]), class_="path-list")
     more = len(paths) - LISTED_PATHS
-    remark = element("p", f"{more:,} weaker paths are not listed.", class_="remark") if more > 0 else None
-    return _figure(title, reading, *drawings, listed, remark, class_="wide")
+    remark = element("p", f"Not listed: {_count(more, 'weaker path')}.", class_="remark") if more > 0 else None
+    return _figure(title, reading, *drawings, listed, remark)
 
 
 def _path_item(path: EvidencePath, names: Names) -> Markup:
@@ -354,7 +354,7 @@ def _strongest(trace: Trace, names: Names) -> Markup:
         element("tbody", *rows),
         class_="influences sortable",
     )
-    return _figure("The training triples behind it", reading, search, table, class_="wide")
+    return _figure("The training triples behind it", reading, search, table)
 
 
 def _influence_row(
@@ -418,7 +418,7 @@ def _relations(summary: InfluenceSummary, names: Names) -> Markup:
             -1, sum(entry.positive for entry in rest), sum(entry.negative for entry in rest),
             sum(entry.triples for entry in rest),
         )  # fmt: skip
-        rows.append((element("i", f"{len(rest)} further relations"), total))
+        rows.append((element("i", _count(len(rest), "further relation")), total))
     scale = bar_scale([sum_ for _, entry in rows for sum_ in (entry.negative, entry.positive)])
     against = signed_column([entry.negative for _, entry in rows])
     in_favour = signed_column([entry.positive for _, entry in rows])
