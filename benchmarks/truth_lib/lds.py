@@ -36,16 +36,16 @@ def linear_datamodeling_scores(influence: np.ndarray, halves: np.ndarray, measur
     return rank_correlations(halves.astype(np.float64) @ influence.astype(np.float64).T, measured)
 
 
-def noise_ceiling(measured: np.ndarray) -> float:
+def noise_ceiling(measured: np.ndarray) -> float | None:
     """Estimate the score of a perfect predictor from the seeds' agreement; measured is (seeds, M, n).
 
     With r the mean correlation between two seeds, the mean over S seeds has the reliability S·r / (1 + (S − 1)·r)
-    (Spearman–Brown), and its root is the correlation with the mean over infinitely many.
+    (Spearman–Brown), and its root is the correlation with the mean over infinitely many. None for a single seed.
     """
     seeds = len(measured)
     pairs = [(i, j) for i in range(seeds) for j in range(i)]
     if not pairs:
-        return float("nan")
+        return None
     agreement = np.mean([rank_correlations(measured[i], measured[j]).mean() for i, j in pairs])
     return float(np.sqrt(max(0.0, seeds * agreement / (1 + (seeds - 1) * agreement))))
 

@@ -27,7 +27,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list
 
 def shortest(value: float) -> str:
     """Write .731 for 0.731, as the tables of the field do."""
-    return f"{value:.3f}".replace("0.", ".", 1)
+    text = f"{value:.3f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
 def write_report(path: Path, content: dict[str, Any]) -> None:
@@ -52,10 +53,15 @@ def _lds_lines(results: dict[str, Any]) -> list[str]:
         return []
     setups = list(results)
     methods = dict.fromkeys(method for name in setups for method in results[name]["methods"])
-    rows = [["perfect predictor (from the seeds' agreement)", *(shortest(results[name]["ceiling"]) for name in setups)]]
+    ceilings = [results[name]["ceiling"] for name in setups]
+    rows = [
+        ["perfect predictor (from the seeds' agreement)", *("–" if c is None else shortest(c) for c in ceilings)],
+    ]
     for method in methods:
         cells = [results[name]["methods"].get(method) for name in setups]
         rows.append([method, *("–" if cell is None else _cell(cell) for cell in cells)])
+    above = [results[name]["recommended_above_best_baseline"] for name in setups]
+    rows.append(["recommended above the best simple rule, paired", *(_cell(cell) for cell in above)])
     counts = [
         f"- {name}: {result['halves']} halves × {result['seeds']} seeds, {result['test_triples']} test triples, "
         f"{result['models']} models, {result['retraining_minutes']:.0f} minutes of retraining; `{result['command']}`"
