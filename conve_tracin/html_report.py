@@ -287,9 +287,7 @@ def _paths(trace: Trace, names: Names) -> Markup:
     title = f"Paths from {names.entity(head)} to {names.entity(tail)}"
     among = f"the {_count(len(proponents), 'training triple')} of most positive influence"
     if not paths:
-        reason = (
-            "start and end are the same entity" if head == tail else f"there is none of up to three steps in {among}"
-        )
+        reason = "start and end are the same entity" if head == tail else f"none has up to three steps in {among}"
         return _figure(title, f"No path is shown: {reason}.")
     reading = (
         f"Each path is a chain of up to three statements, taken from {among}, that connects the two ends; an arrow "
