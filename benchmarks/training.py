@@ -1,0 +1,295 @@
+#!/usr/bin/env python3
+"""Training: queries per second and peak memory of PyKEEN's loop, a plain dense loop and ours, in one run.
+
+    python benchmarks/training.py --data FB15k-237.tar.gz
+
+Without --data a synthetic graph of FB15k-237's sizes is drawn. Every contender trains in a process of its own, so that
+none inherits another's memory. Rates are of wall-clock time; `processor_queries_per_second` is per second of processor
+time, which other work on the machine disturbs less. The last line is JSON.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import common
+from conve_tracin.model import ConvE
+from conve_tracin.queries import Queries
+from conve_tracin.ranking import rank_triples
+from conve_tracin.training import (
+    TrainingConfig,
+    choose_encoder,
+    keep_freed_memory,
+    new_state,
+    train_batch,
+    training_queries,
+)
+from conve_tracin.triples import group_by_query
+
+LABEL_SMOOTHING = 0.1
+WARM_UP_BATCHES = 3
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.contender:
+        common.print_json((CONTENDERS | {"memory": memory})[args.contender](args))
+        return
+    result: dict[str, Any] = {"machine": common.machine(), "batch_size": args.batch_size, "contenders": {}}
+    for name in args.only or CONTENDERS:
+        measured = run_apart(name)
+        result["contenders"][name] = measured
+        print(f"{name:<22} {json.dumps(measured)}", flush=True)
+    result["against_pykeen"] = ratios(result["contenders"], "pykeen")
+    result["against_dense"] = ratios(result["contenders"], "dense")
+    result["memory_in_batches_of_4096"] = []
+    for num_entities in args.memory_entities:
+        measured = run_apart("memory", "--memory-entities", str(num_entities))
+        result["memory_in_batches_of_4096"].append(measured)
+        print(f"memory, {num_entities:>8,} entities {json.dumps(measured)}", flush=True)
+    common.print_json(result, args.output)
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="FB15k-237 as published: folder or tar.gz")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batches", type=int, default=30, help="batches to time; PyKEEN gets a tenth")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--memory-entities", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--only", nargs="*", help=f"of {', '.join(CONTENDERS)}")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, help="also write the JSON here")
+    return parser.parse_args()
+
+
+def run_apart(name: str, *more: str) -> dict[str, Any]:
+    """Measure one contender in a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--contender", name, *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ratios(contenders: dict[str, dict[str, Any]], base: str) -> dict[str, float]:
+    """Divide each contender's rate by that of `base`, where both were measured."""
+    key = "queries_per_second"
+    base_rate = contenders.get(base, {}).get(key)
+    rates = {name: measured.get(key) for name, measured in contenders.items() if name != base}
+    return {name: round(rate / base_rate, 2) for name, rate in rates.items() if rate and base_rate}
+
+
+def load_graph(args: argparse.Namespace) -> tuple[np.ndarray, int, int]:
+    """Return triples (N, 3) and the counts of entities and relations."""
+    if args.data is not None:
+        return common.read_split(args.data)
+    sizes = common.FB15K237
+    return common.synthetic_triples(**sizes, seed=args.seed), sizes["entities"], sizes["relations"]
+
+
+def time_batches(step: Callable[[], Any], args: argparse.Namespace) -> dict[str, float]:
+    """Time `step`, one batch, after a warm-up."""
+    for _ in range(WARM_UP_BATCHES):
+        step()
+    synchronize(args.device)
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in range(args.batches):
+        step()
+    synchronize(args.device)
+    queries = args.batches * args.batch_size
+    return {
+        "queries_per_second": round(queries / (time.perf_counter() - wall), 1),
+        "processor_queries_per_second": round(queries / (time.process_time() - processor), 1),
+        "peak_memory_gb": round(peak_memory_gb(args.device), 3),
+    }
+
+
+def synchronize(device: str) -> None:
+    """Wait for a GPU's work."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def peak_memory_gb(device: str) -> float:
+    """Return the peak memory on the device, in 10⁹ bytes."""
+    return torch.cuda.max_memory_allocated(device) / 1e9 if device.startswith("cuda") else common.peak_memory_gb()
+
+
+def random_batches(num_queries: int, args: argparse.Namespace) -> Iterator[torch.Tensor]:
+    """Draw batches of queries without end."""
+    generator = torch.Generator().manual_seed(args.seed)
+    while True:
+        yield torch.randint(num_queries, (args.batch_size,), generator=generator).to(args.device)
+
+
+def pykeen_loop(args: argparse.Namespace) -> dict[str, float]:
+    """PyKEEN 1.11.1: ConvE in its LCWA loop with binary cross-entropy."""
+    from pykeen.models import ConvE as PyKEENConvE
+    from pykeen.training import LCWATrainingLoop
+    from pykeen.triples import CoreTriplesFactory
+
+    triples, num_entities, num_relations = load_graph(args)
+    torch.manual_seed(args.seed)
+    factory = CoreTriplesFactory(torch.from_numpy(triples), num_entities=num_entities, num_relations=num_relations)
+    model = PyKEENConvE(
+        triples_factory=factory, loss="bcewithlogits", embedding_dim=200, embedding_height=10, embedding_width=20,
+        random_seed=args.seed,
+    ).to(args.device)  # fmt: skip
+    loop = LCWATrainingLoop(model=model, triples_factory=factory, optimizer=torch.optim.Adam(model.parameters()))
+    batches = max(2, args.batches // 10)
+    queries = batches * args.batch_size
+    # An epoch over as many queries as are to be timed.
+    pairs = np.unique(triples[:, 0] * num_relations + triples[:, 1])[:queries]
+    chosen = triples[np.isin(triples[:, 0] * num_relations + triples[:, 1], pairs)]
+    small = CoreTriplesFactory(torch.from_numpy(chosen), num_entities=num_entities, num_relations=num_relations)
+    settings = {"batch_size": args.batch_size, "label_smoothing": LABEL_SMOOTHING, "use_tqdm": False, "num_workers": 0}
+    wall, processor = time.perf_counter(), time.process_time()
+    loop.train(small, num_epochs=1, **settings)
+    synchronize(args.device)
+    return {
+        "queries_per_second": round(len(pairs) / (time.perf_counter() - wall), 1),
+        "processor_queries_per_second": round(len(pairs) / (time.process_time() - processor), 1),
+        "peak_memory_gb": round(peak_memory_gb(args.device), 3),
+    }
+
+
+def dense_loop(args: argparse.Namespace, *, mixed: bool = False) -> dict[str, float]:
+    """The plain PyTorch loop: all scores, a label matrix, binary cross-entropy, Adam."""
+    triples, num_entities, num_relations = load_graph(args)
+    queries = Queries.distinct(group_by_query(triples), args.device)
+    torch.manual_seed(args.seed)
+    model = ConvE(num_entities=num_entities, num_relations=num_relations).to(args.device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    batches = random_batches(len(queries), args)
+
+    def step() -> None:
+        chosen = next(batches)
+        rows, tails = queries.tails_of(chosen)
+        labels = torch.zeros(len(chosen), num_entities, device=args.device)
+        labels[rows, tails] = 1
+        labels = (1 - LABEL_SMOOTHING) * labels + LABEL_SMOOTHING / num_entities
+        optimizer.zero_grad()
+        with torch.autocast(torch.device(args.device).type, dtype=torch.bfloat16, enabled=mixed):
+            scores = model(queries.heads[chosen], queries.relations[chosen])
+        F.binary_cross_entropy_with_logits(scores.float(), labels).backward()
+        optimizer.step()
+
+    return time_batches(step, args)
+
+
+def our_loop(args: argparse.Namespace, **settings: bool) -> dict[str, float]:
+    """The loop of train_pytorch.py."""
+    triples, num_entities, num_relations = load_graph(args)
+    config = TrainingConfig(
+        training_approach="kvsall", batch_size=args.batch_size, label_smoothing=LABEL_SMOOTHING, **settings
+    )
+    sizes = {"num_entities": num_entities, "num_relations": num_relations}
+    step = our_step(triples, config, sizes, args)
+    return time_batches(step, args)
+
+
+def our_step(
+    triples: np.ndarray, config: TrainingConfig, sizes: dict[str, int], args: argparse.Namespace
+) -> Callable[[], Any]:
+    """Return a function that trains one batch."""
+    device = torch.device(args.device)
+    keep_freed_memory(device)
+    torch.manual_seed(args.seed)
+    state = new_state(sizes, config, device)
+    state.model.train()
+    queries = training_queries(triples, config, device)
+    encode_rows = choose_encoder(state.model, config)
+    batches = random_batches(len(queries), args)
+    return lambda: train_batch(state, queries, next(batches), config, encode_rows=encode_rows)
+
+
+def memory(args: argparse.Namespace) -> dict[str, float]:
+    """Peak memory beyond parameters, their gradients and Adam's two moments: batch 4,096, d = 32."""
+    (num_entities,) = args.memory_entities
+    args.batch_size = 4096
+    generator = np.random.default_rng(args.seed)
+    triples = generator.integers(0, (num_entities, 50, num_entities), (20_000, 3))
+    config = TrainingConfig(training_approach="kvsall", batch_size=args.batch_size)
+    sizes = {"embedding_dim": 32, "embedding_height": 4, "embedding_width": 8}
+    sizes |= {"num_entities": num_entities, "num_relations": 50}
+    step = our_step(triples, config, sizes, args)
+    with torch.device("meta"):
+        parameters = sum(parameter.nbytes for parameter in ConvE(**sizes).parameters())
+    before = memory_now(args.device)
+    for _ in range(WARM_UP_BATCHES):
+        step()
+    beyond = peak_memory_gb(args.device) - before - 3 * parameters / 1e9
+    return {"entities": num_entities, "parameters_gb": round(parameters / 1e9, 4), "beyond_gb": round(beyond, 4)}
+
+
+def memory_now(device: str) -> float:
+    """Return the memory in use on the device, in 10⁹ bytes."""
+    if device.startswith("cuda"):
+        return torch.cuda.memory_allocated(device) / 1e9
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e9
+
+
+def evaluation(args: argparse.Namespace) -> dict[str, float]:
+    """Filtered ranking of tails: ours and PyKEEN's evaluator, triples per second, in fp32."""
+    from pykeen.evaluation import RankBasedEvaluator
+    from pykeen.triples import CoreTriplesFactory
+
+    from conve_tracin.conversion import convert_pytorch_to_pykeen_state_dict
+    from conve_tracin.pykeen_bridge import build_pykeen_conve
+
+    triples, num_entities, num_relations = load_graph(args)
+    torch.manual_seed(args.seed)
+    model = ConvE(num_entities=num_entities, num_relations=num_relations).to(args.device).eval()
+    chosen = np.random.default_rng(args.seed).permutation(triples)
+    known = Queries.distinct(group_by_query(np.unique(triples, axis=0)), args.device)
+    ours, theirs = chosen[: args.batches * 256], chosen[:128]
+    seconds, _ = common.seconds(lambda: rank_triples(model, ours, known, num_relations=num_relations))
+    pykeen_model = build_pykeen_conve(model.config.as_dict()).to(args.device).eval()
+    pykeen_model.load_state_dict(
+        convert_pytorch_to_pykeen_state_dict({"model_state_dict": model.state_dict()}), strict=True
+    )
+    factory = CoreTriplesFactory(torch.from_numpy(triples), num_entities=num_entities, num_relations=num_relations)
+    pykeen_seconds, _ = common.seconds(
+        lambda: RankBasedEvaluator(filtered=True).evaluate(
+            pykeen_model, torch.from_numpy(theirs), additional_filter_triples=[factory.mapped_triples],
+            use_tqdm=False, batch_size=32, targets=("tail",),
+        )
+    )  # fmt: skip
+    rates = {"ours_triples_per_second": len(ours) / seconds, "pykeen_triples_per_second": len(theirs) / pykeen_seconds}
+    return {name: round(rate, 1) for name, rate in rates.items()}
+
+
+CONTENDERS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
+    "pykeen": pykeen_loop,
+    "dense": dense_loop,
+    "dense, mixed": lambda args: dense_loop(args, mixed=True),
+    "ours": our_loop,
+    "ours, mixed": lambda args: our_loop(args, use_mixed_precision=True),
+    "ours, compiled": lambda args: our_loop(args, use_torch_compile=True),
+    "ours, compiled, mixed": lambda args: our_loop(args, use_torch_compile=True, use_mixed_precision=True),
+    "evaluation": evaluation,
+}
+
+
+if __name__ == "__main__":
+    main()
