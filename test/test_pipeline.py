@@ -193,11 +193,11 @@ def kgx_config(directory, **settings):
     """Put the small KGX graph where its path needs quoting, and configure a tiny model."""
     inputs = directory / "in 'put' $HOME"
     shutil.copytree(KGX, inputs)
-    return write_config(
-        directory, **TINY, base="out 'of' \"it\"", style="CGGD_alltreat", dataset=None,
-        nodes=str(inputs / "nodes.jsonl"), edges=str(inputs / "edges.jsonl"), test_predicate="biolink:treats",
-        **settings,
-    )  # fmt: skip
+    graph = {
+        "base": "out 'of' \"it\"", "style": "CGGD_alltreat", "dataset": None, "test_predicate": "biolink:treats",
+        "nodes": str(inputs / "nodes.jsonl"), "edges": str(inputs / "edges.jsonl"),
+    }  # fmt: skip
+    return write_config(directory, **{**TINY, **graph, **settings})
 
 
 def planned(done):
