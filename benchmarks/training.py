@@ -11,6 +11,7 @@ time, which other work on the machine disturbs less. The last line is JSON.
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -107,18 +108,18 @@ def load_graph(args: argparse.Namespace) -> tuple[np.ndarray, int, int]:
 
 
 def time_batches(step: Callable[[], Any], args: argparse.Namespace) -> dict[str, float]:
-    """Time `step`, one batch, after a warm-up."""
-    for _ in range(WARM_UP_BATCHES):
+    """Time `step`, one batch, after a warm-up; the rates are those of the median batch."""
+    walls, processors = [], []
+    for number in range(WARM_UP_BATCHES + args.batches):
+        wall, processor = time.perf_counter(), time.process_time()
         step()
-    synchronize(args.device)
-    wall, processor = time.perf_counter(), time.process_time()
-    for _ in range(args.batches):
-        step()
-    synchronize(args.device)
-    queries = args.batches * args.batch_size
+        synchronize(args.device)
+        if number >= WARM_UP_BATCHES:
+            walls.append(time.perf_counter() - wall)
+            processors.append(time.process_time() - processor)
     return {
-        "queries_per_second": round(queries / (time.perf_counter() - wall), 1),
-        "processor_queries_per_second": round(queries / (time.process_time() - processor), 1),
+        "queries_per_second": round(args.batch_size / statistics.median(walls), 1),
+        "processor_queries_per_second": round(args.batch_size / statistics.median(processors), 1),
         "peak_memory_gb": round(peak_memory_gb(args.device), 3),
     }
 

@@ -78,6 +78,7 @@ def rank_triples(
     device = known.heads.device
     index = group_by_query(triples)
     heads, relations, tails = torch.from_numpy(triples[index.order]).to(device).unbind(dim=1)
+    known_ids = known.find(heads, relations, num_relations=num_relations)  # (N,)
     in_query_order = torch.empty(len(triples), dtype=torch.float64)
     for start in tqdm(range(0, len(triples), batch_size), desc=progress, disable=progress is None, leave=False):
         batch = slice(start, start + batch_size)
@@ -86,8 +87,7 @@ def rank_triples(
         distinct, rows = keys.unique_consecutive(return_inverse=True)  # (D,), (B,)
         distinct_heads, distinct_relations = distinct // num_relations, distinct % num_relations
         scores = score_all_tails(distinct_heads, distinct_relations)  # (D, K)
-        known_ids = known.find(distinct_heads, distinct_relations, num_relations=num_relations)
-        known_rows, known_tails = known.tails_of(known_ids[rows])
+        known_rows, known_tails = known.tails_of(known_ids[batch])
         in_query_order[batch] = filtered_ranks(scores[rows], tails[batch], known_rows, known_tails).cpu()
     ranks = torch.empty_like(in_query_order)
     ranks[torch.from_numpy(index.order)] = in_query_order

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from tqdm import tqdm
 
-from conve_tracin.charts import write_training_curves
 from conve_tracin.checkpoint import load_checkpoint, save_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import rank_both_sides, ranking_metrics
+from conve_tracin.report.charts import write_training_curves
 from conve_tracin.streamed_loss import Targets, streamed_loss
 from conve_tracin.training_state import (
     TrainingConfig,
