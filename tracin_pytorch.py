@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from conve_tracin.influence.tracing import Trace, TracedCheckpoint
     from conve_tracin.journal import Journal
-    from conve_tracin.report import Names
+    from conve_tracin.names import Names
 
 __getattr__ = cli.lazy_exports({"TracInAnalyzerPyTorch": "conve_tracin.influence.analyzer"})
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     from conve_tracin.influence.resuming import resume_traces
     from conve_tracin.influence.summary import SummarySettings
     from conve_tracin.influence.tracing import trace
-    from conve_tracin.report import trace_as_json, trace_as_table
+    from conve_tracin.report.formats import trace_as_json, trace_as_table
     from conve_tracin.triples import read_triples
 
     report_settings_without_effect(args)
@@ -129,12 +129,12 @@ def write_report(
     args: argparse.Namespace, traces: "list[Trace]", names: "Names", *, learning_rates: dict[Path, float]
 ) -> None:
     """Write the page of `--report`."""
-    from conve_tracin import html_report
+    from conve_tracin.report import page
 
-    computation = html_report.describe_computation(
-        method=args.method, checkpoints=learning_rates, train=args.train, settings=html_report.settings_of(args)
+    computation = page.describe_computation(
+        method=args.method, checkpoints=learning_rates, train=args.train, settings=page.settings_of(args)
     )
-    html_report.write_report(args.report, traces, names, computation)
+    page.write_report(args.report, traces, names, computation)
     print(f"Written: {args.report}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from conve_tracin import cli, html_report
+from conve_tracin import cli
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.influence import distributed, tracing
@@ -24,10 +24,11 @@ from conve_tracin.influence.resuming import resume_traces
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.tracing import Trace, trace
 from conve_tracin.journal import Journal, digest_of
+from conve_tracin.names import Names
 from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions, gauss_newton_settings_without_effect
 from conve_tracin.pykeen_bridge import find_training_mappings
-from conve_tracin.report import (
-    Names,
+from conve_tracin.report import page
+from conve_tracin.report.formats import (
     influence_as_json,
     safe_file_name,
     self_influences_as_table,
@@ -293,13 +294,13 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
 
 def write_report(run: Run, traces: list[Trace]) -> None:
     """Write the page of --report."""
-    computation = html_report.describe_computation(
+    computation = page.describe_computation(
         method=run.options.method,
         checkpoints=dict(zip(run.checkpoints, run.learning_rates, strict=True)),
         train=Path(run.options.train),
-        settings=html_report.settings_of(run.options),
+        settings=page.settings_of(run.options),
     )
-    html_report.write_report(run.options.report, traces, run.names, computation)
+    page.write_report(run.options.report, traces, run.names, computation)
     print(f"Written: {run.options.report}")
 
 

@@ -17,7 +17,7 @@ from conve_tracin.errors import InputError
 from conve_tracin.options import METHODS, TRACIN
 
 if TYPE_CHECKING:
-    from conve_tracin.report import Names
+    from conve_tracin.names import Names
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -106,7 +106,7 @@ def add_report_argument(group: argparse._ArgumentGroup) -> None:
 
 def read_names_from(args: argparse.Namespace) -> "Names":
     """Read the mappings and names that `add_mapping_arguments` and `add_name_arguments` declare."""
-    from conve_tracin.report import Names
+    from conve_tracin.names import Names
     from conve_tracin.triples import read_names, read_predicates, read_vocabulary
 
     entities = read_vocabulary(args.entity_to_id, "entity")

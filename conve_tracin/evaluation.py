@@ -17,7 +17,7 @@ from conve_tracin.preparation import single_line
 
 if TYPE_CHECKING:
     from conve_tracin.model import ConvE
-    from conve_tracin.report import Names
+    from conve_tracin.names import Names
 
 COLUMNS = (
     "tail_rank", "head_rank", "score", "head", "relation", "tail", "head_name", "relation_name", "tail_name",

@@ -19,8 +19,8 @@ from typing import Any
 
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
-from conve_tracin.index_page import write_index_page
 from conve_tracin.preparation import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
+from conve_tracin.report.index_page import write_index_page
 from conve_tracin.triples import suggestion
 
 SCRIPTS = Path(__file__).resolve().parent.parent

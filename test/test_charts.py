@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from conve_tracin.charts import (
+from conve_tracin.report.charts import (
     Axis,
     draw_concentration,
     draw_training_curves,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_influence import EVERYTHING, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model, products_by_hand
+from test_influence import EVERYTHING, NUM_RELATIONS, TRAINING, make_model, products_by_hand
 
 import tracin_pytorch
 from conve_tracin.errors import InputError

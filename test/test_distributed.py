@@ -63,8 +63,6 @@ def test_self_influence_on_two_processes(files, tmp_path):  # noqa: F811
     command = [ROOT / "run_tracin.py", *inputs(files), "--mode", "self", "--use-optimized-tracin", "--output"]
     run([sys.executable, *command, tmp_path / "one.json"])
     run([*TORCHRUN, *command, tmp_path / "two.json"])
-    one, two = (
-        scores_of(tmp_path / name, ["self_influences"], "self_influence") for name in ("one.json", "two.json")
-    )
+    one, two = (scores_of(tmp_path / name, ["self_influences"], "self_influence") for name in ("one.json", "two.json"))
     assert len(one) == 11  # twelve triples, one of them twice
     assert two == pytest.approx(one, rel=1e-5)

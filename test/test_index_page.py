@@ -6,7 +6,7 @@ import pytest
 
 from conve_tracin.errors import InputError
 from conve_tracin.evaluation import COLUMNS
-from conve_tracin.index_page import write_index_page
+from conve_tracin.report.index_page import write_index_page
 
 
 class Links(HTMLParser):

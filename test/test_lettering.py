@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from conve_tracin.lettering import LETTER, signed, signed_column, text_width, wrap
+from conve_tracin.report.lettering import LETTER, signed, signed_column, text_width, wrap
 
 NAMES = [
     "aspirin", "type 2 diabetes mellitus", "biolink:gene_associated_with_condition", "MONDO:0005148",

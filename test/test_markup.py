@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from conve_tracin.markup import Markup, element, join
+from conve_tracin.report.markup import Markup, element, join
 
 HOSTILE = ["<script>alert(1)</script>", "</script>", '"><img src=x onerror=alert(1)>', "' onmouseover='x", "a & b &lt;"]
 

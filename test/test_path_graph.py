@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from conve_tracin.influence.analyzer import Influence
-from conve_tracin.path_graph import ACROSS, DOWN, assign_lanes, draw_paths
-from conve_tracin.paths import find_paths
+from conve_tracin.report.path_graph import ACROSS, DOWN, assign_lanes, draw_paths
+from conve_tracin.report.paths import find_paths
 
 HEAD, TAIL = 0, 1
 

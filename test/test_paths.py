@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conve_tracin.influence.analyzer import Influence
-from conve_tracin.paths import find_paths
+from conve_tracin.report.paths import find_paths
 
 
 def proponents_of(rows):

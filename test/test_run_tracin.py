@@ -18,7 +18,7 @@ import run_tracin
 import tracin_pytorch
 from conve_tracin.conversion import to_pykeen_checkpoint
 from conve_tracin.errors import InputError
-from conve_tracin.report import CSV_COLUMNS
+from conve_tracin.report.formats import CSV_COLUMNS
 from conve_tracin.triples import Vocabulary
 
 ROOT = Path(__file__).parents[1]

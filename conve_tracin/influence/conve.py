@@ -256,9 +256,7 @@ class ForwardDerivatives(_SharedQueries):
 class FactoredDerivatives(_SharedQueries):
     """The same from the factors of each training triple's gradient, at a cost that hardly grows with n."""
 
-    def __init__(
-        self, model: ConvE, tangents: list[ConvETangent], *, low_precision: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, model: ConvE, tangents: list[ConvETangent], *, low_precision: torch.dtype | None = None) -> None:
         super().__init__(model, tangents, low_precision=low_precision)
         self.stacked = _stack_tangents(model, tangents, self.convolution) if tangents else None
 
@@ -399,9 +397,7 @@ class _StackedTangents:
     owner: Tensor
 
 
-def _stack_tangents(
-    model: ConvE, tangents: list[ConvETangent], convolution: folding.Convolution
-) -> _StackedTangents:
+def _stack_tangents(model: ConvE, tangents: list[ConvETangent], convolution: folding.Convolution) -> _StackedTangents:
     resting = folding.Convolution(torch.zeros_like(convolution.kernel), torch.zeros_like(convolution.bias))
     folded = [folding.folded_tangent(model, tangent) or resting for tangent in tangents]
 

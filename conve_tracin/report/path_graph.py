@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from conve_tracin.lettering import signed, text_width, wrap
-from conve_tracin.markup import Markup, element, join
-from conve_tracin.paths import EvidencePath, Hop
+from conve_tracin.report.lettering import signed, text_width, wrap
+from conve_tracin.report.markup import Markup, element, join
+from conve_tracin.report.paths import EvidencePath, Hop
 
 LINE_HEIGHT = 16
 EDGE_LINE_HEIGHT = 14

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from conve_tracin.files import atomic_write
-from conve_tracin.lettering import text_width
-from conve_tracin.markup import Markup, element, join
+from conve_tracin.report.lettering import text_width
+from conve_tracin.report.markup import Markup, element, join
 
 Point = tuple[float, float]
 

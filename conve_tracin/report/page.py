@@ -16,17 +16,17 @@ import numpy as np
 import torch
 
 import conve_tracin
-from conve_tracin.charts import Axis, draw_concentration
 from conve_tracin.files import atomic_write
 from conve_tracin.influence.analyzer import Influence
 from conve_tracin.influence.summary import Concentration, InfluenceSummary, Prediction, RelationInfluence
 from conve_tracin.influence.tracing import Trace
-from conve_tracin.lettering import signed, signed_column
-from conve_tracin.markup import Markup, element, join
+from conve_tracin.names import Names
 from conve_tracin.options import GAUSS_NEWTON, TRACIN
-from conve_tracin.path_graph import ACROSS, DOWN, draw_paths
-from conve_tracin.paths import EvidencePath, find_paths
-from conve_tracin.report import Names
+from conve_tracin.report.charts import Axis, draw_concentration
+from conve_tracin.report.lettering import signed, signed_column
+from conve_tracin.report.markup import Markup, element, join
+from conve_tracin.report.path_graph import ACROSS, DOWN, draw_paths
+from conve_tracin.report.paths import EvidencePath, find_paths
 
 METHODS = {
     TRACIN: "TracIn: learning rate × product of the loss gradients of training triple and prediction, "
@@ -112,7 +112,7 @@ def sha256(path: Path) -> str:
 
 def report_page(traces: Sequence[Trace], names: Names, computation: Mapping[str, object]) -> Markup:
     """Write the whole page."""
-    script = _resource("html_report.js")
+    script = _resource("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
     title = "Why the model predicts: " + (
@@ -127,7 +127,7 @@ def report_page(traces: Sequence[Trace], names: Names, computation: Mapping[str,
         # Without it a browser asks the server for /favicon.ico.
         element("link", rel="icon", href="data:,"),
         element("title", title),
-        element("style", Markup(_resource("html_report.css"))),
+        element("style", Markup(_resource("page.css"))),
     )
     sections = [
         _prediction_section(number, trace, names, is_only=len(traces) == 1) for number, trace in enumerate(traces, 1)
@@ -141,7 +141,7 @@ def report_page(traces: Sequence[Trace], names: Names, computation: Mapping[str,
 
 
 def _resource(name: str) -> str:
-    return resources.files("conve_tracin").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("conve_tracin.report").joinpath(name).read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------------------------

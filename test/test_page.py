@@ -21,13 +21,13 @@ import run_tracin
 import tracin_pytorch
 from conve_tracin import analysis
 from conve_tracin.errors import InputError
-from conve_tracin.html_report import describe_computation, report_page, settings_of, write_report
 from conve_tracin.influence import tracing
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
 from conve_tracin.influence.summary import SummarySettings, summarise
 from conve_tracin.influence.tracing import TracedCheckpoint, trace
-from conve_tracin.paths import find_paths
-from conve_tracin.report import Names
+from conve_tracin.names import Names
+from conve_tracin.report.page import describe_computation, report_page, settings_of, write_report
+from conve_tracin.report.paths import find_paths
 from conve_tracin.triples import Vocabulary
 
 HOSTILE = (

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.markup import Markup, element, join
+from conve_tracin.report.markup import Markup, element, join
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -50,7 +50,7 @@ def index_page(rows: Sequence[Mapping[str, str]], links: Sequence[str]) -> Marku
         )
         for row, link in zip(rows, links, strict=True)
     ]
-    style = resources.files("conve_tracin").joinpath("html_report.css").read_text(encoding="utf-8")
+    style = resources.files("conve_tracin.report").joinpath("page.css").read_text(encoding="utf-8")
     head = element(
         "head",
         element("meta", charset="utf-8"),
