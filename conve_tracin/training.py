@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import gc
 import logging
 import math
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from conve_tracin.checkpoint import load_checkpoint, save_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
+from conve_tracin.folded_encoder import encode_rows_folded
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import rank_both_sides, ranking_metrics
@@ -30,6 +32,7 @@ from conve_tracin.training_state import (
     TrainingConfig,
     TrainingState,
     checkpoint_content,
+    device_of,
     is_finished,
     keep_best_model,
     mixed_precision_dtype,
@@ -293,7 +296,7 @@ def halve_batch_size(state: TrainingState, config: TrainingConfig, error: Runtim
     state.batch_size //= 2
     logger.warning("out of memory: going on with batches of %d queries", state.batch_size)
     state.optimizer.zero_grad(set_to_none=True)
-    release_memory(next(state.model.parameters()).device)
+    release_memory(device_of(state.model))
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -353,31 +356,40 @@ def autocast(config: TrainingConfig, device: torch.device) -> contextlib.Abstrac
 
 
 def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the model's `encode_rows`, or it compiled or recomputed in the backward pass, as the config asks."""
+    """Return what encodes in training: embeddings of heads and relations, (B, d) twice, to query vectors (B, d).
+
+    As the config asks, it is compiled, or its activations are made again in the backward pass.
+    """
+    encode_rows = model.encode_rows
+    if device_of(model).type == "cpu" and not config.use_mixed_precision:
+        # Elsewhere, passes over the feature maps cost less than many small products.
+        encode_rows = functools.partial(encode_rows_folded, model)
     if config.use_gradient_checkpointing:
-        return recomputing(model)
+        return recomputing(model, encode_rows)
     if config.use_torch_compile:
-        return compiled(model, config)
-    return model.encode_rows
+        return compiled(model, config, otherwise=encode_rows)
+    return encode_rows
 
 
-def recomputing(model: ConvE) -> Callable[[Tensor, Tensor], Tensor]:
+def recomputing(model: ConvE, encode_rows: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     """Wrap `encode_rows` so that its activations are not kept for the backward pass, but made again."""
 
-    def encode_rows(head_rows: Tensor, relation_rows: Tensor) -> Tensor:
+    def encode_rows_twice(head_rows: Tensor, relation_rows: Tensor) -> Tensor:
         return recompute_in_backward(
-            model.encode_rows,
+            encode_rows,
             head_rows,
             relation_rows,
             use_reentrant=False,
             context_fn=lambda: (contextlib.nullcontext(), untracked_statistics(model)),
         )
 
-    return encode_rows
+    return encode_rows_twice
 
 
-def compiled(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """Compile `encode_rows`; where that does not work here, say why in one line and return it as it is."""
+def compiled(
+    model: ConvE, config: TrainingConfig, *, otherwise: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Compile the model's `encode_rows`; where that does not work here, say why in one line and return `otherwise`."""
     encode_rows = torch.compile(model.encode_rows, dynamic=True)
     weight = model.entity_embeddings.weight
     probe = torch.zeros(8, weight.shape[1], device=weight.device, dtype=weight.dtype)
@@ -392,7 +404,7 @@ def compiled(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Tensor],
         logger.warning(
             "--use-torch-compile has no effect: %s", (str(error).strip() or type(error).__name__).splitlines()[0]
         )
-        return model.encode_rows
+        return otherwise
     finally:
         model.train(was_training)
         model.zero_grad(set_to_none=True)
@@ -437,5 +449,5 @@ def keep_freed_memory(device: torch.device) -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
+    for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**24)):
         mallopt(parameter, value)
