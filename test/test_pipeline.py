@@ -298,8 +298,10 @@ def test_one_job_each_gives_the_same_explanations(kgx_run, tmp_path):
 @needs_snakemake
 @pytest.mark.slow
 def test_killed_run_goes_on(tmp_path):
-    num_epochs = 400
-    config_file = kgx_config(tmp_path, num_epochs=num_epochs, checkpoint_frequency=2, explain_together=True)
+    num_epochs = 150
+    config_file = kgx_config(
+        tmp_path, num_epochs=num_epochs, checkpoint_frequency=2, eval_frequency=50, explain_together=True
+    )
     arguments = ["--snakefile", ROOT / "Snakefile_pytorch_conve", "--cores", "2", "--directory", tmp_path]
     running = subprocess.Popen(
         [*SNAKEMAKE, *map(str, arguments), "--configfile", str(config_file)],
