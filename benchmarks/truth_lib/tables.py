@@ -35,6 +35,7 @@ def write_report(path: Path, content: dict[str, Any]) -> None:
     """Write every result in `content` (see `merge_result`) as one Markdown page."""
     lines = ["# How true the scores are", ""]
     lines += [_machine_line(content["machine"]), ""] if "machine" in content else []
+    lines += [*(f"- {note}" for note in content.get("notes", [])), ""]
     lines += _lds_lines(content.get("lds", {}))
     lines += _removal_lines(content.get("remove", {}))
     lines += _planted_lines(content.get("planted", {}))
