@@ -76,16 +76,21 @@ class _StreamedLoss(torch.autograd.Function):
         )
         total = _LOSSES[kind](sweep, targets, label_smoothing)
         ctx.query_dtype = queries.dtype
-        ctx.save_for_backward(sweep.query_grad, sweep.entity_grad, sweep.bias_grad)
+        # No saved tensors, since the backward pass scales them in place: copies would be as large as the table.
+        ctx.gradients = (sweep.query_grad, sweep.entity_grad, sweep.bias_grad)
         return total.to(entities.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
-        gradients = ctx.saved_tensors
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of a streamed loss can be had once; compute the loss again")
+        gradients, ctx.gradients = ctx.gradients, None
         # On the CPU the factor is at hand, and leaving it out where it is 1 saves a pass over the table.
         if grad_output.device.type != "cpu" or grad_output.item() != 1:
-            gradients = [None if gradient is None else gradient * grad_output for gradient in gradients]
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient *= grad_output
         query_grad, entity_grad, bias_grad = gradients
         return query_grad.to(ctx.query_dtype), entity_grad, bias_grad, None, None, None, None, None
 
@@ -115,6 +120,7 @@ class _Sweep:
         self.entity_grad = torch.empty_like(entities)
         self.bias_grad = None if bias is None else torch.empty_like(bias)
         self._low_queries = queries.to(low_precision)
+        self._low_rows = entities[:0].to(low_precision)
         self._buffers = [queries.new_empty(len(queries) * self.chunk_size) for _ in range(2)]
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
@@ -122,7 +128,8 @@ class _Sweep:
         for start in range(0, len(self.entities), self.chunk_size):
             chunk = slice(start, min(start + self.chunk_size, len(self.entities)))
             scores = self.buffer(chunk.stop - chunk.start)
-            self._multiply(self._low_queries, self._low_rows(chunk).T, out=scores)
+            self._low_rows = self.entities[chunk].to(self.low_precision)
+            self._multiply(self._low_queries, self._low_rows.T, out=scores)
             if self.bias is not None:
                 scores += self.bias[chunk]
             yield chunk, scores
@@ -132,12 +139,12 @@ class _Sweep:
         return self._buffers[number][: len(self.queries) * width].view(-1, width)
 
     def accumulate(self, chunk: slice, score_grad: Tensor, *, scale: float) -> None:
-        """Take in the gradient of a chunk's scores, shape (B, n); that of the queries waits for `scale`."""
+        """Take in the gradient of the latest chunk's scores, (B, n); that of the queries waits for `scale`."""
         low_grad = score_grad.to(self.low_precision)
         if low_grad.dtype == self.query_grad.dtype:
-            self.query_grad.addmm_(low_grad, self.entities[chunk])
+            self.query_grad.addmm_(low_grad, self._low_rows)
         else:
-            self.query_grad += low_grad @ self._low_rows(chunk)
+            self.query_grad += low_grad @ self._low_rows
         self._multiply(low_grad.T, self._low_queries, out=self.entity_grad[chunk])
         self.entity_grad[chunk] *= scale
         if self.bias_grad is not None:
@@ -162,9 +169,6 @@ class _Sweep:
             self.query_grad.index_add_(0, rows, entity_rows * weight[:, None], alpha=-scale)
             self.entity_grad.index_add_(0, tails, query_rows * weight[:, None], alpha=-scale)
         return total
-
-    def _low_rows(self, chunk: slice) -> Tensor:
-        return self.entities[chunk].to(self.low_precision)
 
     @staticmethod
     def _multiply(left: Tensor, right: Tensor, *, out: Tensor) -> None:

@@ -120,6 +120,14 @@ def test_queries_of_low_precision_get_a_gradient_of_theirs():
     assert entities.grad.dtype == torch.float32
 
 
+def test_gradients_are_handed_out_once():
+    queries, entities, _ = make_inputs(5)
+    loss = streamed_loss("bce", queries, entities, as_targets(TARGETS["1vsall"]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="can be had once"):
+        loss.backward()
+
+
 def test_one_exponential_gives_softplus_and_sigmoid():
     scores = torch.tensor([[-1e4, -100.0, -30.0, -1.0, 0.0, 1.0, 30.0, 59.0, 61.0, 100.0, 1e4]], dtype=torch.float64)
     derivative = scores.clone()
