@@ -586,10 +586,10 @@ def read_names(path: str | Path, entities: Vocabulary | None = None) -> dict[int
 
 
 def read_predicates(path: str | Path) -> dict[str, str]:
-    """Read an edge map into {relation label: predicate}.
+    """Read an edge map into {relation label: predicate, with its qualifiers}.
 
     The file is a JSON object; its keys are JSON objects in turn, written as strings, with a member "predicate"
-    (qualifiers beside it are passed over), and its values are the relation labels.
+    and qualifiers beside it, and its values are the relation labels.
 
     Raises InputError where it is anything else, or gives one label two predicates.
     """
@@ -617,13 +617,24 @@ def read_predicates(path: str | Path) -> dict[str, str]:
 
 
 def predicate_of(key: str) -> str | None:
-    """Return the "predicate" member of a JSON object written as a string, or None where there is none."""
+    """Return the "predicate" of a JSON object written as a string, or None where there is none.
+
+    Its qualifiers stand behind it in brackets: they tell relations apart that mean opposite things, such as
+    "biolink:affects (activity, increased)" and "(activity, decreased)".
+    """
     try:
         members = json.loads(key)
     except (json.JSONDecodeError, RecursionError):
         return None
     predicate = members.get("predicate") if isinstance(members, dict) else None
-    return predicate if isinstance(predicate, str) else None
+    if not isinstance(predicate, str):
+        return None
+    qualifiers = [value for name, value in members.items() if name != "predicate" and isinstance(value, str)]
+    return (
+        f"{predicate} ({', '.join(value.removeprefix('biolink:') for value in qualifiers)})"
+        if qualifiers
+        else predicate
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------

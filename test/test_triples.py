@@ -414,7 +414,10 @@ class TestNamesAndPredicates:
             json.dumps({"object_aspect_qualifier": "activity", "predicate": "biolink:affects"}): "predicate:3",
         }
         path = write(tmp_path / "edge_map.json", json.dumps(edge_map, indent=1))
-        assert read_predicates(path) == {"predicate:27": "biolink:treats", "predicate:3": "biolink:affects"}
+        assert read_predicates(path) == {
+            "predicate:27": "biolink:treats",
+            "predicate:3": "biolink:affects (activity)",
+        }
 
     @pytest.mark.parametrize(
         ("text", "expected"),
