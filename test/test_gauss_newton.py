@@ -173,7 +173,7 @@ def test_effects_follow_the_formula_triple_by_triple(triples, inverse, approach)
     for position, (head, relation, tail) in enumerate(triples.tolist()):
         value = single[position] + (single[len(triples) + position] if inverse else 0)
         if relation == test_triple[1] and tail == test_triple[2]:
-            value += 0.4 * own
+            value += (0.4 if approach == "kvsall" else 0.8) * own
         if relation == test_triple[1] and head == test_triple[0] and approach == "kvsall":
             value += 0.2 * own
         expected.append(value)

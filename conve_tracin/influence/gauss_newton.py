@@ -303,7 +303,7 @@ class GaussNewtonMethod:
         return cls(
             curvature=CurvatureConfig(damping=damping, weighted_by_triples=one_target),
             competition=0.7 if one_target else 0.0,
-            same_tail_share=0.4,
+            same_tail_share=0.8 if one_target else 0.4,
             same_query_share=0.0 if one_target else 0.2,
         )
 
