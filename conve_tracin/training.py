@@ -23,6 +23,7 @@ from conve_tracin.checkpoint import load_checkpoint, save_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.folded_encoder import encode_rows_folded
+from conve_tracin.memory import is_out_of_memory
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import rank_both_sides, ranking_metrics
@@ -226,11 +227,16 @@ def run_epoch(
     start = 0
     while start < len(queries):
         batch = next_batch(start, len(queries), state.batch_size)
+        loss = None
         try:
-            losses.append(train_batch(state, queries, order[batch], config, encode_rows=encode_rows))
-        except RuntimeError as error:
-            halve_batch_size(state, config, error)
+            loss = train_batch(state, queries, order[batch], config, encode_rows=encode_rows)
+        except (RuntimeError, MemoryError) as error:
+            require_smaller_batches_can_help(state, config, error)
+        if loss is None:
+            # Outside of the except block, whose traceback holds the failed attempt's tensors, their memory is free.
+            halve_batch_size(state)
             continue
+        losses.append(loss)
         start = batch.stop
         sizes.append(batch.stop - batch.start)
         if len(losses) % BATCHES_BETWEEN_LOSS_CHECKS == 0:
@@ -281,8 +287,10 @@ def train_batch(
     return loss.detach()
 
 
-def halve_batch_size(state: TrainingState, config: TrainingConfig, error: RuntimeError) -> None:
-    """Answer a lack of memory with smaller batches, where the config allows it; raise any other error again.
+def require_smaller_batches_can_help(
+    state: TrainingState, config: TrainingConfig, error: RuntimeError | MemoryError
+) -> None:
+    """Raise an error again that is not about memory.
 
     Raises InputError where batches cannot or must not become smaller.
     """
@@ -293,15 +301,14 @@ def halve_batch_size(state: TrainingState, config: TrainingConfig, error: Runtim
             f"out of memory with batches of {state.batch_size} queries; lower --batch-size, or add --auto-batch-size "
             "or --use-gradient-checkpointing"
         ) from error
+
+
+def halve_batch_size(state: TrainingState) -> None:
+    """Go on with smaller batches, and give back what the last attempt left."""
     state.batch_size //= 2
     logger.warning("out of memory: going on with batches of %d queries", state.batch_size)
     state.optimizer.zero_grad(set_to_none=True)
     release_memory(device_of(state.model))
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the device, or the machine, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def require_finite_losses(losses: list[Tensor], *, epoch: int) -> None:

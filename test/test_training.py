@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -535,14 +536,22 @@ def test_weights_that_the_last_step_broke_are_not_saved(run, tmp_path, monkeypat
     assert not list(tmp_path.rglob("*.pt"))
 
 
-@pytest.fixture
-def little_memory(monkeypatch):
+def fill_the_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+def fill_the_machine():
+    torch.empty(2**58)  # an exbibyte: the allocator's own error, in the words of this system
+
+
+@pytest.fixture(params=[fill_the_gpu, fill_the_machine])
+def little_memory(request, monkeypatch):
     """Make batches of more than three queries run out of memory."""
     train_batch = training.train_batch
 
     def train_if_small(state, queries, chosen, *rest, **options):
         if len(chosen) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            request.param()
         return train_batch(state, queries, chosen, *rest, **options)
 
     monkeypatch.setattr(training, "train_batch", train_if_small)
@@ -559,6 +568,27 @@ def test_batches_that_do_not_fit_into_memory_are_halved_for_good(run, tmp_path, 
     caplog.clear()
     run("a", batch_size=8, auto_batch_size=True, num_epochs=4, resume=checkpoint)
     assert "out of memory" not in caplog.text
+
+
+def test_memory_is_given_back_when_the_failed_batch_no_longer_holds_any(run, monkeypatch):
+    train_batch, release_memory = training.train_batch, training.release_memory
+    held, alive_at_release = [], []
+
+    def fail_once(*arguments, **options):
+        if held:
+            return train_batch(*arguments, **options)
+        activations = torch.zeros(3)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    def release(device):
+        alive_at_release.append(held[0]() is not None)
+        release_memory(device)
+
+    monkeypatch.setattr(training, "train_batch", fail_once)
+    monkeypatch.setattr(training, "release_memory", release)
+    run("a", auto_batch_size=True, num_epochs=1)
+    assert alive_at_release[0] is False
 
 
 def test_a_lack_of_memory_is_said_with_the_remedy(run, little_memory):

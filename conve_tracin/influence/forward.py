@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
 from conve_tracin.influence.functional import FunctionalScorer
-from conve_tracin.influence.memory import compute_in_batches
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
+from conve_tracin.memory import compute_in_batches
 
 
 def directional_derivatives(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conve_tracin.influence.memory import compute_in_halves
+from conve_tracin.memory import compute_in_halves
 from conve_tracin.queries import Queries
 from conve_tracin.triples import group_by_query
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from conve_tracin.influence.functional import FunctionalScorer
-from conve_tracin.influence.memory import compute_in_batches
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
+from conve_tracin.memory import compute_in_batches
 
 # The gradients that are held at once, in numbers: 256 MiB in float32.
 GRADIENT_NUMBERS = 2**26

@@ -8,6 +8,9 @@ from tqdm import tqdm
 
 Result = TypeVar("Result")
 
+# Of Linux and macOS, and of Windows.
+CPU_ALLOCATOR_TEXTS = ("allocate memory", "not enough memory")
+
 
 def compute_in_halves(compute: Callable[[slice], Result], batch: slice) -> list[Result]:
     """Compute a batch; where memory does not suffice its halves, and so on. Returns the results in order."""
@@ -33,7 +36,9 @@ def compute_in_batches(
             bar.update(stop - start)
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch, on a GPU or a CPU, is about memory."""
-    # The CPU's allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+    # The CPU's allocator raises a plain RuntimeError, with a text of its own on each system.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in CPU_ALLOCATOR_TEXTS)
+    )
