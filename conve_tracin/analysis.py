@@ -114,14 +114,13 @@ def prepare(options: TracInOptions) -> Run:
     device = cli.choose_device(options.device)
     rates = choose_learning_rates(checkpoints, options)
     test_triples, test_indices = read_test(options, names)
+    training_triples = read_triples(options.train, names.entities, names.relations, skip_unknown=options.skip_unknown)
     return Run(
         options=options,
         names=names,
         checkpoints=checkpoints,
         learning_rates=rates,
-        training_triples=read_triples(
-            options.train, names.entities, names.relations, skip_unknown=options.skip_unknown
-        ),
+        training_triples=training_triples,
         test_triples=test_triples,
         test_indices=test_indices,
         load=CheckpointLoader(
@@ -130,6 +129,7 @@ def prepare(options: TracInOptions) -> Run:
             relations=names.relations,
             learning_rates=dict(zip(checkpoints, rates, strict=True)),
             device=device,
+            training_triples=training_triples,
         ),
     )
 
@@ -261,10 +261,7 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
             f"{passes:,} backward passes lie ahead; --use-optimized-tracin computes the same scores in far less time"
         )
     journal = Journal(journal_path(run), digest_of_run(run)) if options.mode == "test" else None
-    traces = []
-    for traced in resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)):
-        print(trace_as_table(traced, run.names))
-        traces.append(traced)
+    traces = list(resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)))
     results = [
         trace_as_json(
             result,
@@ -279,17 +276,27 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
     content = {"mode": options.mode, **run.settings, "results": results}
     if options.mode == "single" and len(results) == 1:
         content = results[0]
-    write_results(run, results, content)
+    written = [write_results(run, results, content)]
     if options.csv_path is not None:
         own = self_influences_of(run, {influence.position for result in traces for influence in result.influences})
         rows = (row for result in traces for row in trace_as_csv_rows(result, run.names, own))
         write_csv(options.csv_path, rows)
-        print(f"Written: {options.csv_path}")
+        written.append(options.csv_path)
     if options.report is not None:
         write_report(run, traces)
+        written.append(options.report)
     if journal is not None:
         journal.remove()
+    print_results([trace_as_table(traced, run.names) for traced in traces], written)
     return content
+
+
+def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:
+    """Print what people read, after all files are written: the reader of a pipe may leave."""
+    for table in tables:
+        print(table)
+    for output in written:
+        print(f"Written: {output}")
 
 
 def write_report(run: Run, traces: list[Trace]) -> None:
@@ -301,7 +308,6 @@ def write_report(run: Run, traces: list[Trace]) -> None:
         settings=page.settings_of(run.options),
     )
     page.write_report(run.options.report, traces, run.names, computation)
-    print(f"Written: {run.options.report}")
 
 
 def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
@@ -339,13 +345,12 @@ def digest_of_run(run: Run) -> str:
     )
 
 
-def write_results(run: Run, results: list[dict[str, Any]], content: dict[str, Any]) -> None:
-    """Write the JSON, as one file or as one for each test triple."""
+def write_results(run: Run, results: list[dict[str, Any]], content: dict[str, Any]) -> str:
+    """Write the JSON, as one file or as one for each test triple; return what was written, in words."""
     directory = run.options.output_directory
     if directory is None:
         write_json(run.options.output, content)
-        print(f"Written: {run.options.output}")
-        return
+        return str(run.options.output)
     for result in results:
         triple = result["test_triple"]
         labels = (
@@ -354,7 +359,7 @@ def write_results(run: Run, results: list[dict[str, Any]], content: dict[str, An
             run.names.entities.labels[triple["tail"]],
         )
         write_json(directory / safe_file_name(f"test_{result['test_index']}", *labels, suffix=".json"), result)
-    print(f"Written: {len(results)} files in {directory}")
+    return f"{len(results)} files in {directory}"
 
 
 def rank_by_self_influence(run: Run) -> dict[str, Any]:
@@ -363,13 +368,13 @@ def rank_by_self_influence(run: Run) -> dict[str, Any]:
     ranked = rank_influences(scores, run.training_triples, run.options.top_k)
     rows = [_as_self_influence(influence_as_json(influence, run.names)) for influence in ranked]
     content = {"mode": "self", **run.settings, "self_influences": rows}
-    print(self_influences_as_table(ranked, run.names))
     write_json(run.options.output, content)
-    print(f"Written: {run.options.output}")
+    written = [run.options.output]
     if run.options.csv_path is not None:
         own = {influence.position: influence.influence for influence in ranked}
         write_csv(run.options.csv_path, _self_csv_rows(run, ranked, own))
-        print(f"Written: {run.options.csv_path}")
+        written.append(run.options.csv_path)
+    print_results([self_influences_as_table(ranked, run.names)], written)
     return content
 
 

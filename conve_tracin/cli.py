@@ -5,6 +5,7 @@ Neither torch nor pykeen is imported here, so that `--help` answers at once.
 
 import argparse
 import importlib
+import io
 import logging
 import math
 import sys
@@ -44,6 +45,10 @@ def make_parser(description: str, *, parents: tuple[argparse.ArgumentParser, ...
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a script's `main` and exit: 0, or 2 with one line on stderr for bad input, or 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is no reason to lose the work.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         main()

@@ -216,6 +216,29 @@ def test_one_file_for_each_test_triple_with_safe_names(files, tmp_path, output):
         assert json.loads((tmp_path / "results" / name).read_text(encoding="utf-8")) == result
 
 
+@pytest.mark.parametrize("mode", ["test", "self"])
+def test_names_that_the_terminal_cannot_show_stop_nothing(files, tmp_path, mode):
+    (tmp_path / "names.txt").write_text("α-tocopherol\t0\n日本\t5\n", encoding="utf-8")
+    given = arguments(files, "--test", files["test.txt"], "--mode", mode, "--node-name-dict", tmp_path / "names.txt")
+    result = run_script("run_tracin.py", *given, encoding="ascii")
+    assert result.returncode == 0, result.stderr
+    assert r"\u03b1-tocopherol" in result.stdout
+    assert "α-tocopherol" in files["out.json"].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("mode", ["test", "self"])
+def test_results_are_written_before_anything_is_printed(files, tmp_path, mode, monkeypatch):
+    report = tmp_path / "report.html"
+    monkeypatch.setattr("builtins.print", lambda *_, **__: (_ for _ in ()).throw(BrokenPipeError))
+    with pytest.raises(BrokenPipeError):
+        run_tracin.main(
+            arguments(files, "--test", files["test.txt"], "--mode", mode, "--csv-output", "--report", report)
+        )
+    assert files["out.json"].exists()
+    assert files["out.csv"].exists()
+    assert report.exists() == (mode == "test")
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Engines and settings
 
@@ -407,9 +430,10 @@ def test_a_pickle_that_would_run_code_is_refused(files, tmp_path):
 # Errors
 
 
-def run_script(script, *given):
+def run_script(script, *given, encoding="utf-8"):
     command = [sys.executable, str(ROOT / script), *map(str, given)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    return subprocess.run(command, capture_output=True, encoding=encoding, env=environment, check=False)
 
 
 @pytest.mark.parametrize(
