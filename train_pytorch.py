@@ -3,10 +3,12 @@
 
 import argparse
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conve_tracin import cli
+from conve_tracin.errors import InputError
 
 if TYPE_CHECKING:
     from conve_tracin.training import TrainingData
@@ -96,6 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, train, and print the test metrics."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    require_single_process()
 
     from conve_tracin.model import ConvEConfig
     from conve_tracin.training import TrainingConfig, train
@@ -118,6 +121,16 @@ def main(argv: list[str] | None = None) -> None:
     print(f"Written to {args.output_dir}:")
     print("  best_model.pt, final_model.pt, config.json, test_results.json, training_history.json, training_curves.svg")
     print(f"  and checkpoints to {checkpoint_dir_of(args)}")
+
+
+def require_single_process() -> None:
+    """Raise InputError where torchrun, or another launcher, started several processes: each would train alone."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise InputError(
+            f"training takes one process, and this is one of {processes} that would all write the same files; "
+            "start it without torchrun"
+        )
 
 
 def checkpoint_dir_of(args: argparse.Namespace) -> Path:

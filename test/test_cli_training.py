@@ -276,6 +276,23 @@ def test_impossible_settings_are_one_line(graph_files, tmp_path, monkeypatch, ca
     assert not (tmp_path / "out").exists()
 
 
+def test_one_of_several_processes_trains_nothing(graph_files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_main(monkeypatch, *graph_files.arguments(), "-o", tmp_path / "out", *QUICK) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "training takes one process, and this is one of 2" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_process_of_torchrun_trains(graph_files, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert run_main(monkeypatch, *graph_files.arguments(), "-o", tmp_path / "out", *QUICK) == 0
+    assert (tmp_path / "out/test_results.json").is_file()
+
+
 def test_an_output_directory_that_is_a_file_is_one_line(graph_files, tmp_path, monkeypatch, capsys):
     (tmp_path / "out").write_text("occupied")
     assert run_main(monkeypatch, *graph_files.arguments(), "-o", tmp_path / "out", *QUICK) == 2
