@@ -98,6 +98,7 @@ class LoadedPyKEENModel:
         source_format: one of the constants of checkpoint.py, or PYKEEN_PICKLE.
         epoch: finished epochs, where the file tells.
         mapping_digest: digests of the mappings ("entity", "relation"), as far as the file tells.
+        training_config: how a converted native model was trained; empty for PyKEEN's own files.
     """
 
     model: "pykeen.models.Model"
@@ -106,6 +107,7 @@ class LoadedPyKEENModel:
     source_format: str
     epoch: int | None = None
     mapping_digest: dict[str, str] = field(default_factory=dict)
+    training_config: dict[str, Any] = field(default_factory=dict)
 
 
 def load_pykeen_model(
@@ -212,6 +214,7 @@ def _from_weights(
         source_format=source_format,
         epoch=content.get("epoch"),
         mapping_digest=stored_mapping_digest(content),
+        training_config=dict(content.get("training_config", {})),
     )
 
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import fields, replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_cli_tracin import arguments, files, save_model  # noqa: F401 - `files` is a fixture
@@ -11,6 +12,7 @@ from test_influence import TEST_TRIPLES, TRAINING, make_model
 
 import run_tracin
 import tracin_pytorch
+from conve_tracin.conversion import to_pykeen_checkpoint
 from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
 from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
 
@@ -65,7 +67,59 @@ def test_self_influence_is_the_effect_on_the_own_score():
     analyzer = GaussNewtonAnalyzer(model, training_approach="1vsall")
     plain = replace(ONE_TARGET, **{term.name: 0.0 for term in fields(ONE_TARGET) if term.name != "curvature"})
     plain = replace(plain, curvature=analyzer.method.curvature)
-    distinct = [row for row, (head, _, tail) in enumerate(TRAINING) if head != tail]
-    own = gauss_newton_effects(model, TRAINING[distinct], TRAINING, plain).numpy()
-    expected = [own[place, row] for place, row in enumerate(distinct)]
-    np.testing.assert_allclose(analyzer.self_products(TRAINING).numpy()[distinct], expected, rtol=1e-4)
+    expected = gauss_newton_effects(model, TRAINING, TRAINING, plain).diagonal()
+    np.testing.assert_allclose(analyzer.self_products(TRAINING), expected, rtol=1e-4)
+
+
+def test_listed_self_influences_are_those_of_the_whole_training_set(files, tmp_path):  # noqa: F811
+    (tmp_path / "test.txt").write_text("aspirin\tcauses\tcafé\n", encoding="utf-8")
+    command = [*arguments(files), "--method", "gauss-newton"]
+    run_tracin.main(
+        [
+            *command,
+            "--test",
+            str(tmp_path / "test.txt"),
+            "--output",
+            str(files["out.json"]),
+            "--top-k",
+            "3",
+            "--csv-output",
+            str(tmp_path / "out.csv"),
+        ]
+    )
+    run_tracin.main([*command, "--mode", "self", "--output", str(tmp_path / "self.json"), "--top-k", "12"])
+    ranking = json.loads((tmp_path / "self.json").read_text(encoding="utf-8"))["self_influences"]
+    own = {
+        tuple(row[f"train_{part}_label"] for part in ("head", "relation", "tail")): row["self_influence"]
+        for row in ranking
+    }
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert len(table) == 3
+    for row in table.itertuples():
+        expected = own[row.TrainHead_label, row.TrainRel_label, row.TrainTail_label]
+        assert row.SelfInfluence == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("approach", ["1vsall", "kvsall"])
+def test_a_checkpoint_and_its_conversion_score_alike(files, tmp_path, approach):  # noqa: F811
+    save_model(files["model.pt"], make_model(dtype=torch.float32), training_config={"training_approach": approach})
+    native = torch.load(files["model.pt"], weights_only=True)
+    torch.save(to_pykeen_checkpoint(native), tmp_path / "converted.pt")
+    (tmp_path / "test.txt").write_text("aspirin\tcauses\tcafé\n", encoding="utf-8")
+    flags = ["--test", str(tmp_path / "test.txt"), "--output", str(files["out.json"]), "--method", "gauss-newton"]
+    scores = []
+    for model in (files["model.pt"], tmp_path / "converted.pt"):
+        run_tracin.main(arguments(files, *flags, model=[model]))
+        (result,) = json.loads(files["out.json"].read_text(encoding="utf-8"))["results"]
+        scores.append([(row["train_head"], row["influence"]) for row in result["influences"]])
+    assert [head for head, _ in scores[0]] == [head for head, _ in scores[1]]
+    np.testing.assert_allclose([i for _, i in scores[0]], [i for _, i in scores[1]], rtol=1e-4)
+
+
+def test_another_loss_is_mentioned(files, caplog):  # noqa: F811
+    save_model(files["model.pt"], make_model(dtype=torch.float32), training_config={"loss": "ce"})
+    with caplog.at_level("INFO"):
+        run_tracin.main(
+            [*arguments(files), "--method", "gauss-newton", "--mode", "self", "--output", str(files["out.json"])]
+        )
+    assert "was trained with cross-entropy" in caplog.text

@@ -131,7 +131,8 @@ class RowCurvature:
         if len(sample) == len(self.queries):
             return self._weighted_gram(entity, sample, vectors)
         # Two strata: the queries with this tail, whose weights are the large ones, and a sample of all others.
-        known = self._query_of_triple[self.queries.tails == entity]
+        # A query that a repeated triple lists twice is one query.
+        known = self._query_of_triple[self.queries.tails == entity].unique()
         others = ~torch.isin(sample, known)
         scale = (len(self.queries) - len(known)) / max(int(others.sum()), 1)
         curvature = self._weighted_gram(entity, sample[others], vectors[others]) * scale
@@ -405,11 +406,16 @@ def leverages(
         by_head.append(gradients[0])
         by_relation.append(gradients[1])
         by_tail.append(vectors.detach())
+    by_head, by_relation, by_tail = torch.cat(by_head), torch.cat(by_relation), torch.cat(by_tail)
+    # Where head and tail are one row, its gradient is the sum of both parts.
+    one_row = (columns[:, 0] == columns[:, 2])[:, None]
+    by_head = torch.where(one_row, by_head + by_tail, by_head)
+    by_tail = torch.where(one_row, 0, by_tail)
     own_effects = columns.new_zeros(len(columns), dtype=model.entity_embeddings.weight.dtype)
     for rows, gradients, matrix_of in (
-        (columns[:, 0], torch.cat(by_head), curvature.entity),
-        (columns[:, 1], torch.cat(by_relation), curvature.relation),
-        (columns[:, 2], torch.cat(by_tail), curvature.entity),
+        (columns[:, 0], by_head, curvature.entity),
+        (columns[:, 1], by_relation, curvature.relation),
+        (columns[:, 2], by_tail, curvature.entity),
     ):
         for row in rows.unique().tolist():
             here = (rows == row).nonzero()[:, 0]

@@ -25,21 +25,31 @@ class GaussNewtonAnalyzer(TracInReferencePyTorch):
         training_approach: "kvsall" or "1vsall": what the model was trained with.
         damping: λ over the mean eigenvalue of each row's curvature.
         inverse_triples: the model has inverse relations: relation r of the files is its rows 2r and 2r + 1.
+        training_triples: all that the model was trained on, (N, 3) in the files' ids; without them the triples of
+            each call are taken for all.
     """
 
     # The curvature, and the competition within a query, need all training triples in one process.
     shares_training_triples = False
 
     def __init__(
-        self, model: ConvE, *, training_approach: str, damping: float = 1.0, inverse_triples: bool = False
+        self,
+        model: ConvE,
+        *,
+        training_approach: str,
+        damping: float = 1.0,
+        inverse_triples: bool = False,
+        training_triples: np.ndarray | None = None,
     ) -> None:
         super().__init__(model, inverse_triples=inverse_triples, cache_test_gradients=False)
         self.method = GaussNewtonMethod.for_training(training_approach, damping=damping)
+        self.training_triples = training_triples
         self._curvature: RowCurvature | None = None
         self._curvature_of: np.ndarray | None = None
 
-    def curvature_of(self, training_triples: np.ndarray) -> RowCurvature:
-        """Return the curvatures for these training triples (N, 3); rows computed before are kept."""
+    def curvature_for(self, triples: np.ndarray) -> RowCurvature:
+        """Return the curvatures of the training triples, or without any of `triples`; computed rows are kept."""
+        training_triples = triples if self.training_triples is None else self.training_triples
         if self._curvature is None or self._curvature_of is not training_triples:
             self._curvature = training_curvature(
                 self.model, training_triples, self.method.curvature, inverse_triples=self.inverse_triples
@@ -66,7 +76,7 @@ class GaussNewtonAnalyzer(TracInReferencePyTorch):
             training_triples,
             self.method,
             inverse_triples=self.inverse_triples,
-            curvature=self.curvature_of(training_triples),
+            curvature=self.curvature_for(training_triples),
             batch_size=batch_size,
             progress=progress,
         )
@@ -78,12 +88,12 @@ class GaussNewtonAnalyzer(TracInReferencePyTorch):
         batch_size: int = 256,
         progress: str | None = None,  # noqa: ARG002 - one pass over the rows of the tables, not over triples
     ) -> Tensor:
-        """Compute the effect of each training triple's label on its own score: (N,) on the CPU.
+        """Compute the effect of each triple's label on its own score: (N,) on the CPU.
 
         It needs the curvature of every row that the triples touch: for graphs of some ten thousand entities.
         """
         triples = as_ids(triples)
-        curvature = self.curvature_of(triples)
+        curvature = self.curvature_for(triples)
         if not self.inverse_triples:
             return leverages(self.model, triples, curvature, batch_size=batch_size)
         both = leverages(self.model, with_inverse_triples(triples), curvature, batch_size=batch_size)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from conve_tracin.checkpoint import (
@@ -77,6 +78,7 @@ class CheckpointLoader:
         entities, relations: the mappings of the run; checkpoints of other mappings are refused.
         learning_rates: {checkpoint: η}.
         device: where the models go.
+        training_triples: all that the models were trained on, in the files' ids, as far as they are known here.
     """
 
     def __init__(
@@ -87,12 +89,14 @@ class CheckpointLoader:
         relations: Vocabulary,
         learning_rates: Mapping[Path, float],
         device: str,
+        training_triples: np.ndarray | None = None,
     ) -> None:
         self.options = options
         self.entities = entities
         self.relations = relations
         self.learning_rates = learning_rates
         self.device = device
+        self.training_triples = training_triples
         self._said: set[str] = set()
 
     def __call__(self, path: Path) -> TracedCheckpoint:
@@ -124,7 +128,11 @@ class CheckpointLoader:
         require_matching_mappings(checkpoint, self.entities, self.relations, source=path)
         self._say(f"{path}: a native checkpoint, {_epoch(checkpoint.get('epoch'))}")
         if self.options.method == GAUSS_NEWTON:
-            return gauss_newton_analyzer(checkpoint, model, damping=self.options.damping)
+            analyzer = gauss_newton_analyzer(
+                checkpoint, model, damping=self.options.damping, training_triples=self.training_triples
+            )
+            self._say_of_the_loss(checkpoint, path)
+            return analyzer
         settings = self._settings() | {"inverse_triples": uses_inverse_triples(checkpoint)}
         if self.options.use_optimized_tracin:
             return TracInAnalyzerPyTorch(model, use_mixed_precision=self._low_precision(), **settings)
@@ -146,12 +154,14 @@ class CheckpointLoader:
             native = as_native_conve(model)
             if native is None:
                 raise InputError(f"{path}: --method {GAUSS_NEWTON} is for ConvE, not {type(model).__name__}")
-            # PyKEEN trains ConvE with all tails of a query at once (LCWA).
+            self._say_of_the_loss({"training_config": loaded.training_config}, path)
             return GaussNewtonAnalyzer(
                 native,
-                training_approach="kvsall",
+                # PyKEEN itself trains ConvE with all tails of a query at once (LCWA).
+                training_approach=loaded.training_config.get("training_approach", "kvsall"),
                 damping=self.options.damping,
                 inverse_triples=loaded.inverse_triples,
+                training_triples=self.training_triples,
             )
         if not self.options.use_optimized_tracin:
             return TracInAnalyzer(model, **self._settings())
@@ -187,13 +197,22 @@ class CheckpointLoader:
             return False
         return True
 
+    def _say_of_the_loss(self, checkpoint: Mapping[str, Any], path: Path) -> None:
+        if checkpoint.get("training_config", {}).get("loss", "bce") != "bce":
+            self._say(
+                f"{path}: was trained with cross-entropy; the curvature of --method {GAUSS_NEWTON} is that of binary "
+                "cross-entropy, and its agreement with retraining was measured for that loss only"
+            )
+
     def _say(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
             logger.info(message)
 
 
-def gauss_newton_analyzer(checkpoint: Mapping[str, Any], model: ConvE, *, damping: float) -> GaussNewtonAnalyzer:
+def gauss_newton_analyzer(
+    checkpoint: Mapping[str, Any], model: ConvE, *, damping: float, training_triples: np.ndarray | None = None
+) -> GaussNewtonAnalyzer:
     """Put the Gauss–Newton method on a native model, with the constants for how its checkpoint was trained."""
     return GaussNewtonAnalyzer(
         model,
@@ -201,6 +220,7 @@ def gauss_newton_analyzer(checkpoint: Mapping[str, Any], model: ConvE, *, dampin
         training_approach=checkpoint.get("training_config", {}).get("training_approach", "1vsall"),
         damping=damping,
         inverse_triples=uses_inverse_triples(checkpoint),
+        training_triples=training_triples,
     )
 
 

@@ -91,8 +91,10 @@ def trace(
             )
             if loaded.analyzer.shares_training_triples:
                 products = distributed.compute_shared(compute, training_triples)
-            else:
+            elif distributed.is_main():
                 products = compute(training_triples)
+            else:
+                continue
             scaled = products.mul_(loaded.weight)
             totals = scaled if totals is None else totals.add_(scaled)
         if not distributed.is_main():
