@@ -50,12 +50,12 @@ def rank_triples_of(
         model: in eval mode; with inverse triples its relations are 2r and 2r + 1.
         splits: (N, 3) ids each, relations as in the files.
         inverse_triples: whether the model has inverse relations, so that heads can be ranked too.
-        batch_size: triples ranked at once.
+        batch_size: triples ranked at once; fewer where there are many entities.
     """
     import torch
 
     from conve_tracin.queries import Queries
-    from conve_tracin.ranking import rank_both_sides
+    from conve_tracin.ranking import choose_batch_size, rank_both_sides
     from conve_tracin.triples import group_by_query, with_inverse_triples
 
     device = next(model.parameters()).device
@@ -69,7 +69,7 @@ def rank_triples_of(
         Queries.distinct(group_by_query(known), device),
         num_relations=model.config.num_relations,
         inverse_triples=inverse_triples,
-        batch_size=batch_size,
+        batch_size=choose_batch_size(model.config.num_entities, at_most=batch_size),
         progress="ranking",
     ).numpy()
     heads, relations, tails = torch.from_numpy(test).to(device).unbind(dim=1)
@@ -123,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", "-o", type=Path, required=True, help="table of all test triples, best first")
     parser.add_argument("--best", type=cli.positive_int, default=5, help="how many of the best go to --best-output")
     parser.add_argument("--best-output", type=Path, help="the best-ranked test triples as ids, one a line")
-    parser.add_argument("--batch-size", type=cli.positive_int, default=256, help="triples ranked at once")
+    parser.add_argument("--batch-size", type=cli.positive_int, default=256, help="triples ranked at once, at most")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
     return parser
 

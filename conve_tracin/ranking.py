@@ -8,12 +8,20 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from conve_tracin.memory import compute_in_batches
 from conve_tracin.queries import Queries
 from conve_tracin.triples import group_by_query, with_inverse_triples
 
 HITS_AT = (1, 3, 5, 10)
+# Scores held at once: a quarter of a gigabyte, and a few times that with what is counted in them.
+SCORES_AT_ONCE = 2**26
+MAX_BATCH_SIZE = 512
+
+
+def choose_batch_size(num_entities: int, *, at_most: int = MAX_BATCH_SIZE) -> int:
+    """Return how many triples to rank at once, so that memory does not grow with the entities."""
+    return max(1, min(at_most, SCORES_AT_ONCE // num_entities))
 
 
 def filtered_ranks(scores: Tensor, targets: Tensor, known_rows: Tensor, known_tails: Tensor) -> Tensor:
@@ -31,8 +39,9 @@ def filtered_ranks(scores: Tensor, targets: Tensor, known_rows: Tensor, known_ta
         against the target: a broken model must not look perfect.
     """
     target_scores = scores.gather(1, targets[:, None])  # (B, 1)
-    lower = (scores < target_scores).sum(dim=1)
-    equal = (scores == target_scores).sum(dim=1)
+    # To add up truth values, torch makes a number of each, and those of 64 bits are larger than the scores.
+    lower = (scores < target_scores).sum(dim=1, dtype=torch.int32)
+    equal = (scores == target_scores).sum(dim=1, dtype=torch.int32)
     # Counting the known tails and taking them off spares a masked copy of the scores.
     is_other = known_tails != targets[known_rows]
     known_scores, their_target = scores[known_rows, known_tails], target_scores[known_rows, 0]
@@ -62,7 +71,7 @@ def rank_triples(
     known: Queries,
     *,
     num_relations: int,
-    batch_size: int = 512,
+    batch_size: int = MAX_BATCH_SIZE,
     progress: str | None = None,
 ) -> Tensor:
     """Rank the tail of each triple (N, 3) among all entities; returns the ranks (N,) in the triples' order.
@@ -72,23 +81,25 @@ def rank_triples(
         triples: what to rank.
         known: the true tails of each distinct query, those of `triples` included.
         num_relations: the number of relation ids in `known`.
-        batch_size: triples ranked at once.
+        batch_size: triples ranked at once; halved where the memory does not suffice.
         progress: what to call the work on a progress bar; none is shown without.
     """
     device = known.heads.device
     index = group_by_query(triples)
     heads, relations, tails = torch.from_numpy(triples[index.order]).to(device).unbind(dim=1)
     known_ids = known.find(heads, relations, num_relations=num_relations)  # (N,)
-    in_query_order = torch.empty(len(triples), dtype=torch.float64)
-    for start in tqdm(range(0, len(triples), batch_size), desc=progress, disable=progress is None, leave=False):
-        batch = slice(start, start + batch_size)
+
+    def rank(batch: slice) -> Tensor:
         # Triples of the same query stand together: each query is scored once and compared with all its tails.
         keys = heads[batch] * num_relations + relations[batch]
         distinct, rows = keys.unique_consecutive(return_inverse=True)  # (D,), (B,)
-        distinct_heads, distinct_relations = distinct // num_relations, distinct % num_relations
-        scores = score_all_tails(distinct_heads, distinct_relations)  # (D, K)
+        scores = score_all_tails(distinct // num_relations, distinct % num_relations)  # (D, K)
+        if len(distinct) < len(rows):
+            scores = scores[rows]  # (B, K)
         known_rows, known_tails = known.tails_of(known_ids[batch])
-        in_query_order[batch] = filtered_ranks(scores[rows], tails[batch], known_rows, known_tails).cpu()
+        return filtered_ranks(scores, tails[batch], known_rows, known_tails).cpu()
+
+    in_query_order = torch.cat(list(compute_in_batches(rank, len(triples), batch_size=batch_size, progress=progress)))
     ranks = torch.empty_like(in_query_order)
     ranks[torch.from_numpy(index.order)] = in_query_order
     return ranks
@@ -101,7 +112,7 @@ def rank_both_sides(
     *,
     num_relations: int,
     inverse_triples: bool,
-    batch_size: int = 512,
+    batch_size: int = MAX_BATCH_SIZE,
     progress: str | None = None,
 ) -> Tensor:
     """Rank tails and, where the model has inverse relations, heads too: (N,) or (2N,) ranks, tails first.

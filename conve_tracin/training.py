@@ -26,7 +26,7 @@ from conve_tracin.folded_encoder import encode_rows_folded
 from conve_tracin.memory import is_out_of_memory
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
-from conve_tracin.ranking import rank_both_sides, ranking_metrics
+from conve_tracin.ranking import choose_batch_size, rank_both_sides, ranking_metrics
 from conve_tracin.report.charts import write_training_curves
 from conve_tracin.streamed_loss import Targets, streamed_loss
 from conve_tracin.training_state import (
@@ -342,6 +342,7 @@ def evaluate_model(
         known,
         num_relations=model.config.num_relations,
         inverse_triples=inverse_triples,
+        batch_size=choose_batch_size(model.config.num_entities),
         progress=progress,
     )
     sides = "heads and tails" if inverse_triples else "tails only (no inverse triples)"

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from conve_tracin import ranking
 from conve_tracin.queries import Queries
-from conve_tracin.ranking import filtered_ranks, rank_both_sides, rank_triples, ranking_metrics
+from conve_tracin.ranking import choose_batch_size, filtered_ranks, rank_both_sides, rank_triples, ranking_metrics
 from conve_tracin.triples import group_by_query, with_inverse_triples
 
 NUM_ENTITIES, NUM_RELATIONS = 23, 3
@@ -87,6 +88,48 @@ def test_ranks_keep_the_order_of_the_triples():
     alone = torch.cat([rank(triples[[row]]) for row in range(len(triples))])
     assert torch.equal(rank(triples), alone)
     assert torch.equal(rank(triples[::-1].copy()), alone.flip(0))
+
+
+@pytest.mark.parametrize(("num_entities", "batch_size"), [(100, 512), (400_000, 167), (10_000_000, 6), (2**40, 1)])
+def test_the_scores_at_once_do_not_grow_with_the_entities(num_entities, batch_size):
+    assert choose_batch_size(num_entities) == batch_size
+    assert choose_batch_size(num_entities, at_most=3) == min(3, batch_size)
+
+
+def test_batches_that_do_not_fit_into_memory_are_halved():
+    table, known, triples = make_case()
+    queries = index_known(known, inverse_triples=False)
+
+    def score_few(heads, relations):
+        if len(heads) > 3:
+            torch.empty(2**58)
+        return table[heads, relations]
+
+    ranks = [
+        rank_triples(score, triples, queries, num_relations=NUM_RELATIONS)
+        for score in (score_few, lambda heads, relations: table[heads, relations])
+    ]
+    assert torch.equal(*ranks)
+
+
+def test_scores_are_copied_only_where_triples_share_a_query(monkeypatch):
+    table, known, triples = make_case()
+    given, ranked = [], []
+    rank = ranking.filtered_ranks
+
+    def score(heads, relations):
+        given.append(table[heads, relations])
+        return given[-1]
+
+    def note(scores, *rest):
+        ranked.append(scores)
+        return rank(scores, *rest)
+
+    monkeypatch.setattr(ranking, "filtered_ranks", note)
+    rank_triples(score, triples, index_known(known, inverse_triples=False), num_relations=NUM_RELATIONS, batch_size=2)
+    assert {len(scores) for scores in given} == {1, 2}
+    for scores, seen in zip(given, ranked, strict=True):
+        assert (seen is scores) == (len(seen) == len(scores))
 
 
 def rank_of(scores, target, known=()):

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from conftest import SMALL_CONVE
 
-from conve_tracin import training
+from conve_tracin import ranking, training
 from conve_tracin.checkpoint import build_model, load_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.model import ConvE
+from conve_tracin.queries import Queries
 from conve_tracin.training import TrainingConfig, TrainingData, next_batch, train, training_queries
 from conve_tracin.training_state import newest_checkpoint
-from conve_tracin.triples import with_inverse_triples
+from conve_tracin.triples import group_by_query, with_inverse_triples
 
 DIGEST = {"entity": "e" * 64, "relation": "r" * 64}
 METRICS = {"mean_rank", "mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10"}
@@ -504,6 +505,17 @@ def test_test_results_are_those_of_the_best_model_ranked_by_hand(run, graph, tmp
     assert results["mean_rank"] == pytest.approx(np.mean(ranks))
     assert results["mean_reciprocal_rank"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
     assert results["hits@1"] == pytest.approx(np.mean([rank <= 1 for rank in ranks]))
+
+
+def test_an_evaluation_holds_few_scores_at_once(graph, small_conve, monkeypatch):
+    triples = np.concatenate([graph.train, graph.valid, graph.test])
+    known = Queries.distinct(group_by_query(triples))
+    whole = training.evaluate_model(small_conve, triples, known, inverse_triples=False)
+    batches = []
+    small_conve.register_forward_hook(lambda model, inputs, scores: batches.append(scores.numel()))
+    monkeypatch.setattr(ranking, "SCORES_AT_ONCE", 3 * 6)
+    assert training.evaluate_model(small_conve, triples, known, inverse_triples=False) == whole
+    assert max(batches) <= 3 * 6
 
 
 # ---------------------------------------------------------------------------------------------------------------
