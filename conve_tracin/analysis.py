@@ -26,6 +26,7 @@ from conve_tracin.influence.tracing import Trace, trace
 from conve_tracin.journal import Journal, digest_of
 from conve_tracin.names import Names
 from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions, gauss_newton_settings_without_effect
+from conve_tracin.outputs import require_usable_outputs
 from conve_tracin.pykeen_bridge import find_training_mappings
 from conve_tracin.report import page
 from conve_tracin.report.formats import (
@@ -108,7 +109,7 @@ def follow(run: Run) -> dict[str, Any]:
 
 def prepare(options: TracInOptions) -> Run:
     """Read all inputs but the models."""
-    require_usable_outputs(options)
+    require_outputs(options)
     checkpoints = find_checkpoints(options.model_path)
     names = read_names(options, checkpoints[0])
     device = cli.choose_device(options.device)
@@ -134,19 +135,17 @@ def prepare(options: TracInOptions) -> Run:
     )
 
 
-def require_usable_outputs(options: TracInOptions) -> None:
-    """Raise InputError where the outputs cannot be written, before hours are spent on them."""
+def require_outputs(options: TracInOptions) -> None:
+    """Raise InputError where the outputs are unusable, before hours are spent on them."""
     directory = options.output_directory
     if directory is None and Path(options.output).is_dir():
         raise InputError(f"{options.output}: is a directory; name a file, or add --output-per-triple")
-    if directory is not None and directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory}: is a file; --output-per-triple needs a directory")
-    if options.csv_path is not None and options.csv_path.is_dir():
-        raise InputError(f"{options.csv_path}: is a directory; --csv-output needs a file")
-    if options.report is not None and Path(options.report) in (Path(options.output), options.csv_path):
-        raise InputError(f"{options.report}: --report names the file of another output; choose another")
-    if options.csv_path == Path(options.output):
-        raise InputError(f"{options.csv_path}: --output and --csv-output name the same file; choose another")
+    outputs = {"--csv-output": options.csv_path, "--report": options.report}
+    require_usable_outputs(
+        outputs if directory is not None else {"--output": options.output} | outputs,
+        directory=None if directory is None else ("--output-per-triple", directory),
+        inputs=options.inputs,
+    )
 
 
 def read_names(options: TracInOptions, checkpoint: Path) -> Names:

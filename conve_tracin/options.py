@@ -84,6 +84,12 @@ class TracInOptions:
             raise InputError("--entity-to-id and --relation-to-id go together; give both")
 
     @property
+    def inputs(self) -> tuple[Path | str | None, ...]:
+        """All that is read, files and directories; None for what was not given."""
+        given = (self.train, self.test, self.test_triples, self.entity_to_id, self.relation_to_id)
+        return (*self.model_path, *given, self.edge_map, self.node_name_dict)
+
+    @property
     def output_directory(self) -> Path | None:
         """The directory of --output-per-triple; None where the results go into one file."""
         if not self.output_per_triple or self.mode == "self":
