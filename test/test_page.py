@@ -334,7 +334,7 @@ def test_a_directory_is_no_report(command, script, tmp_path, capsys):
 
 def test_the_report_does_not_replace_another_output(command, graph_files, tmp_path):
     arguments = [*command, "--test", str(graph_files.test), "--output", str(tmp_path / "report.html")]
-    with pytest.raises(InputError, match=r"report\.html: --report"):
+    with pytest.raises(InputError, match=r"report\.html: --output and --report"):
         run_tracin.main(arguments)
 
 
