@@ -34,8 +34,10 @@ from conve_tracin.training_state import (
     TrainingState,
     checkpoint_content,
     device_of,
+    is_evaluation_due,
     is_finished,
     keep_best_model,
+    keep_counted_best_model,
     mixed_precision_dtype,
     new_state,
     note_evaluation,
@@ -113,8 +115,16 @@ def train(
         {"model_config": state.model.config.as_dict(), "training_config": asdict(config)},
     )
     for record in run_epochs(state, queries, config, validate=lambda: evaluate(data.valid)):
-        if "valid" in record and note_evaluation(state, record["valid"]["mean_reciprocal_rank"]):
-            save(output_dir / "best_model.pt")
+        if "valid" in record:
+            mrr = record["valid"]["mean_reciprocal_rank"]
+            if not is_evaluation_due(state.epoch, config):
+                is_best = mrr > state.best_mrr
+                if is_best:
+                    keep_counted_best_model(state, output_dir=output_dir, checkpoint_dir=checkpoint_dir)
+            else:
+                is_best = note_evaluation(state, mrr)
+            if is_best:
+                save(output_dir / "best_model.pt")
         if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
             save(checkpoint_dir / f"checkpoint_epoch_{state.epoch}.pt")
         write_json(output_dir / "training_history.json", state.history)
@@ -141,8 +151,8 @@ def run_epochs(
 ) -> Iterator[dict[str, Any]]:
     """Train until the epochs are done or early stopping has had enough; yield each epoch's record of the history.
 
-    A record that is due for evaluation has the metrics of `validate` as "valid". Whoever consumes the records
-    notes the evaluation in `state` before asking for the next one. Shows a progress bar.
+    A record that is due for evaluation, and the last, has the metrics of `validate` as "valid". Whoever consumes the
+    records notes the evaluation in `state` before asking for the next one. Shows a progress bar.
     """
     encode_rows = choose_encoder(state.model, config)
     # In a log file each refresh is one more line.
@@ -159,9 +169,10 @@ def run_epochs(
             state.epoch += 1
             bar.set_description(f"epoch {state.epoch}/{config.num_epochs}", refresh=False)
             record = run_epoch(state, queries, config, encode_rows=encode_rows, on_batch=bar.update)
-            if state.epoch == config.num_epochs or state.epoch % config.eval_frequency == 0:
+            is_due = is_evaluation_due(state.epoch, config)
+            if is_due or state.epoch == config.num_epochs:
                 record["valid"] = validate()
-                if config.lr_scheduler == "plateau":
+                if is_due and config.lr_scheduler == "plateau":
                     state.scheduler.step(record["valid"]["mean_reciprocal_rank"])
             state.history.append(record)
             yield record

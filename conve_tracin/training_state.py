@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_digests, save_checkpoint
 from conve_tracin.errors import InputError
+from conve_tracin.files import atomic_write
 from conve_tracin.model import ConvE
 
 logger = logging.getLogger(__name__)
@@ -127,8 +129,17 @@ def mixed_precision_dtype(config: TrainingConfig, device: torch.device) -> torch
     return torch.bfloat16
 
 
+def is_evaluation_due(epoch: int, config: TrainingConfig) -> bool:
+    """Whether an epoch is evaluated in every run, not only because it is the last.
+
+    Only such evaluations move the schedule, the best MRR and the counter of early stopping: a run that was resumed
+    after what was to be its last epoch must equal one that never ended there.
+    """
+    return epoch % config.eval_frequency == 0
+
+
 def note_evaluation(state: TrainingState, mrr: float) -> bool:
-    """Count an evaluation; True where it is the best so far."""
+    """Count an evaluation that is due; True where it is the best so far."""
     if mrr > state.best_mrr:
         state.best_mrr = mrr
         state.evaluations_without_improvement = 0
@@ -208,7 +219,15 @@ def restore(state: TrainingState, path: Path, *, config: TrainingConfig, mapping
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: cannot be resumed ({reason}); use another checkpoint") from error
+    if state.epoch < config.num_epochs:
+        forget_evaluation_of_the_end(state.history, checkpoint["training_config"].get("eval_frequency", 1))
     logger.info("going on after epoch %d of %s", state.epoch, path)
+
+
+def forget_evaluation_of_the_end(history: list[dict[str, Any]], eval_frequency: int) -> None:
+    """Drop the last epoch's metrics where it was evaluated only because it was to be the last, and no longer is."""
+    if history and history[-1]["epoch"] % eval_frequency:
+        history[-1].pop("valid", None)
 
 
 def require_same_sizes(checkpoint: dict[str, Any], model: ConvE, *, source: Path) -> None:
@@ -312,10 +331,29 @@ def keep_best_model(state: TrainingState, *, output_dir: Path, checkpoint_dir: P
     save_checkpoint(path, load_checkpoint(resumed_from) | {"best_mrr": state.best_mrr})
 
 
+def keep_counted_best_model(state: TrainingState, *, output_dir: Path, checkpoint_dir: Path) -> None:
+    """Copy best_model.pt to the checkpoints before that of the last epoch, which a longer run forgets, replaces it."""
+    best = first_epoch_with(state.best_mrr, state.history)
+    if best is None:
+        return
+    source, path = output_dir / "best_model.pt", checkpoint_dir / f"checkpoint_epoch_{best}.pt"
+    content = load_if_whole(path)
+    if content is None or content.get("history") != state.history[:best]:
+        # With its time, so that it does not count as the newest checkpoint.
+        with atomic_write(path) as temporary:
+            shutil.copy2(source, temporary)
+
+
 def best_epoch(state: TrainingState) -> int | None:
     """Return the first epoch that has the best validation MRR; None before the first evaluation."""
-    best = (record["epoch"] for record in state.history if validation_mrr(record) == state.best_mrr)
-    return next(best, None) if math.isfinite(state.best_mrr) else None
+    last = validation_mrr(state.history[-1]) if state.history else -math.inf
+    return first_epoch_with(max(state.best_mrr, last), state.history)
+
+
+def first_epoch_with(mrr: float, history: list[dict[str, Any]]) -> int | None:
+    """Return the first epoch that has this validation MRR; None where none has, or where it is −∞, that of no epoch."""
+    found = (record["epoch"] for record in history if validation_mrr(record) == mrr)
+    return next(found, None) if math.isfinite(mrr) else None
 
 
 def validation_mrr(record: dict[str, Any]) -> float:
