@@ -173,6 +173,10 @@ def report_settings_without_effect(args: argparse.Namespace, parser: argparse.Ar
     """Say once which given flags change nothing here."""
     if args.num_workers != parser.get_default("num_workers"):
         logger.info("--num-workers has no effect: batches are cut from tensors in memory")
+    if args.lr_patience != parser.get_default("lr_patience") and args.lr_scheduler != "plateau":
+        logger.info("--lr-patience has no effect without --lr-scheduler plateau")
+    if args.lr_decay != parser.get_default("lr_decay") and args.lr_scheduler == "none":
+        logger.info("--lr-decay has no effect with --lr-scheduler none")
     if args.use_torch_compile and args.use_gradient_checkpointing:
         logger.info("--use-torch-compile has no effect together with --use-gradient-checkpointing")
     if args.disable_memory_cleanup and device == "cpu":

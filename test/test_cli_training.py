@@ -93,6 +93,25 @@ def test_impossible_values_are_one_line(wrong, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("--lr-patience", "5"), "--lr-patience has no effect without --lr-scheduler plateau"),
+        (("--lr-patience", "5", "--lr-scheduler", "none"), "--lr-patience has no effect without"),
+        (("--lr-decay", "0.9", "--lr-scheduler", "none"), "--lr-decay has no effect with --lr-scheduler none"),
+        (("--lr-decay", "0.9"), ""),
+        (("--lr-patience", "5", "--lr-decay", "0.9", "--lr-scheduler", "plateau"), ""),
+    ],
+)
+def test_settings_of_the_schedule_that_change_nothing_are_named(caplog, settings, message):
+    parser = train_pytorch.build_parser()
+    args = parser.parse_args([part for flag in REQUIRED for part in (flag, "x")] + list(settings))
+    with caplog.at_level("INFO"):
+        train_pytorch.report_settings_without_effect(args, parser, device="cpu")
+    assert len(caplog.messages) == bool(message)
+    assert message in caplog.text
+
+
 def test_names_of_the_documents_are_importable_from_the_script():
     from conve_tracin.loss import compute_loss_efficient
     from conve_tracin.model import ConvE
