@@ -101,10 +101,11 @@ def main(argv: list[str] | None = None) -> None:
     require_single_process()
 
     from conve_tracin.model import ConvEConfig
-    from conve_tracin.training import TrainingConfig, train
+    from conve_tracin.training import TrainingConfig, keep_freed_memory, train
 
     device = cli.choose_device("cpu" if args.no_gpu else "auto")
     report_settings_without_effect(args, parser, device=device)
+    keep_freed_memory(device)
     results = train(
         read_data(args),
         TrainingConfig(**cli.members_of(TrainingConfig, args)),

@@ -92,7 +92,6 @@ def train(
         InputError: sizes, data and checkpoint do not fit each other.
     """
     device = torch.device(device)
-    keep_freed_memory(device)
     checkpoint_dir = checkpoint_dir or output_dir / "checkpoints"
     num_relations = data.num_relations * (2 if config.inverse_triples else 1)
     model_config = {**model_sizes, "num_entities": data.num_entities, "num_relations": num_relations}
@@ -456,12 +455,12 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def keep_freed_memory(device: torch.device) -> None:
+def keep_freed_memory(device: torch.device | str) -> None:
     """Have the C library keep what a CPU's tensors free: else each batch pays for its large ones in page faults.
 
-    Does nothing where the C library is another than glibc.
+    This holds for the whole process, so it is for programs to ask for, such as `train_pytorch.py`. Does nothing where the C library is another than glibc.
     """
-    if device.type != "cpu":
+    if torch.device(device).type != "cpu":
         return
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # of malloc.h
     try:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import train_pytorch
-from conve_tracin import cli
+from conve_tracin import cli, training
 from conve_tracin.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -325,6 +325,20 @@ def test_unknown_labels_are_skipped_when_asked(graph_files, tmp_path, monkeypatc
     assert run_main(monkeypatch, *graph_files.arguments(), "-o", out, *QUICK, "--skip-unknown") == 0
     assert "1 of 12 triples" in caplog.text
     assert "unheard of" in caplog.text
+
+
+def test_the_program_and_not_the_library_settles_what_becomes_of_freed_memory(graph_files, tmp_path, monkeypatch):
+    asked, asked_before_training = [], []
+    train = training.train
+
+    def note_and_train(*arguments, **options):
+        asked_before_training.extend(asked)
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(training, "keep_freed_memory", asked.append)
+    monkeypatch.setattr(training, "train", note_and_train)
+    assert run_main(monkeypatch, *graph_files.arguments(), "-o", tmp_path / "out", *QUICK) == 0
+    assert asked == asked_before_training == ["cpu"]
 
 
 def test_crlf_and_gzip_train_to_the_same_weights(graph_files, tmp_path, monkeypatch):
