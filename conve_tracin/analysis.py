@@ -25,7 +25,7 @@ from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.tracing import Trace, trace
 from conve_tracin.journal import Journal, digest_of
 from conve_tracin.names import Names
-from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions, gauss_newton_settings_without_effect
+from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions, shared_settings_without_effect
 from conve_tracin.outputs import require_usable_outputs
 from conve_tracin.pykeen_bridge import find_training_mappings
 from conve_tracin.report import page
@@ -38,7 +38,7 @@ from conve_tracin.report.formats import (
     trace_as_table,
     write_csv,
 )
-from conve_tracin.triples import label_blocks, read_test_triples, read_triples
+from conve_tracin.triples import label_blocks, read_test_triples, read_triples, resolve_triple
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Run:
         }
 
 
-def run_tracin_analysis(**options: Any) -> dict[str, Any]:
+def run_tracin_analysis(**keywords: Any) -> dict[str, Any]:
     """Do what `run_tracin.py` does; the keywords are the members of `TracInOptions`.
 
     Returns the content of the JSON output; with `output_per_triple` the same, though it is written as one file
@@ -90,7 +90,9 @@ def run_tracin_analysis(**options: Any) -> dict[str, Any]:
 
     Raises InputError for files or options that cannot be used.
     """
-    run = prepare(TracInOptions(**options))
+    options = TracInOptions(**keywords)
+    require_outputs(options)
+    run = prepare(options)
     if not distributed.is_main():
         return follow(run)
     for message in settings_without_effect(run.options):
@@ -107,9 +109,8 @@ def follow(run: Run) -> dict[str, Any]:
     return {}
 
 
-def prepare(options: TracInOptions) -> Run:
-    """Read all inputs but the models."""
-    require_outputs(options)
+def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = CheckpointLoader) -> Run:
+    """Read all inputs but the models, which `loader` reads."""
     checkpoints = find_checkpoints(options.model_path)
     names = read_names(options, checkpoints[0])
     device = cli.choose_device(options.device)
@@ -124,7 +125,7 @@ def prepare(options: TracInOptions) -> Run:
         training_triples=training_triples,
         test_triples=test_triples,
         test_indices=test_indices,
-        load=CheckpointLoader(
+        load=loader(
             options,
             entities=names.entities,
             relations=names.relations,
@@ -168,7 +169,9 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
     if options.mode == "single":
         indices = list(dict.fromkeys(options.test_indices))
         return read_rows(Path(options.test), indices, names), indices
-    if options.test_triples is not None:
+    if options.test_triple is not None:
+        triples = np.array([resolve_triple(options.test_triple, names.entities, names.relations)])
+    elif options.test_triples is not None:
         triples = read_test_triples(options.test_triples, names.entities, names.relations)
     else:
         triples = read_triples(options.test, names.entities, names.relations, skip_unknown=options.skip_unknown)
@@ -204,16 +207,13 @@ def read_rows(path: Path, indices: Sequence[int], names: Names) -> np.ndarray:
 
 def settings_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say which given options change nothing in this run, one line each."""
-    if options.method == GAUSS_NEWTON:
-        yield from gauss_newton_settings_without_effect(options)
+    yield from shared_settings_without_effect(options)
     optimized = options.use_optimized_tracin or options.method == GAUSS_NEWTON
     only_optimized = "has no effect without --use-optimized-tracin: the reference loop"
     if options.use_mixed_precision and not optimized:
         yield f"--use-mixed-precision {only_optimized} defines the exact scores"
     if options.batch_size != TracInOptions.batch_size and not optimized:
         yield f"--batch-size {only_optimized} takes one triple at a time"
-    if options.use_gradient_checkpointing:
-        yield "--use-gradient-checkpointing has no effect: no activations of a batch are kept for a backward pass"
     if options.use_vectorized_gradients is not None:
         flag = "--use-vectorized-gradients" if options.use_vectorized_gradients else "--disable-vectorized-gradients"
         engine = "forward-mode passes need no training gradients" if optimized else "the reference loop is asked for"
@@ -227,10 +227,6 @@ def settings_without_effect(options: TracInOptions) -> Iterator[str]:
         yield f"--enable-multi-gpu has no effect: {torch.cuda.device_count()} GPUs are visible here"
     if options.disable_memory_cleanup:
         yield "--disable-memory-cleanup has no effect: there is no cleanup to leave out"
-    if options.num_last_layers != TracInOptions.num_last_layers and (
-        not options.use_last_layers_only or options.last_layer_names
-    ):
-        yield "--num-last-layers has no effect without --use-last-layers-only, or beside --last-layer-names"
     yield from _inputs_without_effect(options)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from conve_tracin.errors import InputError
 
@@ -20,7 +19,8 @@ class TracInOptions:
     """The options of `run_tracin_analysis`; `run_tracin.py --help` describes each.
 
     `model_path` takes one path or several. `entity_to_id` and `relation_to_id` may be left out for the directory
-    of a PyKEEN pipeline, `test` in mode "self" or for `test_triples`. `csv_output` is a path, or True for one beside
+    of a PyKEEN pipeline, `test` in mode "self" or for `test_triples` or `test_triple`
+    (ids or labels of head, relation and tail). `csv_output` is a path, or True for one beside
     `output`. None stands for "not said" where the default depends on other things.
 
     Raises InputError where options contradict each other.
@@ -31,6 +31,7 @@ class TracInOptions:
     output: Path | str
     test: Path | str | None = None
     test_triples: Path | str | None = None
+    test_triple: Sequence[str] | None = None
     entity_to_id: Path | str | None = None
     relation_to_id: Path | str | None = None
     skip_unknown: bool = False
@@ -78,7 +79,8 @@ class TracInOptions:
             raise InputError("--mode single analyses the triples that --test-indices names; give one or more")
         if self.mode == "single" and self.test is None:
             raise InputError("--mode single needs the test triples; give --test FILE")
-        if self.mode == "test" and (self.test is None) == (self.test_triples is None):
+        sources = (self.test, self.test_triples, self.test_triple)
+        if self.mode == "test" and sum(source is not None for source in sources) != 1:
             raise InputError("--mode test needs the test triples; give either --test FILE or --test-triples FILE")
         if (self.entity_to_id is None) != (self.relation_to_id is None):
             raise InputError("--entity-to-id and --relation-to-id go together; give both")
@@ -109,12 +111,25 @@ class TracInOptions:
         return Path(self.output).with_suffix(".csv")
 
 
-def gauss_newton_settings_without_effect(options: Any) -> Iterator[str]:
-    """Say which of the given options (of run_tracin.py or tracin_pytorch.py) the Gauss–Newton method does not use."""
+def shared_settings_without_effect(options: TracInOptions) -> Iterator[str]:
+    """Say which flags that run_tracin.py and tracin_pytorch.py share change nothing in this run, one line each."""
+    if options.method == GAUSS_NEWTON:
+        yield from _without_effect_on_gauss_newton(options)
+    elif options.damping != TracInOptions.damping:
+        yield f"--damping has no effect without --method {GAUSS_NEWTON}"
+    if options.num_last_layers != TracInOptions.num_last_layers and (
+        not options.use_last_layers_only or options.last_layer_names
+    ):
+        yield "--num-last-layers has no effect without --use-last-layers-only, or beside --last-layer-names"
+    if options.use_gradient_checkpointing:
+        yield "--use-gradient-checkpointing has no effect: no activations of a batch are kept for a backward pass"
+
+
+def _without_effect_on_gauss_newton(options: TracInOptions) -> Iterator[str]:
     has_no_effect = f"has no effect with --method {GAUSS_NEWTON}"
     if options.learning_rate is not None:
         yield f"--learning-rate {has_no_effect}: influences are differences of scores"
-    if options.use_last_layers_only or getattr(options, "last_layer_names", None):
+    if options.use_last_layers_only or options.last_layer_names:
         yield f"--use-last-layers-only and --last-layer-names {has_no_effect}: it follows the three embedding rows"
     if options.use_mixed_precision:
         yield f"--use-mixed-precision {has_no_effect}: it touches too few triples to gain"

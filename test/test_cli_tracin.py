@@ -13,6 +13,7 @@ from test_influence import EVERYTHING, NUM_RELATIONS, TRAINING, make_model, prod
 
 import tracin_pytorch
 from conve_tracin.errors import InputError
+from conve_tracin.influence import loading
 
 ROOT = Path(__file__).parents[1]
 ENTITIES = ["aspirin", "head ache", "café", "CHEBI:4", "e4", "e5"]
@@ -146,6 +147,76 @@ def test_bad_values_are_named(files, more, message):
     with pytest.raises(InputError, match=message):
         run(files, *more, "--output", str(files["out.json"]))
     assert not files["out.json"].exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--output", "{train}"], r"train\.txt: is an input, which --output would replace"),
+        (["--output", "{model}"], r"model\.pt: is an input"),
+        (["--output", "{out}", "--report", "{train}"], r"train\.txt: is an input, which --report would replace"),
+        (["--output", "{out}", "--report", "{out}"], "--report and --output name the same file"),
+        (["--output", "{folder}"], "folder: is a directory"),
+        (["--output", "{train}/out.json"], r"cannot be written, as .*train\.txt is a file"),
+    ],
+)
+def test_unusable_outputs_are_named_before_the_work(files, tmp_path, more, message):
+    (tmp_path / "folder").mkdir()
+    places = {"train": files["train.txt"], "model": files["model.pt"], "out": files["out.json"]}
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    given = [part.format(folder=tmp_path / "folder", **places) for part in more]
+    # Without training triples it fails later, whatever the outputs are.
+    files["train.txt"].write_bytes(b"")
+    with pytest.raises(InputError, match=message):
+        tracin_pytorch.main(arguments(files, "--test-triple", "0", "1", "2", *given))
+    files["train.txt"].write_bytes(before[files["train.txt"]])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_file_is_no_output_directory(files):
+    given = ["--test-triples", str(files["train.txt"]), "--output-dir", str(files["train.txt"])]
+    with pytest.raises(InputError, match=r"train\.txt: is a file; --output-dir needs a directory"):
+        tracin_pytorch.main(arguments(files, *given))
+
+
+def test_a_directory_stands_for_its_checkpoints(files, tmp_path):
+    other = make_model(dtype=torch.float32)
+    with torch.no_grad():
+        other.fc.weight.mul_(0.5)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    save_model(folder / "checkpoint_epoch_10.pt", make_model(dtype=torch.float32), learning_rate=0.1)
+    save_model(folder / "checkpoint_epoch_9.pt", other, learning_rate=0.2)
+    content = run(files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]), model=[folder])
+    expected = 0.1 * products_by_hand(make_model(), EVERYTHING)[0] + 0.2 * products_by_hand(other, EVERYTHING)[0]
+    assert content["learning_rate"] == [0.2, 0.1]
+    assert_influences(content, expected.numpy())
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--num-last-layers", "3"], ["--num-last-layers"]),
+        (["--num-last-layers", "3", "--use-last-layers-only"], []),
+        (["--damping", "2"], ["--damping"]),
+        (["--damping", "2", "--method", "gauss-newton"], []),
+        (["--engine", "reference", "--method", "gauss-newton"], ["--engine reference"]),
+        (["--engine", "reference", "--batch-size", "7"], ["--batch-size"]),
+        (["--batch-size", "7"], []),
+        (["--engine", "reference", "--use-mixed-precision"], ["--use-mixed-precision"]),
+        (["--use-mixed-precision"], ["--use-mixed-precision"]),
+        (
+            ["--use-gradient-checkpointing", "--no-cache-test-gradients"],
+            ["--use-gradient-checkpointing", "--no-cache-test-gradients"],
+        ),
+    ],
+)
+def test_flags_without_effect_say_so(files, more, told, caplog, monkeypatch):
+    monkeypatch.setattr(loading, "supports_bfloat16", lambda _: False)
+    caplog.set_level("INFO")
+    run(files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]), *more)
+    messages = [message for message in caplog.messages if "has no effect" in message]
+    assert [message.split(" has no effect")[0] for message in messages] == told
 
 
 def test_pykeen_checkpoint_points_to_run_tracin(files):

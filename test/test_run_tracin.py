@@ -278,6 +278,7 @@ WITHOUT_EFFECT = {
     "--enable-multi-gpu": [],
     "--disable-memory-cleanup": [],
     "--num-last-layers": ["3"],
+    "--damping": ["2"],
     "--test-indices": ["1"],
 }
 

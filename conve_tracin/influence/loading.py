@@ -210,6 +210,13 @@ class CheckpointLoader:
             logger.info(message)
 
 
+class NativeCheckpointLoader(CheckpointLoader):
+    """Loads native checkpoints; of others it says which script reads them."""
+
+    def _is_native(self, path: Path) -> bool:  # noqa: ARG002 - `load_checkpoint` refuses the others
+        return True
+
+
 def gauss_newton_analyzer(
     checkpoint: Mapping[str, Any], model: ConvE, *, damping: float, training_triples: np.ndarray | None = None
 ) -> GaussNewtonAnalyzer:

@@ -1,0 +1,85 @@
+"""The work of tracin_pytorch.py: native checkpoints, one JSON file for each test triple."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conve_tracin.analysis import Run, digest_of_run, follow, prepare, print_results, trace_rest, write_report
+from conve_tracin.files import write_json
+from conve_tracin.influence import distributed
+from conve_tracin.influence.loading import NativeCheckpointLoader
+from conve_tracin.influence.resuming import resume_traces
+from conve_tracin.influence.tracing import Trace
+from conve_tracin.journal import Journal
+from conve_tracin.options import GAUSS_NEWTON, TracInOptions, shared_settings_without_effect
+from conve_tracin.outputs import require_usable_outputs
+from conve_tracin.report.formats import trace_as_json, trace_as_table
+
+logger = logging.getLogger(__name__)
+
+
+def run_native_analysis(**options: Any) -> None:
+    """Do what `tracin_pytorch.py` does; the keywords are members of `TracInOptions`.
+
+    `test_triple` goes with a file as `output`; `test_triples` goes with a directory, and with `output_per_triple`.
+
+    Raises InputError for files or options that cannot be used.
+    """
+    run = prepare_native(TracInOptions(**options))
+    if not distributed.is_main():
+        follow(run)
+        return
+    for message in settings_without_effect(run.options):
+        logger.info(message)
+    output = Path(run.options.output)
+    many = run.options.output_per_triple
+    journal = Journal(output / "tracin.unfinished", digest_of_run(run)) if many else None
+    traces = []
+    for traced in resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)):
+        path = output / "triple_{}_{}_{}.json".format(*traced.test_triple) if many else output
+        write_json(path, as_json(run, traced))
+        print_results([trace_as_table(traced, run.names)], [path])
+        if run.options.report is not None:
+            traces.append(traced)
+    if run.options.report is not None:
+        write_report(run, traces)
+        print_results([], [run.options.report])
+    if journal is not None:
+        journal.remove()
+
+
+def prepare_native(options: TracInOptions) -> Run:
+    """Read all inputs but the models.
+
+    Raises InputError for outputs that are unusable, before anything is read.
+    """
+    many = options.output_per_triple
+    require_usable_outputs(
+        {"--report": options.report} | ({} if many else {"--output": options.output}),
+        directory=("--output-dir", options.output) if many else None,
+        inputs=options.inputs,
+    )
+    return prepare(options, loader=NativeCheckpointLoader)
+
+
+def as_json(run: Run, traced: Trace) -> dict[str, Any]:
+    """Arrange a trace as the documented JSON."""
+    settings = run.settings
+    top_k, learning_rate = settings.pop("top_k"), settings.pop("learning_rate")
+    return trace_as_json(traced, run.names, top_k=top_k, learning_rate=learning_rate, method=settings)
+
+
+def settings_without_effect(options: TracInOptions) -> Iterator[str]:
+    """Say which given flags of tracin_pytorch.py change nothing in this run, one line each."""
+    yield from shared_settings_without_effect(options)
+    if not options.use_optimized_tracin:
+        if options.method == GAUSS_NEWTON:
+            yield f"--engine reference has no effect with --method {GAUSS_NEWTON}, which has one engine"
+        else:
+            if options.batch_size != TracInOptions.batch_size:
+                yield "--batch-size has no effect on the reference engine, which takes one triple at a time"
+            if options.use_mixed_precision:
+                yield "--use-mixed-precision has no effect on the reference engine, which defines the exact scores"
+    if options.cache_test_gradients is False:
+        yield "--no-cache-test-gradients has no effect: each test gradient is needed, and computed, once"
