@@ -1,5 +1,6 @@
 """Files are written beside their place and moved there, so that a reader never meets half a file."""
 
+import glob
 import json
 import os
 from collections.abc import Iterator
@@ -13,29 +14,74 @@ from conve_tracin.errors import InputError
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same directory; move it to `path` when the block succeeds.
 
-    The content reaches the disk before the move, and a block that raises leaves nothing behind.
-    Missing parent directories are made.
+    The content reaches the disk before the move, and a block that raises leaves nothing behind. What an earlier,
+    killed process left is removed. Missing parent directories are made. A link stays one, and its target is written.
+    A pipe or a device, such as /dev/stdout, is yielded itself: it cannot be moved to.
 
     Raises InputError where the place cannot be written.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: is a directory; give the name of a file")
+    try:
+        if is_stream(path):
+            yield path
+        else:
+            with _moved_into_place(Path(os.path.realpath(path))) as temporary:
+                yield temporary
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{path}: cannot be written ({reason}); free the disk or choose another place") from error
+
+
+@contextmanager
+def _moved_into_place(path: Path) -> Iterator[Path]:
     # The process id keeps two processes that write the same output from sharing a temporary file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned_parts(path)
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{path}: cannot be written ({reason}); free the disk or choose another place") from error
     finally:
         # Where the place itself is bad (a file for a directory), so is the temporary path.
         with suppress(OSError):
             temporary.unlink()
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is there and can only be written into: a device, a pipe, or one of this process's open files."""
+    if not path.exists():
+        return False
+    # /dev/stdout leads to an open file, which may be a regular one.
+    target = path.parent / path.readlink() if path.is_symlink() else path
+    is_open_file = any(place.parent.resolve().is_relative_to("/proc") for place in (path, target))
+    return is_open_file or not path.is_file()
+
+
+def remove_abandoned_parts(path: Path) -> None:
+    """Remove the temporary files of `path` whose processes are gone: each may be as large as a checkpoint."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        process_id = part.name.removesuffix(".part").rpartition(".")[2]
+        if part.name == f".{path.name}.{process_id}.part" and process_id.isdecimal() and is_gone(int(process_id)):
+            with suppress(OSError):
+                part.unlink()
+
+
+def is_gone(process_id: int) -> bool:
+    """Whether no process of this machine has the id; False where that cannot be known."""
+    # Elsewhere, os.kill ends a process that is there.
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def write_json(path: str | Path, content: object) -> None:

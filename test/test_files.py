@@ -2,6 +2,11 @@
 
 import json
 import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,3 +72,86 @@ def test_a_full_disk_is_said_and_keeps_the_old_checkpoint(tmp_path, monkeypatch)
         save_checkpoint(path, {"epoch": 2})
     assert everything_below(tmp_path) == ["model.pt"]
     assert torch.load(path, weights_only=True) == {"epoch": 1}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What killed processes leave
+
+
+@pytest.fixture
+def ended_process():
+    """Return the id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_the_part_of_a_killed_process_is_removed_by_the_next_write_of_the_same_file(tmp_path, ended_process):
+    (tmp_path / f".model [1].pt.{ended_process}.part").write_bytes(b"half")
+    with atomic_write(tmp_path / "model [1].pt") as temporary:
+        assert everything_below(tmp_path) == []
+        temporary.write_bytes(b"whole")
+    assert everything_below(tmp_path) == ["model [1].pt"]
+
+
+def test_parts_of_running_processes_and_of_other_files_stay(tmp_path, ended_process):
+    others = [
+        f".model.pt.{os.getppid()}.part", ".model.pt.1.part", ".model.pt.backup.part", f".model.pt.{10**30}.part",
+        f".model.{ended_process}.part", f".model.pt.old.{ended_process}.part",
+    ]  # fmt: skip
+    for name in others:
+        (tmp_path / name).write_bytes(b"half")
+    save_checkpoint(tmp_path / "model.pt", {"epoch": 1})
+    assert everything_below(tmp_path) == sorted([*others, "model.pt"])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What is no regular file
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    received = []
+    reader = threading.Thread(target=lambda: received.append(path.read_text()), daemon=True)
+    reader.start()
+    write_json(path, {"epoch": 1})
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    reader.join(timeout=30)
+    assert json.loads(received[0]) == {"epoch": 1}
+    assert everything_below(tmp_path) == ["pipe"]
+
+
+def test_a_device_is_written_into_and_stays_one(tmp_path):
+    # A link of our own, since a mistake here would take /dev/null from the machine.
+    (tmp_path / "nothing").symlink_to("/dev/null")
+    with atomic_write(tmp_path / "nothing") as temporary:
+        assert temporary == tmp_path / "nothing"
+        temporary.write_bytes(b"gone")
+    assert (tmp_path / "nothing").readlink() == Path("/dev/null")
+    assert everything_below(tmp_path) == ["nothing"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files have no names here")
+def test_an_open_file_is_written_into_even_where_it_is_a_regular_one(tmp_path):
+    with (tmp_path / "redirected").open("wb") as file:
+        (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{file.fileno()}")
+        for place in (tmp_path / "stdout", Path(f"/proc/self/fd/{file.fileno()}")):
+            write_json(place, {"epoch": 1})
+            assert os.fstat(file.fileno()).st_size == len('{\n  "epoch": 1\n}\n')
+    assert (tmp_path / "stdout").is_symlink()
+    assert everything_below(tmp_path) == ["redirected", "stdout"]
+
+
+def test_a_link_stays_one_and_its_target_is_replaced_whole(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/a.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("store/a.json")
+    with pytest.raises(ValueError, match="half"), atomic_write(tmp_path / "link.json") as temporary:  # noqa: PT012
+        temporary.write_text("ne")
+        raise ValueError("half")
+    assert (tmp_path / "store/a.json").read_text() == "old"
+    write_json(tmp_path / "link.json", {"epoch": 2})
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "store/a.json").read_text()) == {"epoch": 2}
+    assert everything_below(tmp_path) == ["link.json", "store", "store/a.json"]
