@@ -458,7 +458,8 @@ def release_memory(device: torch.device) -> None:
 def keep_freed_memory(device: torch.device | str) -> None:
     """Have the C library keep what a CPU's tensors free: else each batch pays for its large ones in page faults.
 
-    This holds for the whole process, so it is for programs to ask for, such as `train_pytorch.py`. Does nothing where the C library is another than glibc.
+    This holds for the whole process, so it is for programs to ask for, such as `train_pytorch.py`. Does nothing where
+    the C library is another than glibc.
     """
     if torch.device(device).type != "cpu":
         return
