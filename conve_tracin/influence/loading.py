@@ -1,5 +1,6 @@
 """From a checkpoint's path to an analyzer, whatever the format: native, converted, or one of PyKEEN's own."""
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -42,23 +43,52 @@ EPOCH_CHECKPOINT = re.compile(r"checkpoint_epoch_(\d+)(?:_pykeen)?\.pt")
 def find_checkpoints(paths: Sequence[Path | str]) -> list[Path]:
     """Replace each directory by what it holds: a pipeline's model, or the checkpoints of all epochs in order.
 
-    Raises InputError for a path that is not there, or a directory that holds neither.
+    Raises InputError for a path that is not there, a directory that holds neither or checkpoints of two runs, and a
+    checkpoint that is named twice.
     """
-    found = []
+    found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path}: no such file; give the path of a checkpoint")
-        if not path.is_dir():
-            found.append(path)
-        elif (path / PIPELINE_MODEL).is_file():
-            found.append(path / PIPELINE_MODEL)
-        else:
-            epochs = {file: EPOCH_CHECKPOINT.fullmatch(file.name) for file in path.iterdir()}
-            numbered = {file: int(match[1]) for file, match in epochs.items() if match}
-            if not numbered:
-                raise InputError(f"{path}: holds no checkpoint_epoch_*.pt and no {PIPELINE_MODEL}; name a checkpoint")
-            found += sorted(numbered, key=lambda file: (numbered[file], file.name))
+        for checkpoint in _checkpoints_in(path) if path.is_dir() else [path]:
+            if any(checkpoint.samefile(other) for other in found):
+                raise InputError(f"{checkpoint}: is named twice, and would count twice; name it once")
+            found.append(checkpoint)
     return found
+
+
+def _checkpoints_in(directory: Path) -> list[Path]:
+    if (directory / PIPELINE_MODEL).is_file():
+        return [directory / PIPELINE_MODEL]
+    numbered: dict[int, Path] = {}
+    for file in sorted(directory.iterdir()):
+        match = EPOCH_CHECKPOINT.fullmatch(file.name)
+        if match and numbered.setdefault(int(match[1]), file) != file:
+            raise InputError(f"{file}: is of the same epoch as {numbered[int(match[1])].name}; name the checkpoints")
+    if not numbered:
+        raise InputError(f"{directory}: holds no checkpoint_epoch_*.pt and no {PIPELINE_MODEL}; name a checkpoint")
+    checkpoints = [numbered[epoch] for epoch in sorted(numbered)]
+    _require_one_run(checkpoints)
+    return checkpoints
+
+
+def _require_one_run(checkpoints: Sequence[Path]) -> None:
+    """Raise InputError where a checkpoint's history does not go on from that of an earlier epoch."""
+    earlier: list[str] = []
+    for path in checkpoints:
+        # As text, in which even NaN equals itself. Checkpoints of other origins have no history.
+        history = [json.dumps(record, default=str) for record in _read_history(path)]
+        if history and history[: len(earlier)] != earlier:
+            raise InputError(f"{path}: is of another training run than the earlier epochs beside it; name checkpoints")
+        earlier = history or earlier
+
+
+def _read_history(path: Path) -> Sequence[object]:
+    try:
+        return read_checkpoint_file(path).get("history") or ()
+    except InputError:
+        # What cannot be read so is read later on, with the options of the run, or refused.
+        return ()
 
 
 def choose_learning_rates(checkpoints: Sequence[Path], options: TracInOptions) -> list[float]:
