@@ -43,6 +43,7 @@ from conve_tracin.training_state import (
     note_evaluation,
     restore,
     stops_early,
+    warn_of_another_run,
 )
 from conve_tracin.triples import distinct_triples, group_by_query, with_inverse_triples
 
@@ -106,7 +107,9 @@ def train(
     def save(path: Path) -> None:
         save_checkpoint(path, checkpoint_content(state, config, mapping_digest=data.mapping_digest))
 
-    if resume_from is not None:
+    if resume_from is None:
+        warn_of_another_run(checkpoint_dir)
+    else:
         restore(state, resume_from, config=config, mapping_digest=data.mapping_digest)
         keep_best_model(state, output_dir=output_dir, checkpoint_dir=checkpoint_dir, resumed_from=resume_from)
     write_json(

@@ -303,6 +303,17 @@ def newest_checkpoint(directory: Path) -> Path | None:
     return None
 
 
+def warn_of_another_run(directory: Path) -> None:
+    """Say that a run which starts anew finds checkpoints: influence over the directory would mix the two."""
+    left = sorted(epoch_in(path) for path in directory.glob("checkpoint_epoch_*.pt"))
+    if left:
+        logger.warning(
+            "%s holds %d checkpoints of another run, up to epoch %d, and influence over the directory would mix the "
+            "two; remove them, or give another --checkpoint-dir",
+            directory, len(left), left[-1],
+        )  # fmt: skip
+
+
 def epoch_in(path: Path) -> int:
     """Read N out of the name checkpoint_epoch_N.pt; −1 where there is no number."""
     number = path.stem.rpartition("_")[2]

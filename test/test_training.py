@@ -211,6 +211,16 @@ def test_an_optimizer_state_of_another_model_is_refused(run, tmp_path):
         run("a", resume=path)
 
 
+def test_starting_anew_among_the_checkpoints_of_another_run_is_said(run, tmp_path, caplog):
+    run("a")
+    run("a", num_epochs=9, resume=tmp_path / "a/checkpoints/checkpoint_epoch_6.pt")
+    assert not caplog.messages
+    run("a")
+    (message,) = caplog.messages
+    assert f"{tmp_path / 'a/checkpoints'} holds 3 checkpoints of another run, up to epoch 9" in message
+    assert "--checkpoint-dir" in message
+
+
 def test_the_newest_whole_checkpoint_is_found(run, tmp_path, caplog):
     directory = tmp_path / "a/checkpoints"
     assert newest_checkpoint(directory) is None
