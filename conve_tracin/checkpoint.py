@@ -21,6 +21,9 @@ CONVERTED = "converted"
 PYKEEN_STATE_DICT = "pykeen-state-dict"
 PYKEEN_TRAINING_LOOP = "pykeen-training-loop"
 
+# Of a zip archive, torch.save's format, and of pickles since protocol 2, its old one.
+_FIRST_BYTES = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)))
+
 # The oldest checkpoints hold these sizes alone; the others have ConvE's defaults there.
 _REQUIRED_CONFIG = (
     "num_entities",
@@ -47,6 +50,8 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of a checkpoint")
+    if not _begins_like_a_checkpoint(path):
+        raise InputError(f"{path}: is no checkpoint; give a file that training wrote")
     try:
         content = _load_without_running_code(path)
     except pickle.UnpicklingError as error:
@@ -61,6 +66,15 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a checkpoint; use another file")
     return content
+
+
+def _begins_like_a_checkpoint(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            first_bytes = file.read(4)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+    return first_bytes.startswith(_FIRST_BYTES)
 
 
 def _load_without_running_code(path: Path) -> Any:

@@ -135,3 +135,17 @@ def test_file_that_is_cut_off_is_an_input_error(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"file\.pt: "):
         read_checkpoint_file(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"aspirin\ttreats\tpain\n", b'{"epoch": 1}', b"\x93NUMPY", b"\x1f\x8b\x08", b"\x80"]
+)
+def test_a_file_of_another_kind_is_not_called_dangerous(tmp_path, content):
+    (tmp_path / "train.txt").write_bytes(content)
+    with pytest.raises(InputError, match=r"train\.txt: is no checkpoint; give a file that training wrote"):
+        read_checkpoint_file(tmp_path / "train.txt")
+
+
+def test_the_old_format_of_torch_is_read(tmp_path):
+    torch.save({"epoch": 1}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert read_checkpoint_file(tmp_path / "old.pt") == {"epoch": 1}
