@@ -8,6 +8,7 @@ import importlib
 import io
 import logging
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -162,8 +163,11 @@ def members_of(dataclass_type: type, args: argparse.Namespace) -> dict[str, Any]
 def choose_device(name: str) -> str:
     """Turn `--device` into a device: "auto" is the GPU where there is one.
 
-    Raises InputError for a device that this machine lacks.
+    Raises InputError for a device that this machine lacks, or of a kind on which nothing here was tried.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise InputError(f"--device {name}: use auto, cpu, cuda or cuda:N")
+
     import torch
 
     from conve_tracin.influence.distributed import own_gpu

@@ -140,7 +140,9 @@ def test_readable_names(files, tmp_path, capsys):
         (["--test-triple", "9", "1", "2"], "9"),
         (["--test-triple", "0", "1", "nobody"], "nobody"),
         (["--test-triple", "0", "1", "2", "--use-last-layers-only", "--num-last-layers", "99"], "num-last-layers"),
-        (["--test-triple", "0", "1", "2", "--device", "cuda:7"], "cuda:7"),
+        (["--test-triple", "0", "1", "2", "--device", "cuda:7"], "--device cuda:7: not available here"),
+        (["--test-triple", "0", "1", "2", "--device", "meta"], "--device meta: use auto, cpu, cuda or cuda:N"),
+        (["--test-triple", "0", "1", "2", "--device", "gpu"], "--device gpu: use auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_bad_values_are_named(files, more, message):
