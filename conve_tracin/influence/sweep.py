@@ -103,16 +103,16 @@ def _map_on_all_cores(run: Callable[[slice], Result], batches: list[slice], devi
         yield from map(run, batches)
         return
     pending: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for batch in batches:
-                pending.append(pool.submit(run, batch))
-                # A bounded queue: results do not pile up while their reader is busy.
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
+        for batch in batches:
+            pending.append(pool.submit(run, batch))
+            # A bounded queue: results do not pile up while their reader is busy.
+            if len(pending) > 2 * workers:
                 yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
-        for future in pending:
-            future.cancel()
+        # After an error, or Ctrl-C, what has not begun need not begin.
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(workers)
