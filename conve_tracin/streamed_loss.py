@@ -13,6 +13,7 @@ Cross-entropy needs log Σ exp before any gradient, so it goes over the entities
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,6 +102,17 @@ def choose_chunk_size(batch_size: int, device: torch.device) -> int:
     return max(MIN_CHUNK_ENTITIES, scores // batch_size)
 
 
+class _Chunk(NamedTuple):
+    """Some of the entities: which, their rows (n, d) in the low precision, and the scores (B, n) of the batch.
+
+    The scores may be overwritten, and the next chunk does so.
+    """
+
+    entities: slice
+    rows: Tensor
+    scores: Tensor
+
+
 class _Sweep:
     """Scores of a batch, a chunk of entities at a time, and the gradients that their gradients add up to."""
 
@@ -120,36 +132,37 @@ class _Sweep:
         self.entity_grad = torch.empty_like(entities)
         self.bias_grad = None if bias is None else torch.empty_like(bias)
         self._low_queries = queries.to(low_precision)
-        self._low_rows = entities[:0].to(low_precision)
         self._buffers = [queries.new_empty(len(queries) * self.chunk_size) for _ in range(2)]
 
-    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield each chunk of entities with the scores of the batch, shape (B, n), which may be overwritten."""
+    def chunks(self) -> Iterator[_Chunk]:
+        """Yield the entities, a chunk at a time, with the scores of the batch."""
         for start in range(0, len(self.entities), self.chunk_size):
-            chunk = slice(start, min(start + self.chunk_size, len(self.entities)))
-            scores = self.buffer(chunk.stop - chunk.start)
-            self._low_rows = self.entities[chunk].to(self.low_precision)
-            self._multiply(self._low_queries, self._low_rows.T, out=scores)
+            chosen = slice(start, min(start + self.chunk_size, len(self.entities)))
+            scores = self.buffer(chosen.stop - chosen.start)
+            rows = self.entities[chosen].to(self.low_precision)
+            self._multiply(self._low_queries, rows.T, out=scores)
             if self.bias is not None:
-                scores += self.bias[chunk]
-            yield chunk, scores
+                scores += self.bias[chosen]
+            yield _Chunk(chosen, rows, scores)
 
     def buffer(self, width: int, *, number: int = 0) -> Tensor:
         """Return one of the two buffers as (B, width); the scores are in the first."""
         return self._buffers[number][: len(self.queries) * width].view(-1, width)
 
-    def accumulate(self, chunk: slice, score_grad: Tensor, *, scale: float) -> None:
-        """Take in the gradient of the latest chunk's scores, (B, n); that of the queries waits for `scale`."""
+    def accumulate(self, chunk: _Chunk, score_grad: Tensor, *, scale: float) -> None:
+        """Take in the gradient of a chunk's scores, (B, n); that of the queries waits for `scale`."""
         low_grad = score_grad.to(self.low_precision)
         if low_grad.dtype == self.query_grad.dtype:
-            self.query_grad.addmm_(low_grad, self._low_rows)
+            self.query_grad.addmm_(low_grad, chunk.rows)
         else:
-            self.query_grad += low_grad @ self._low_rows
-        self._multiply(low_grad.T, self._low_queries, out=self.entity_grad[chunk])
-        self.entity_grad[chunk] *= scale
+            self.query_grad += low_grad @ chunk.rows
+        entity_grad = self.entity_grad[chunk.entities]
+        self._multiply(low_grad.T, self._low_queries, out=entity_grad)
+        entity_grad *= scale
         if self.bias_grad is not None:
-            torch.sum(score_grad, dim=0, out=self.bias_grad[chunk])
-            self.bias_grad[chunk] *= scale
+            bias_grad = self.bias_grad[chunk.entities]
+            torch.sum(score_grad, dim=0, out=bias_grad)
+            bias_grad *= scale
 
     def take_targets(self, targets: "Targets", weights: Tensor, *, scale: float) -> Tensor:
         """Subtract the targets' share from the gradients; returns Σ weight · score over the targets.
@@ -182,10 +195,10 @@ def _binary_cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: floa
     batch_size, num_entities = len(sweep.queries), len(sweep.entities)
     scale = 1 / (batch_size * num_entities)
     total = torch.zeros((), dtype=torch.float64, device=sweep.queries.device)
-    for chunk, scores in sweep.chunks():
-        workspace = sweep.buffer(scores.shape[1], number=1)
-        total += binary_terms_(scores, workspace, everywhere=label_smoothing / num_entities)
-        sweep.accumulate(chunk, scores, scale=scale)
+    for chunk in sweep.chunks():
+        workspace = sweep.buffer(chunk.scores.shape[1], number=1)
+        total += binary_terms_(chunk.scores, workspace, everywhere=label_smoothing / num_entities)
+        sweep.accumulate(chunk, chunk.scores, scale=scale)
     weights = torch.full_like(targets.rows, 1 - label_smoothing, dtype=sweep.queries.dtype)
     return (total - sweep.take_targets(targets, weights, scale=scale)) * scale
 
@@ -214,17 +227,17 @@ def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> T
     everywhere = label_smoothing / num_entities
     top = sweep.queries.new_full((batch_size,), -torch.inf)
     exponentials, linear = torch.zeros_like(top), torch.zeros((), dtype=torch.float64, device=top.device)
-    for _, scores in sweep.chunks():
+    for _, _, scores in sweep.chunks():
         linear += scores.sum()
         new_top = torch.maximum(top, scores.amax(dim=1))
         exponentials = exponentials * (top - new_top).exp() + scores.sub_(new_top[:, None]).exp_().sum(dim=1)
         top = new_top
     log_normalizer = top + exponentials.log()  # (B,)
-    for chunk, scores in sweep.chunks():
-        scores.sub_(log_normalizer[:, None]).exp_()
+    for chunk in sweep.chunks():
+        score_grad = chunk.scores.sub_(log_normalizer[:, None]).exp_()
         if everywhere:
-            scores -= everywhere
-        sweep.accumulate(chunk, scores, scale=scale)
+            score_grad -= everywhere
+        sweep.accumulate(chunk, score_grad, scale=scale)
     targets_in_row = torch.bincount(targets.rows, minlength=batch_size)
     weights = (1 - label_smoothing) / targets_in_row[targets.rows].to(sweep.queries.dtype)
     total = log_normalizer.sum(dtype=torch.float64) - everywhere * linear

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conve_tracin.streamed_loss import Targets, binary_terms_, streamed_loss
+from conve_tracin.streamed_loss import Targets, _Sweep, binary_terms_, streamed_loss
 
 NUM_ENTITIES, DIM = 53, 12
 TARGETS = {
@@ -48,6 +48,19 @@ def value_and_gradients(loss, inputs):
 def assert_close(found, expected, tolerance):
     for one, other in zip(found, expected, strict=True):
         assert (one.double() - other.double()).abs().max() <= tolerance * other.double().abs().max()
+
+
+@pytest.mark.parametrize("low_precision", [torch.float64, torch.float32])
+def test_a_chunk_carries_all_that_its_gradient_needs(low_precision):
+    queries, entities, bias = (one.detach() for one in make_inputs(5))
+    sweep = _Sweep(queries, entities, bias, low_precision=low_precision, chunk_size=7)
+    chunks = [chunk._replace(scores=chunk.scores.clone()) for chunk in sweep.chunks()]
+    for chunk in reversed(chunks):
+        sweep.accumulate(chunk, chunk.scores, scale=1.0)
+    scores = queries @ entities.T + bias
+    expected = (scores @ entities, scores.T @ queries, scores.sum(dim=0))
+    tolerance = 1e-12 if low_precision == torch.float64 else 1e-6
+    assert_close((sweep.query_grad, sweep.entity_grad, sweep.bias_grad), expected, tolerance)
 
 
 @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
