@@ -92,59 +92,122 @@ def train(
     Raises:
         InputError: sizes, data and checkpoint do not fit each other.
     """
-    device = torch.device(device)
-    checkpoint_dir = checkpoint_dir or output_dir / "checkpoints"
+    run = set_up(
+        data,
+        config,
+        model_sizes=model_sizes,
+        output_dir=output_dir,
+        checkpoint_dir=checkpoint_dir or output_dir / "checkpoints",
+        device=torch.device(device),
+    )
+    queries = training_queries(data.train, config, run.device)
+    go_on_or_start_anew(run, resume_from)
+    write_json(
+        output_dir / "config.json",
+        {"model_config": run.state.model.config.as_dict(), "training_config": asdict(config)},
+    )
+    for record in run_epochs(run.state, queries, config, validate=lambda: run.evaluate(data.valid)):
+        if "valid" in record:
+            keep_if_best(run, record["valid"]["mean_reciprocal_rank"])
+        write_progress(run)
+        if clean_memory:
+            release_memory(run.device)
+    if stops_early(run.state, config):
+        logger.info(
+            "stopped after epoch %d: %d evaluations without a better validation MRR than %.4f",
+            run.state.epoch, run.state.evaluations_without_improvement, run.state.best_mrr,
+        )  # fmt: skip
+    run.save(output_dir / "final_model.pt")
+    return rank_test_triples(run)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run: what training changes, settings, triples, the tails known to be true, and where files go."""
+
+    state: TrainingState
+    config: TrainingConfig
+    data: TrainingData
+    known: Queries
+    output_dir: Path
+    checkpoint_dir: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return device_of(self.state.model)
+
+    def evaluate(self, triples: np.ndarray, progress: str | None = None) -> dict[str, Any]:
+        """Rank triples (N, 3) with the model as it is."""
+        return evaluate_model(
+            self.state.model, triples, self.known, inverse_triples=self.config.inverse_triples, progress=progress
+        )
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(path, checkpoint_content(self.state, self.config, mapping_digest=self.data.mapping_digest))
+
+
+def set_up(
+    data: TrainingData,
+    config: TrainingConfig,
+    *,
+    model_sizes: dict[str, int | float | bool],
+    output_dir: Path,
+    checkpoint_dir: Path,
+    device: torch.device,
+) -> Run:
+    """Make a run before its first epoch; the arguments are those of `train`."""
     num_relations = data.num_relations * (2 if config.inverse_triples else 1)
     model_config = {**model_sizes, "num_entities": data.num_entities, "num_relations": num_relations}
     torch.manual_seed(config.random_seed)
-    state = new_state(model_config, config, device)
-    queries = training_queries(data.train, config, device)
-    known = known_tails(data, inverse_triples=config.inverse_triples, device=device)
-
-    def evaluate(triples: np.ndarray, progress: str | None = None) -> dict[str, Any]:
-        return evaluate_model(state.model, triples, known, inverse_triples=config.inverse_triples, progress=progress)
-
-    def save(path: Path) -> None:
-        save_checkpoint(path, checkpoint_content(state, config, mapping_digest=data.mapping_digest))
-
-    if resume_from is None:
-        warn_of_another_run(checkpoint_dir)
-    else:
-        restore(state, resume_from, config=config, mapping_digest=data.mapping_digest)
-        keep_best_model(state, output_dir=output_dir, checkpoint_dir=checkpoint_dir, resumed_from=resume_from)
-    write_json(
-        output_dir / "config.json",
-        {"model_config": state.model.config.as_dict(), "training_config": asdict(config)},
+    return Run(
+        state=new_state(model_config, config, device),
+        config=config,
+        data=data,
+        known=known_tails(data, inverse_triples=config.inverse_triples, device=device),
+        output_dir=output_dir,
+        checkpoint_dir=checkpoint_dir,
     )
-    for record in run_epochs(state, queries, config, validate=lambda: evaluate(data.valid)):
-        if "valid" in record:
-            mrr = record["valid"]["mean_reciprocal_rank"]
-            if not is_evaluation_due(state.epoch, config):
-                is_best = mrr > state.best_mrr
-                if is_best:
-                    keep_counted_best_model(state, output_dir=output_dir, checkpoint_dir=checkpoint_dir)
-            else:
-                is_best = note_evaluation(state, mrr)
-            if is_best:
-                save(output_dir / "best_model.pt")
-        if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
-            save(checkpoint_dir / f"checkpoint_epoch_{state.epoch}.pt")
-        write_json(output_dir / "training_history.json", state.history)
-        if "valid" in record:
-            write_training_curves(output_dir / "training_curves.svg", state.history)
-        if clean_memory:
-            release_memory(device)
 
-    if stops_early(state, config):
-        logger.info(
-            "stopped after epoch %d: %d evaluations without a better validation MRR than %.4f",
-            state.epoch, state.evaluations_without_improvement, state.best_mrr,
-        )  # fmt: skip
-    save(output_dir / "final_model.pt")
-    best = load_checkpoint(output_dir / "best_model.pt")
-    state.model.load_state_dict(best["model_state_dict"])
-    results = evaluate(data.test, progress="test") | {"epoch": best["epoch"]}
-    write_json(output_dir / "test_results.json", results)
+
+def go_on_or_start_anew(run: Run, resume_from: Path | None) -> None:
+    """Put the checkpoint's content into the run's state and its best model into place, where there is one."""
+    if resume_from is None:
+        warn_of_another_run(run.checkpoint_dir)
+        return
+    restore(run.state, resume_from, config=run.config, mapping_digest=run.data.mapping_digest)
+    keep_best_model(run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir, resumed_from=resume_from)
+
+
+def keep_if_best(run: Run, mrr: float) -> None:
+    """Count the evaluation of the latest epoch where it is due, and write best_model.pt where it is the best."""
+    if is_evaluation_due(run.state.epoch, run.config):
+        is_best = note_evaluation(run.state, mrr)
+    else:
+        is_best = mrr > run.state.best_mrr
+        if is_best:
+            keep_counted_best_model(run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir)
+    if is_best:
+        run.save(run.output_dir / "best_model.pt")
+
+
+def write_progress(run: Run) -> None:
+    """Write what is due after the latest epoch: a checkpoint, the history, and its picture."""
+    state, config = run.state, run.config
+    if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
+        run.save(run.checkpoint_dir / f"checkpoint_epoch_{state.epoch}.pt")
+    write_json(run.output_dir / "training_history.json", state.history)
+    if "valid" in state.history[-1]:
+        write_training_curves(run.output_dir / "training_curves.svg", state.history)
+
+
+def rank_test_triples(run: Run) -> dict[str, Any]:
+    """Rank the test triples with best_model.pt; write and return the metrics. The run's model has its weights then."""
+    best = load_checkpoint(run.output_dir / "best_model.pt")
+    run.state.model.load_state_dict(best["model_state_dict"])
+    results = run.evaluate(run.data.test, progress="test") | {"epoch": best["epoch"]}
+    write_json(run.output_dir / "test_results.json", results)
     return results
 
 
