@@ -23,7 +23,7 @@ from conve_tracin.influence.loading import CheckpointLoader, choose_learning_rat
 from conve_tracin.influence.resuming import resume_traces
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.tracing import Trace, trace
-from conve_tracin.journal import Journal, digest_of
+from conve_tracin.journal import Journal, digest_of, open_in_directory
 from conve_tracin.names import Names
 from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions, shared_settings_without_effect
 from conve_tracin.outputs import require_usable_outputs
@@ -255,7 +255,7 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
         logger.info(
             f"{passes:,} backward passes lie ahead; --use-optimized-tracin computes the same scores in far less time"
         )
-    journal = Journal(journal_path(run), digest_of_run(run)) if options.mode == "test" else None
+    journal = open_journal(run) if options.mode == "test" else None
     traces = list(resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)))
     results = [
         trace_as_json(
@@ -318,13 +318,14 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
     )
 
 
-def journal_path(run: Run) -> Path:
-    """Say where the finished test triples of an unfinished run are kept."""
+def open_journal(run: Run) -> Journal:
+    """Open what a killed run with these inputs and settings has finished, beside its output."""
+    digest = digest_of_run(run)
     directory = run.options.output_directory
     if directory is not None:
-        return directory / "tracin.unfinished"
+        return open_in_directory(directory, digest)
     output = Path(run.options.output)
-    return output.with_name(f"{output.name}.unfinished")
+    return Journal(output.with_name(f"{output.name}.unfinished"), digest)
 
 
 def digest_of_run(run: Run) -> str:

@@ -83,6 +83,11 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
+def open_in_directory(directory: Path, digest: str) -> Journal:
+    """Open the journal of a run that writes many files; others may write into the same directory meanwhile."""
+    return Journal(directory / f"tracin.{digest[:12]}.unfinished", digest)
+
+
 def digest_of(*, settings: dict[str, Any], files: Sequence[Path], arrays: Iterable[Any]) -> str:
     """Digest what a run depends on: settings, the content of files, and arrays.
 

@@ -11,7 +11,7 @@ from conve_tracin.influence import distributed
 from conve_tracin.influence.loading import NativeCheckpointLoader
 from conve_tracin.influence.resuming import resume_traces
 from conve_tracin.influence.tracing import Trace
-from conve_tracin.journal import Journal
+from conve_tracin.journal import open_in_directory
 from conve_tracin.options import GAUSS_NEWTON, TracInOptions, shared_settings_without_effect
 from conve_tracin.outputs import require_usable_outputs
 from conve_tracin.report.formats import trace_as_json, trace_as_table
@@ -34,7 +34,7 @@ def run_native_analysis(**options: Any) -> None:
         logger.info(message)
     output = Path(run.options.output)
     many = run.options.output_per_triple
-    journal = Journal(output / "tracin.unfinished", digest_of_run(run)) if many else None
+    journal = open_in_directory(output, digest_of_run(run)) if many else None
     traces = []
     for traced in resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)):
         path = output / "triple_{}_{}_{}.json".format(*traced.test_triple) if many else output

@@ -102,13 +102,28 @@ def test_killed_tracin_pytorch_ends_with_the_same_output(files, tmp_path, caplog
 
     tracin_pytorch.main(given("undisturbed"))
     killed("tracin_pytorch.py", *given("killed"), group=2)
-    assert (tmp_path / "killed" / "tracin.unfinished").exists()
+    assert len(list((tmp_path / "killed").glob("tracin.*.unfinished"))) == 1
     assert len(content_of(tmp_path / "killed")) <= tracing.GROUP_SIZE + 1
     caplog.set_level("INFO")
     tracin_pytorch.main(given("killed"))
     assert f"goes on, {tracing.GROUP_SIZE} of {len(WANTED)}" in caplog.text
     assert len(content_of(tmp_path / "undisturbed")) == len(set(WANTED))
     assert content_of(tmp_path / "killed") == content_of(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("script", ["run_tracin.py", "tracin_pytorch.py"])
+def test_runs_that_share_a_directory_leave_each_others_journals(files, tmp_path, script, caplog):
+    tested = ["--test", files["test.txt"], "--output-per-triple", "--output", tmp_path / "out"]
+    if script == "tracin_pytorch.py":
+        tested = ["--test-triples", files["test.txt"], "--engine", "reference", "--output-dir", tmp_path / "out"]
+    first, second = (arguments(files, *tested, "--top-k", number) for number in (3, 4))
+    killed(script, *first, group=2)
+    killed(script, *second, group=2)
+    caplog.set_level("INFO")
+    for given in (first, second):
+        (run_tracin if script == "run_tracin.py" else tracin_pytorch).main(given)
+    assert caplog.text.count(f"goes on, {tracing.GROUP_SIZE} of {len(WANTED)}") == 2
+    assert not list((tmp_path / "out").glob("*.unfinished"))
 
 
 @pytest.mark.parametrize("change", ["settings", "checkpoint", "training file", "test file"])
