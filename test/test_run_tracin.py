@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,10 @@ import run_tracin
 import tracin_pytorch
 from conve_tracin.conversion import to_pykeen_checkpoint
 from conve_tracin.errors import InputError
-from conve_tracin.report.formats import CSV_COLUMNS
+from conve_tracin.influence.analyzer import Influence
+from conve_tracin.influence.tracing import Trace
+from conve_tracin.names import Names
+from conve_tracin.report.formats import CSV_COLUMNS, trace_as_csv_rows
 from conve_tracin.triples import Vocabulary
 
 ROOT = Path(__file__).parents[1]
@@ -197,6 +201,17 @@ def test_names_in_json_and_csv_and_no_formulas(files, tmp_path):
     texts = table.select_dtypes(exclude="number")
     assert not texts.map(lambda cell: cell.startswith(("=", "+", "-", "@"))).any(axis=None)
     assert (table["TracInScore"] < 0).any()
+
+
+def test_the_documented_pattern_gives_labels_back_for_joins():
+    labels = ("=2+5", "'=2+5", "''-1", "-e5", "+a", "@b", "\tc", "'s-Hertogenbosch", "5'-AMP", "a=b", "'", "MONDO:1")
+    names = Names(entities=Vocabulary("entity", labels), relations=Vocabulary("relation", ("r",)))
+    influences = [Influence(entity, 0, entity, 0.5, entity) for entity in range(len(labels))]
+    rows = trace_as_csv_rows(Trace((0, 0, 0), influences, [], []), names, dict.fromkeys(range(len(labels)), 1.0))
+    heads = pd.DataFrame(rows, columns=CSV_COLUMNS)["TrainHead"]
+    assert not heads.str.match(r"[=+\-@\t\r]").any()
+    (pattern,) = re.findall(r'column\.str\.replace\(r"(.+)", "", regex=True\)', (ROOT / "docs/tracin.md").read_text())
+    assert tuple(heads.str.replace(pattern, "", regex=True)) == labels
 
 
 @pytest.mark.parametrize("output", ["results", "results.json"])

@@ -16,8 +16,9 @@ CSV_COLUMNS = (
     "TrainHead", "TrainHead_label", "TrainRel", "TrainRel_label", "TrainTail", "TrainTail_label",
     "TracInScore", "SelfInfluence",
 )  # fmt: skip
-# A spreadsheet takes a cell that begins so for a formula.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet takes a cell that begins with one of these for a formula. Apostrophes before them are counted in, so
+# that taking one away gives every label back.
+FORMULA_START = re.compile(r"'*[=+\-@\t\r]")
 
 
 def trace_as_json(
@@ -68,7 +69,8 @@ def trace_as_csv_rows(
     """Yield a row of CSV_COLUMNS for each influence of a trace.
 
     `TestHead` and its like are the labels of the mappings (ids mean nothing outside of them), `TestHead_label`
-    and its like the readable names. `self_influences` maps positions in the training set to SelfInfluence.
+    and its like the readable names; where a spreadsheet would run one as a formula, an apostrophe stands before it.
+    `self_influences` maps positions in the training set to SelfInfluence.
     """
     test_cells = _csv_cells(names, *trace.test_triple)
     for influence in trace.influences:
@@ -85,7 +87,7 @@ def _csv_cells(names: Names, head: int, relation: int, tail: int) -> list[str]:
         names.entities.labels[tail],
         names.entity(tail),
     )
-    return [f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell for cell in cells]
+    return [f"'{cell}" if FORMULA_START.match(cell) else cell for cell in cells]
 
 
 def write_csv(path: str | Path, rows: Iterable[tuple[str | float, ...]]) -> None:
