@@ -106,9 +106,9 @@ def train(
         output_dir / "config.json",
         {"model_config": run.state.model.config.as_dict(), "training_config": asdict(config)},
     )
-    for record in run_epochs(run.state, queries, config, validate=lambda: run.evaluate(data.valid)):
-        if "valid" in record:
-            keep_if_best(run, record["valid"]["mean_reciprocal_rank"])
+    for metrics in run_epochs(run.state, queries, config, validate=lambda: run.evaluate(data.valid)):
+        if metrics is not None:
+            keep_if_best(run, metrics["mean_reciprocal_rank"])
         write_progress(run)
         if clean_memory:
             release_memory(run.device)
@@ -197,9 +197,10 @@ def write_progress(run: Run) -> None:
     state, config = run.state, run.config
     if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
         run.save(run.checkpoint_dir / f"checkpoint_epoch_{state.epoch}.pt")
-    write_json(run.output_dir / "training_history.json", state.history)
-    if "valid" in state.history[-1]:
-        write_training_curves(run.output_dir / "training_curves.svg", state.history)
+    history = state.history_with_the_end()
+    write_json(run.output_dir / "training_history.json", history)
+    if "valid" in history[-1]:
+        write_training_curves(run.output_dir / "training_curves.svg", history)
 
 
 def rank_test_triples(run: Run) -> dict[str, Any]:
@@ -213,11 +214,11 @@ def rank_test_triples(run: Run) -> dict[str, Any]:
 
 def run_epochs(
     state: TrainingState, queries: Queries, config: TrainingConfig, *, validate: Callable[[], dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Train until the epochs are done or early stopping has had enough; yield each epoch's record of the history.
+) -> Iterator[dict[str, Any] | None]:
+    """Train until the epochs are done or early stopping has had enough; yield each epoch's metrics, None without.
 
-    A record that is due for evaluation, and the last, has the metrics of `validate` as "valid". Whoever consumes the
-    records notes the evaluation in `state` before asking for the next one. Shows a progress bar.
+    They are those of `validate`, where the epoch is due for evaluation or the last. Whoever consumes them notes the
+    evaluation in `state` before asking for the next ones. Shows a progress bar.
     """
     encode_rows = choose_encoder(state.model, config)
     # In a log file each refresh is one more line.
@@ -234,13 +235,14 @@ def run_epochs(
             state.epoch += 1
             bar.set_description(f"epoch {state.epoch}/{config.num_epochs}", refresh=False)
             record = run_epoch(state, queries, config, encode_rows=encode_rows, on_batch=bar.update)
-            is_due = is_evaluation_due(state.epoch, config)
-            if is_due or state.epoch == config.num_epochs:
-                record["valid"] = validate()
-                if is_due and config.lr_scheduler == "plateau":
-                    state.scheduler.step(record["valid"]["mean_reciprocal_rank"])
             state.history.append(record)
-            yield record
+            if is_evaluation_due(state.epoch, config):
+                record["valid"] = validate()
+                if config.lr_scheduler == "plateau":
+                    state.scheduler.step(record["valid"]["mean_reciprocal_rank"])
+            elif state.epoch == config.num_epochs:
+                state.metrics_of_the_end = validate()
+            yield state.latest_metrics()
             show_progress(bar, record, state.best_mrr)
 
 

@@ -74,7 +74,13 @@ class TrainingConfig:
 
 @dataclass
 class TrainingState:
-    """All that changes while training and that exact resumption needs."""
+    """All that changes while training and that exact resumption needs.
+
+    Attributes:
+        history: a record for each epoch. It holds what a longer run would have written too, so that the checkpoints
+            of a run that was resumed after its end agree on it.
+        metrics_of_the_end: those of the last epoch where it was evaluated only because it was the last.
+    """
 
     model: ConvE
     optimizer: torch.optim.Optimizer
@@ -86,6 +92,17 @@ class TrainingState:
     best_mrr: float = -math.inf
     evaluations_without_improvement: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    metrics_of_the_end: dict[str, Any] | None = None
+
+    def latest_metrics(self) -> dict[str, Any] | None:
+        """Return the validation metrics of the latest epoch; None where it was not evaluated."""
+        return self.metrics_of_the_end or (self.history[-1].get("valid") if self.history else None)
+
+    def history_with_the_end(self) -> list[dict[str, Any]]:
+        """Return the history with all that was evaluated, for people to read."""
+        if self.metrics_of_the_end is None:
+            return self.history
+        return [*self.history[:-1], self.history[-1] | {"valid": self.metrics_of_the_end}]
 
 
 def new_state(model_config: dict[str, Any], config: TrainingConfig, device: torch.device) -> TrainingState:
@@ -170,7 +187,7 @@ def checkpoint_content(
         "model_config": state.model.config.as_dict(),
         "training_config": asdict(config),
         "learning_rate": state.history[-1]["learning_rate"] if state.history else config.learning_rate,
-        "metrics": state.history[-1].get("valid", {}) if state.history else {},
+        "metrics": state.latest_metrics() or {},
         "history": state.history,
         "best_mrr": state.best_mrr,
         "evaluations_without_improvement": state.evaluations_without_improvement,
@@ -216,18 +233,12 @@ def restore(state: TrainingState, path: Path, *, config: TrainingConfig, mapping
     try:
         load_into(state, checkpoint)
         restore_schedule(state, checkpoint, config)
+        if state.epoch == config.num_epochs and state.latest_metrics() is None:
+            state.metrics_of_the_end = checkpoint.get("metrics") or None
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: cannot be resumed ({reason}); use another checkpoint") from error
-    if state.epoch < config.num_epochs:
-        forget_evaluation_of_the_end(state.history, checkpoint["training_config"].get("eval_frequency", 1))
     logger.info("going on after epoch %d of %s", state.epoch, path)
-
-
-def forget_evaluation_of_the_end(history: list[dict[str, Any]], eval_frequency: int) -> None:
-    """Drop the last epoch's metrics where it was evaluated only because it was to be the last, and no longer is."""
-    if history and history[-1]["epoch"] % eval_frequency:
-        history[-1].pop("valid", None)
 
 
 def require_same_sizes(checkpoint: dict[str, Any], model: ConvE, *, source: Path) -> None:
@@ -357,8 +368,9 @@ def keep_counted_best_model(state: TrainingState, *, output_dir: Path, checkpoin
 
 def best_epoch(state: TrainingState) -> int | None:
     """Return the first epoch that has the best validation MRR; None before the first evaluation."""
-    last = validation_mrr(state.history[-1]) if state.history else -math.inf
-    return first_epoch_with(max(state.best_mrr, last), state.history)
+    if validation_mrr({"valid": state.metrics_of_the_end or {}}) > state.best_mrr:
+        return state.epoch
+    return first_epoch_with(state.best_mrr, state.history)
 
 
 def first_epoch_with(mrr: float, history: list[dict[str, Any]]) -> int | None:

@@ -13,6 +13,7 @@ from conftest import SMALL_CONVE
 from conve_tracin import ranking, training
 from conve_tracin.checkpoint import build_model, load_checkpoint
 from conve_tracin.errors import InputError
+from conve_tracin.influence.loading import find_checkpoints
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 from conve_tracin.training import TrainingConfig, TrainingData, next_batch, train, training_queries
@@ -140,12 +141,23 @@ def test_a_resumed_run_knows_nothing_of_the_evaluation_at_its_former_end(run, tm
         assert_same_training(tmp_path / "six" / name, tmp_path / "three" / name)
 
 
+def test_the_checkpoints_of_a_run_that_went_on_after_its_end_agree_on_their_history(run, tmp_path):
+    run("a", num_epochs=3, eval_frequency=2)
+    directory = tmp_path / "a/checkpoints"
+    three = checkpoint_of(directory / "checkpoint_epoch_3.pt")
+    assert three["metrics"].keys() > METRICS
+    run("a", eval_frequency=2, resume=directory / "checkpoint_epoch_3.pt")
+    assert checkpoint_of(directory / "checkpoint_epoch_6.pt")["history"][:3] == three["history"]
+    assert find_checkpoints([directory])[-2:] == [directory / f"checkpoint_epoch_{epoch}.pt" for epoch in (3, 6)]
+
+
 def test_the_last_epoch_is_the_best_model_again_where_a_finished_run_is_resumed(run, tmp_path, scripted_mrr):
     scripted_mrr(0.5, 0.9)
     run("a", num_epochs=3, eval_frequency=2)
     last = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
     assert newest_checkpoint(last.parent) == last
     assert run("b", num_epochs=3, eval_frequency=2, resume=last)["epoch"] == 3
+    assert_identical(*(checkpoint_of(path)["metrics"] for path in (last, tmp_path / "b/final_model.pt")))
 
 
 def test_a_resumed_run_has_moved_on(run, tmp_path):
