@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence import analyzer, conve, forward, reference, tangent, vectorized
+from conve_tracin.influence import conve, forward, reference, tangent, vectorized
 from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch, TracInReferencePyTorch
 from conve_tracin.model import ConvE
 
@@ -242,17 +242,23 @@ def test_threads_change_nothing(threads):
     assert_close(actual, products_by_hand(model, EVERYTHING), 1e-12)
 
 
-def test_mixed_precision_rounds_the_weak_and_rescores_the_strong(conve_engine, monkeypatch):
-    monkeypatch.setattr(analyzer, "RESCORED", 3)
+@pytest.mark.usefixtures("conve_engine")
+def test_mixed_precision_rounds_the_weak_and_rescores_the_strong_of_each_sign():
     model = make_model(dtype=torch.float32)
-    exact = TracInAnalyzerPyTorch(model).gradient_products(TEST_TRIPLES[:1], TRAINING)[0]
-    rounded = TracInAnalyzerPyTorch(model, use_mixed_precision=True).gradient_products(TEST_TRIPLES[:1], TRAINING)[0]
+    exact = TracInAnalyzerPyTorch(model).gradient_products(TEST_TRIPLES[2:], TRAINING)[0]
+    mixed = TracInAnalyzerPyTorch(model, use_mixed_precision=True, rescored=2)
+    rounded = mixed.gradient_products(TEST_TRIPLES[2:], TRAINING)[0]
     assert rounded.dtype == torch.float32
     assert_close(rounded, exact, 0.05)
-    strongest = exact.abs().topk(3).indices
-    torch.testing.assert_close(rounded[strongest], exact[strongest], rtol=1e-5, atol=0)
+    proponents, opponents = exact.topk(2).indices, (-exact).topk(2).indices
+    assert (exact[proponents] > 0).all()
+    assert (exact[opponents] < 0).all()
+    # By size alone, one sign would get less than its share.
+    assert set(exact.abs().topk(4).indices.tolist()) != set(torch.cat([proponents, opponents]).tolist())
     weak = torch.ones(len(TRAINING), dtype=torch.bool)
-    weak[strongest] = False
+    for strong in (proponents, opponents):
+        torch.testing.assert_close(rounded[strong], exact[strong], rtol=1e-5, atol=0)
+        weak[strong] = False
     assert not torch.equal(rounded[weak], exact[weak])
 
 

@@ -231,11 +231,10 @@ def test_models_of_other_kinds(name, kind):
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("ConvE", 0.2), ("DistMult", 0)])
-def test_mixed_precision_rounds_conve_only(name, tolerance, monkeypatch):
+def test_mixed_precision_rounds_conve_only(name, tolerance):
     # All but the strongest stay rounded.
-    monkeypatch.setattr(analyzer_module, "RESCORED", 1)
     exact, rounded = (
-        make_analyzer("tracin_optimized", trained_model(name, dtype=torch.float32), use_mixed_precision=low)
+        make_analyzer("tracin_optimized", trained_model(name, dtype=torch.float32), use_mixed_precision=low, rescored=1)
         for low in (False, True)
     )
     expected = exact.gradient_products(TEST_TRIPLES, TRAINING)

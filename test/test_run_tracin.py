@@ -19,6 +19,7 @@ import run_tracin
 import tracin_pytorch
 from conve_tracin.conversion import to_pykeen_checkpoint
 from conve_tracin.errors import InputError
+from conve_tracin.influence import loading
 from conve_tracin.influence.analyzer import Influence
 from conve_tracin.influence.tracing import Trace
 from conve_tracin.names import Names
@@ -280,6 +281,17 @@ def test_last_layers_are_the_ones_that_were_asked_for(files):
     content = run_test(files, "--last-layer-names", "bn2.weight", "conv1.bias")
     expected = 0.001 * products_by_hand(make_model(), ["bn2.weight", "conv1.bias"])
     for row, result in zip(expected, content["results"], strict=True):
+        assert_influences(result, row)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_mixed_precision_rounds_nothing_that_is_listed(files, monkeypatch, converted):
+    monkeypatch.setattr(loading, "supports_bfloat16", lambda _: True)
+    monkeypatch.setattr(loading, "RESCORED", 1)
+    if converted:
+        torch.save(to_pykeen_checkpoint(torch.load(files["model.pt"], weights_only=True)), files["model.pt"])
+    content = run_test(files, "--use-optimized-tracin", "--use-mixed-precision", "--top-k", "6")
+    for row, result in zip(0.001 * products_by_hand(make_model(), EVERYTHING), content["results"], strict=True):
         assert_influences(result, row)
 
 

@@ -25,7 +25,8 @@ LAST_LAYERS = (
 CACHED_GRADIENTS = 128
 CACHED_NUMBERS = 2**28
 
-# With mixed precision, as many of each test triple's strongest influences are computed again in full precision.
+# With mixed precision, as many of each test triple's strongest influences of each sign are computed again in full
+# precision, unless more are wanted.
 RESCORED = 512
 
 Triples = np.ndarray | Tensor | Sequence[Sequence[int]]
@@ -245,8 +246,8 @@ class TracInReferencePyTorch(TripleAnalyzer):
         last_layer_names: track exactly these parameters.
         loss_fn: score and label, elementwise, to a loss.
         cache_test_gradients: keep the gradients of recent test triples.
-        use_mixed_precision: matrix products in bfloat16, but for the RESCORED strongest influences; the reference
-            stays exact.
+        use_mixed_precision: matrix products in bfloat16, but for the strongest influences; the reference stays exact.
+        rescored: how many of each sign those are.
         inverse_triples: the model has inverse relations: relation r of the files is its row 2r.
     """
 
@@ -260,6 +261,7 @@ class TracInReferencePyTorch(TripleAnalyzer):
         loss_fn: LossFunction = binary_cross_entropy,
         cache_test_gradients: bool = True,
         use_mixed_precision: bool = False,
+        rescored: int = RESCORED,
         inverse_triples: bool = False,
     ) -> None:
         names = last_layer_names
@@ -272,6 +274,7 @@ class TracInReferencePyTorch(TripleAnalyzer):
         )
         self.model = model
         self.low_precision = torch.bfloat16 if use_mixed_precision else None
+        self.rescored = rescored
         self.inverse_triples = inverse_triples
 
     def model_ids(self, triples: Triples) -> np.ndarray:
@@ -327,8 +330,9 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
         fill(torch.arange(len(training_triples)), self.low_precision, progress)
         if self.low_precision is not None:
             # Low precision finds the strongest; full precision scores them.
-            candidates = products.abs().topk(min(RESCORED, len(training_triples)), dim=1).indices.unique()
-            fill(candidates, None, None)
+            count = min(self.rescored, len(training_triples))
+            strongest_of_each_sign = [products.topk(count, dim=1, largest=largest).indices for largest in (True, False)]
+            fill(torch.cat(strongest_of_each_sign).unique(), None, None)
         return products
 
     def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from conve_tracin.checkpoint import (
 )
 from conve_tracin.conversion import stored_learning_rate
 from conve_tracin.errors import InputError
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TracInReferencePyTorch, TripleAnalyzer
+from conve_tracin.influence.analyzer import RESCORED, TracInAnalyzerPyTorch, TracInReferencePyTorch, TripleAnalyzer
 from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
 from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyzerOptimized
 from conve_tracin.influence.tracing import TracedCheckpoint
@@ -165,7 +165,7 @@ class CheckpointLoader:
             return analyzer
         settings = self._settings() | {"inverse_triples": uses_inverse_triples(checkpoint)}
         if self.options.use_optimized_tracin:
-            return TracInAnalyzerPyTorch(model, use_mixed_precision=self._low_precision(), **settings)
+            return TracInAnalyzerPyTorch(model, **self._low_precision(), **settings)
         return TracInReferencePyTorch(model, **settings)
 
     def _pykeen_analyzer(self, path: Path) -> TripleAnalyzer:
@@ -195,7 +195,7 @@ class CheckpointLoader:
             )
         if not self.options.use_optimized_tracin:
             return TracInAnalyzer(model, **self._settings())
-        analyzer = TracInAnalyzerOptimized(model, use_mixed_precision=self._low_precision(), **self._settings())
+        analyzer = TracInAnalyzerOptimized(model, **self._low_precision(), **self._settings())
         if analyzer.conve_analyzer is None and self.options.use_mixed_precision:
             self._say(f"--use-mixed-precision has no effect on a {type(model).__name__}; ConvE has the fast engine")
         return analyzer
@@ -219,13 +219,14 @@ class CheckpointLoader:
             "cache_test_gradients": False,
         }
 
-    def _low_precision(self) -> bool:
+    def _low_precision(self) -> dict[str, Any]:
         if not self.options.use_mixed_precision:
-            return False
+            return {}
         if not supports_bfloat16(self.device):
             self._say(f"--use-mixed-precision has no effect: this {self.device} does not compute in bfloat16")
-            return False
-        return True
+            return {}
+        # Twice as many as are listed: rounding moves some over the edge of the list.
+        return {"use_mixed_precision": True, "rescored": max(RESCORED, 2 * self.options.top_k)}
 
     def _say_of_the_loss(self, checkpoint: Mapping[str, Any], path: Path) -> None:
         if checkpoint.get("training_config", {}).get("loss", "bce") != "bce":

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from conve_tracin.conversion import NATIVE_TO_PYKEEN, PYKEEN_TO_NATIVE
 from conve_tracin.errors import InputError
 from conve_tracin.influence import forward, vectorized
-from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch, TripleAnalyzer, Triples, as_ids
+from conve_tracin.influence.analyzer import (
+    LAST_LAYERS,
+    RESCORED,
+    TracInAnalyzerPyTorch,
+    TripleAnalyzer,
+    Triples,
+    as_ids,
+)
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 from conve_tracin.pykeen_bridge import as_native_conve, relation_rows, score_pykeen
 
@@ -115,6 +122,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
     Args:
         model: see `TracInAnalyzer`, as the arguments up to `device`.
         use_mixed_precision: matrix products of a ConvE in bfloat16; other models stay exact.
+        rescored: see `TracInAnalyzerPyTorch`.
         use_vectorized_gradients, use_torch_compile: accepted for older callers. Forward passes need no training
             gradients, and compiling PyKEEN's models gained little (docs/notes.md).
     """
@@ -130,6 +138,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
         cache_test_gradients: bool = True,
         device: str | torch.device | None = None,
         use_mixed_precision: bool = False,
+        rescored: int = RESCORED,
         use_vectorized_gradients: bool = True,  # noqa: ARG002 - see above
         use_torch_compile: bool = False,  # noqa: ARG002 - see above
     ) -> None:
@@ -151,6 +160,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
                 loss_fn=loss_fn,
                 cache_test_gradients=False,
                 use_mixed_precision=use_mixed_precision,
+                rescored=rescored,
                 inverse_triples=model.use_inverse_triples,
             )
 
