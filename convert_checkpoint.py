@@ -46,10 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Convert what the command line names; exit code 1 where a file of several, or a verification, failed."""
     parser = build_parser()
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.input is not None and (args.output is None or args.output_dir is not None):
         parser.error("--input needs --output, and no --output-dir")
     if args.input_dir is not None and (args.output_dir is None or args.output is not None):

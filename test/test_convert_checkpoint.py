@@ -50,6 +50,11 @@ def test_conversion_there_and_back_gives_the_same_checkpoint(run, native, tmp_pa
     assert_same(checkpoint, expected)
 
 
+def test_main_takes_the_arguments_as_the_other_scripts_do(native, tmp_path):
+    convert_checkpoint.main(["--input", str(native), "--output", str(tmp_path / "there.pt")])
+    assert load_pykeen_model(tmp_path / "there.pt").epoch == load_checkpoint(native)["epoch"]
+
+
 def test_converted_file_loads_strictly_into_pykeen(run, native, tmp_path):
     run("--input", native, "--output", tmp_path / "there.pt")
     content = torch.load(tmp_path / "there.pt", weights_only=True)
