@@ -138,8 +138,14 @@ def main(argv: list[str] | None = None) -> None:
         require_matching_mappings,
         uses_inverse_triples,
     )
+    from conve_tracin.outputs import require_usable_outputs
     from conve_tracin.triples import read_triples
 
+    mappings = (args.entity_to_id, args.relation_to_id, args.node_name_dict, args.edge_map)
+    require_usable_outputs(
+        {"--output": args.output, "--best-output": args.best_output},
+        inputs=(args.model_path, args.train, args.valid, args.test, *mappings),
+    )
     names = cli.read_names_from(args)
     checkpoint = load_checkpoint(args.model_path)
     require_matching_mappings(checkpoint, names.entities, names.relations, source=args.model_path)

@@ -76,3 +76,12 @@ def test_command_line(graph, graph_files, tmp_path, capsys):
     )
     assert best.tolist() == graph.test[by_rank[:2]].tolist()
     assert "MRR of the tails" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--output", "--best-output"])
+def test_inputs_are_not_replaced(graph_files, tmp_path, flag):
+    before = graph_files.test.read_bytes()
+    given = ["--model-path", str(tmp_path / "model.pt"), *graph_files.arguments(), "--output", str(tmp_path / "out")]
+    with pytest.raises(InputError, match=f"is an input, which {flag} would replace"):
+        evaluation.main([*given, flag, str(graph_files.test)])
+    assert graph_files.test.read_bytes() == before
