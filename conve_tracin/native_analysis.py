@@ -39,14 +39,16 @@ def run_native_analysis(**options: Any) -> None:
     for traced in resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)):
         path = output / "triple_{}_{}_{}.json".format(*traced.test_triple) if many else output
         write_json(path, as_json(run, traced))
-        print_results([trace_as_table(traced, run.names)], [path])
-        if run.options.report is not None:
+        if run.options.report is None:
+            print_results([trace_as_table(traced, run.names)], [path])
+        else:
             traces.append(traced)
     if run.options.report is not None:
         write_report(run, traces)
-        print_results([], [run.options.report])
     if journal is not None:
         journal.remove()
+    if run.options.report is not None:
+        print_results([trace_as_table(traced, run.names) for traced in traces], [output, run.options.report])
 
 
 def prepare_native(options: TracInOptions) -> Run:

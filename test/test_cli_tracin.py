@@ -134,6 +134,15 @@ def test_readable_names(files, tmp_path, capsys):
     assert "Aspirin (drug) — biolink:causes → café" in capsys.readouterr().out
 
 
+def test_results_are_written_before_anything_is_printed(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.print", lambda *_, **__: (_ for _ in ()).throw(BrokenPipeError))
+    more = ["--test-triple", "0", "1", "2", "--output", str(files["out.json"]), "--report", str(tmp_path / "page.html")]
+    with pytest.raises(BrokenPipeError):
+        tracin_pytorch.main(arguments(files, *more))
+    assert files["out.json"].exists()
+    assert (tmp_path / "page.html").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
