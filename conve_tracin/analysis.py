@@ -70,6 +70,13 @@ class Run:
     load: CheckpointLoader
 
     @property
+    def method(self) -> str:
+        """What the influences are computed with, in words."""
+        if self.options.method == GAUSS_NEWTON:
+            return f"Gauss–Newton, damping {self.options.damping:g}"
+        return "TracIn"
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The members that all JSON outputs have in common."""
         rates = self.learning_rates
@@ -282,7 +289,7 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
         written.append(options.report)
     if journal is not None:
         journal.remove()
-    print_results([trace_as_table(traced, run.names) for traced in traces], written)
+    print_results([trace_as_table(traced, run.names, method=run.method) for traced in traces], written)
     return content
 
 

@@ -40,7 +40,7 @@ def run_native_analysis(**options: Any) -> None:
         path = output / "triple_{}_{}_{}.json".format(*traced.test_triple) if many else output
         write_json(path, as_json(run, traced))
         if run.options.report is None:
-            print_results([trace_as_table(traced, run.names)], [path])
+            print_results([trace_as_table(traced, run.names, method=run.method)], [path])
         else:
             traces.append(traced)
     if run.options.report is not None:
@@ -48,7 +48,9 @@ def run_native_analysis(**options: Any) -> None:
     if journal is not None:
         journal.remove()
     if run.options.report is not None:
-        print_results([trace_as_table(traced, run.names) for traced in traces], [output, run.options.report])
+        print_results(
+            [trace_as_table(traced, run.names, method=run.method) for traced in traces], [output, run.options.report]
+        )
 
 
 def prepare_native(options: TracInOptions) -> Run:

@@ -28,7 +28,7 @@ def assert_influences(influences, expected):
     np.testing.assert_allclose([row["influence"] for row in influences], expected[order], rtol=1e-4)
 
 
-def test_tracin_pytorch_sums_up_to_the_mean_over_checkpoints(files, tmp_path):  # noqa: F811
+def test_tracin_pytorch_sums_up_to_the_mean_over_checkpoints(files, tmp_path, capsys):  # noqa: F811
     other = make_model(dtype=torch.float32)
     with torch.no_grad():
         other.entity_embeddings.weight.mul_(0.5)
@@ -38,6 +38,7 @@ def test_tracin_pytorch_sums_up_to_the_mean_over_checkpoints(files, tmp_path):  
     tracin_pytorch.main(arguments(files, *flags, model=[files["model.pt"], tmp_path / "other.pt"]))
     content = json.loads(files["out.json"].read_text(encoding="utf-8"))
     assert (content["method"], content["damping"]) == ("gauss-newton", 2.0)
+    assert "aspirin — causes → café (explained by Gauss–Newton, damping 2)" in capsys.readouterr().out
     assert_influences(content["influences"], (effects(make_model(dtype=torch.float32)) + effects(other))[0] / 2)
 
 

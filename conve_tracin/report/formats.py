@@ -41,9 +41,9 @@ def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
     return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()}
 
 
-def trace_as_table(trace: Trace, names: Names, *, rows: int = 5) -> str:
-    """Lay out the strongest proponents and opponents as text."""
-    lines = [f"Prediction: {names.sentence(*trace.test_triple)}"]
+def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) -> str:
+    """Lay out the strongest proponents and opponents as text; `method` names what they were computed with."""
+    lines = [f"Prediction: {names.sentence(*trace.test_triple)} (explained by {method})"]
     for title, influences in (
         ("Proponents (the model believes it because of)", trace.proponents),
         ("Opponents (the model believes it in spite of)", trace.opponents),
