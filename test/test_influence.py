@@ -32,10 +32,12 @@ TRAINING = np.array(
 EVERYTHING = tuple(name for name, _ in ConvE(num_entities=2, num_relations=1).named_parameters())
 
 
-@pytest.fixture(params=["forward", "factored"])
+@pytest.fixture(params=["forward", "factored", "factored pair by pair"])
 def conve_engine(request, monkeypatch):
     """Run a test with either way of ConvE's engine, whatever the number of test triples."""
     monkeypatch.setattr(conve, "FACTORED_FROM", 99 if request.param == "forward" else 1)
+    if request.param == "factored pair by pair":
+        monkeypatch.setattr(conve, "COPIED_FEATURES", 0)
 
 
 def make_model(*, entity_bias=False, dtype=torch.float64) -> ConvE:

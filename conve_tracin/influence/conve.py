@@ -36,6 +36,9 @@ from conve_tracin.model import ConvE
 # Measured on a CPU: from here on one backward product for each triple is cheaper than forward products for each
 # pair and tangent (benchmarks/influence.py).
 FACTORED_FROM = 4
+# Up to this size on a CPU, and always on a GPU, a pair's feature maps are copied for each of its triples: that is
+# cheaper than going through the pairs one by one.
+COPIED_FEATURES = 4096
 # On a CPU the feature maps of a batch should stay in a core's cache; a GPU wants all that the user allows.
 CPU_BATCH_FEATURES = 700_000
 
@@ -330,10 +333,15 @@ class FactoredDerivatives(_SharedQueries):
         before_relu = self.before_relu(linear)
         return _Pairs(images, maps, features, linear, before_relu, F.relu(before_relu))
 
+    def _copies_maps(self) -> bool:
+        return self.table.device.type != "cpu" or self.model.config.feature_map_size <= COPIED_FEATURES
+
     def _by_maps(self, by_linear: Tensor, pairs: "_Pairs", batch: PairBatch) -> Tensor:
         """Go back through fc and ReLU: gradients (M, d) to gradients by the maps (M, C, P)."""
         by_maps = by_linear.to(self.precision) @ self.linear_weight  # (M, F), before the ReLU's derivative
-        # Pair by pair, so that no pair's maps are copied for each of its triples.
+        if self._copies_maps():
+            by_maps = mask_where_inactive(by_maps, pairs.maps[batch.rows])
+            return by_maps.view(len(by_maps), self.model.config.output_channels, -1)
         for pair, triples in enumerate(batch.triples_of_pairs()):
             here = by_maps[triples]
             mask_where_inactive(here, pairs.maps[pair].expand_as(here), out=here)
@@ -343,9 +351,12 @@ class FactoredDerivatives(_SharedQueries):
         """Go back to the folded convolution: kernel gradients (M, C, 1, kh, kw) and bias gradients (M, C)."""
         kernel_shape = self.convolution.kernel.shape
         patches = F.unfold(pairs.images, kernel_shape[2:]).transpose(1, 2)  # (B, P, kh · kw)
-        by_kernel = by_maps.new_empty(*by_maps.shape[:2], patches.shape[2])  # (M, C, kh · kw)
-        for pair, triples in enumerate(batch.triples_of_pairs()):
-            torch.matmul(by_maps[triples].flatten(0, 1), patches[pair], out=by_kernel[triples].flatten(0, 1))
+        if self._copies_maps():
+            by_kernel = by_maps @ patches[batch.rows]  # (M, C, kh · kw)
+        else:
+            by_kernel = by_maps.new_empty(*by_maps.shape[:2], patches.shape[2])
+            for pair, triples in enumerate(batch.triples_of_pairs()):
+                torch.matmul(by_maps[triples].flatten(0, 1), patches[pair], out=by_kernel[triples].flatten(0, 1))
         dtype = self.table.dtype
         return by_kernel.view(-1, *kernel_shape).to(dtype), by_maps.sum(dim=2, dtype=dtype)
 
