@@ -127,6 +127,8 @@ def measure_loading(triples: np.ndarray) -> dict[str, float]:
 
 def measure_growth(args: argparse.Namespace) -> dict[str, Any]:
     """Measure many sizes and draw them."""
+    # The first run of a process also loads libraries.
+    time_influence(draw(10_000), 8, 4, 1, args)
     base = {"triples": 200_000, "tests": 1, "size": (8, 4)}
     series = {
         "training triples (d = 32, 1 test triple)": [

@@ -315,6 +315,7 @@ def test_pykeens_evaluator_gives_our_metrics(inverse_triples):
     assert ours["mean_reciprocal_rank"] == pytest.approx(
         theirs.get_metric(f"{side}.realistic.inverse_harmonic_mean_rank"), abs=1e-4
     )
+    assert ours["mean_rank"] == pytest.approx(theirs.get_metric(f"{side}.realistic.arithmetic_mean_rank"), abs=1e-4)
     for k in (1, 3, 5, 10):
         assert ours[f"hits@{k}"] == pytest.approx(theirs.get_metric(f"{side}.realistic.hits_at_{k}"), abs=1e-4)
 
