@@ -168,7 +168,7 @@ def draw_growth(measured: dict[str, list[tuple[int, float]]], path: Path) -> Non
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
 
 
 if __name__ == "__main__":
