@@ -42,6 +42,7 @@ from conve_tracin.model import ConvE, ConvEConfig
 
 if TYPE_CHECKING:
     import pykeen.models
+    from pykeen.models import Model as PyKEENModel  # noqa: F401 - for the annotations of other modules
 
 PYKEEN_PICKLE = "pykeen-pickle"
 

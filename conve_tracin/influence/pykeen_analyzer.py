@@ -27,7 +27,7 @@ from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 from conve_tracin.pykeen_bridge import as_native_conve, relation_rows, score_pykeen
 
 if TYPE_CHECKING:
-    import pykeen.models
+    from conve_tracin.pykeen_bridge import PyKEENModel
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _COLUMNS = {"entity_representations": (0, 2), "relation_representations": (1,)}
 class PyKEENScorer(nn.Module):
     """Scores triples in the ids of the mapping files with a PyKEEN model."""
 
-    def __init__(self, model: "pykeen.models.Model") -> None:
+    def __init__(self, model: "PyKEENModel") -> None:
         super().__init__()
         self.model = model
         self._caching = [module for module in model.modules() if any(hasattr(module, name) for name in _CACHES)]
@@ -66,7 +66,7 @@ class PyKEENScorer(nn.Module):
 class _RowScorer(nn.Module):
     """Scores triples whose relation ids are rows of the relation table."""
 
-    def __init__(self, model: "pykeen.models.Model") -> None:
+    def __init__(self, model: "PyKEENModel") -> None:
         super().__init__()
         self.model = model
 
@@ -91,7 +91,7 @@ class TracInAnalyzer(TripleAnalyzer):
 
     def __init__(
         self,
-        model: "pykeen.models.Model",
+        model: "PyKEENModel",
         *,
         use_last_layers_only: bool = False,
         num_last_layers: int = 2,
@@ -129,7 +129,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
 
     def __init__(
         self,
-        model: "pykeen.models.Model",
+        model: "PyKEENModel",
         *,
         use_last_layers_only: bool = False,
         num_last_layers: int = 2,
@@ -238,7 +238,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
         ).cpu()
 
 
-def last_layers(model: "pykeen.models.Model", count: int) -> list[str]:
+def last_layers(model: "PyKEENModel", count: int) -> list[str]:
     """Name the last `count` tensors before the scoring layer, from the scoring layer backwards.
 
     For a ConvE these are LAST_LAYERS under PyKEEN's names; for another model the parameters of its interaction.
@@ -258,7 +258,7 @@ def last_layers(model: "pykeen.models.Model", count: int) -> list[str]:
     return layers[:count]
 
 
-def embedding_tables(model: "pykeen.models.Model") -> dict[str, tuple[int, ...]] | None:
+def embedding_tables(model: "PyKEENModel") -> dict[str, tuple[int, ...]] | None:
     """Say which parameters a triple touches in single rows only, and which of its columns index them.
 
     Returns {parameter name: columns of (head, relation, tail)}, or None where the model has representations that
