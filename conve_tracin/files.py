@@ -9,6 +9,9 @@ from pathlib import Path
 
 from conve_tracin.errors import InputError
 
+# Linux, and other kinds of Unix.
+NAMES_OF_OPEN_FILES = ("/proc", "/dev/fd")
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -57,7 +60,8 @@ def is_stream(path: Path) -> bool:
         return False
     # /dev/stdout leads to an open file, which may be a regular one.
     target = path.parent / path.readlink() if path.is_symlink() else path
-    is_open_file = any(place.parent.resolve().is_relative_to("/proc") for place in (path, target))
+    folders = [place.parent.resolve() for place in (path, target)]
+    is_open_file = any(folder.is_relative_to(names) for folder in folders for names in NAMES_OF_OPEN_FILES)
     return is_open_file or not path.is_file()
 
 
