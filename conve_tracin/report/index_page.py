@@ -3,15 +3,13 @@
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.report.markup import Markup, element, join
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+from conve_tracin.report.frame import whole_page
+from conve_tracin.report.markup import Markup, element
 
 
 def write_index_page(path: Path, ranks: Path, pages: Sequence[Path]) -> None:
@@ -50,17 +48,6 @@ def index_page(rows: Sequence[Mapping[str, str]], links: Sequence[str]) -> Marku
         )
         for row, link in zip(rows, links, strict=True)
     ]
-    style = resources.files("conve_tracin.report").joinpath("page.css").read_text(encoding="utf-8")
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("link", rel="icon", href="data:,"),
-        element("title", f"Why the model predicts: {len(rows)} predictions"),
-        element("style", Markup(style)),
-    )
     body = element(
         "nav",
         element("p", "Why the model predicts", class_="kicker"),
@@ -68,5 +55,4 @@ def index_page(rows: Sequence[Mapping[str, str]], links: Sequence[str]) -> Marku
         element("ol", *entries),
         aria_label="Predictions",
     )
-    page = element("html", head, element("body", element("main", body)), lang="en")
-    return join(Markup("<!DOCTYPE html>\n"), page, Markup("\n"))
+    return whole_page(f"Why the model predicts: {len(rows)} predictions", element("main", body))

@@ -4,12 +4,10 @@ The page loads nothing, names are escaped wherever they stand, and its content s
 the one below it by digest. Tables can be sorted and searched where scripts run; nothing is lost where they do not.
 """
 
-import base64
 import hashlib
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from conve_tracin.influence.tracing import Trace
 from conve_tracin.names import Names
 from conve_tracin.options import GAUSS_NEWTON, TRACIN
 from conve_tracin.report.charts import Axis, draw_concentration
+from conve_tracin.report.frame import whole_page
 from conve_tracin.report.lettering import signed, signed_column
 from conve_tracin.report.markup import Markup, element, join
 from conve_tracin.report.path_graph import ACROSS, DOWN, draw_paths
@@ -112,36 +111,14 @@ def sha256(path: Path) -> str:
 
 def report_page(traces: Sequence[Trace], names: Names, computation: Mapping[str, object]) -> Markup:
     """Write the whole page."""
-    script = _resource("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
     title = "Why the model predicts: " + (
         _plain(names, *traces[0].test_triple) if len(traces) == 1 else f"{len(traces)} predictions"
-    )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        # Without it a browser asks the server for /favicon.ico.
-        element("link", rel="icon", href="data:,"),
-        element("title", title),
-        element("style", Markup(_resource("page.css"))),
     )
     sections = [
         _prediction_section(number, trace, names, is_only=len(traces) == 1) for number, trace in enumerate(traces, 1)
     ]
-    body = element(
-        "body",
-        element("main", _index(traces, names) if len(traces) > 1 else None, *sections, _computation(computation)),
-        element("script", Markup(script)),
-    )
-    return join(Markup("<!DOCTYPE html>\n"), element("html", head, body, lang="en"), Markup("\n"))
-
-
-def _resource(name: str) -> str:
-    return resources.files("conve_tracin.report").joinpath(name).read_text(encoding="utf-8")
+    index = _index(traces, names) if len(traces) > 1 else None
+    return whole_page(title, element("main", index, *sections, _computation(computation)), script="page.js")
 
 
 # ---------------------------------------------------------------------------------------------------------------
