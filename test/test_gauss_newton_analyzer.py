@@ -124,3 +124,13 @@ def test_another_loss_is_mentioned(files, caplog):  # noqa: F811
             [*arguments(files), "--method", "gauss-newton", "--mode", "self", "--output", str(files["out.json"])]
         )
     assert "was trained with cross-entropy" in caplog.text
+
+
+def test_effects_have_no_learning_rate_unless_one_is_given():
+    analyzer = GaussNewtonAnalyzer(make_model(), training_approach="1vsall", damping=2.0)
+    expected = effects(make_model())
+    assert_influences(analyzer.compute_influences_for_test_triple(TEST_TRIPLES[0], TRAINING), expected[0])
+    for listed, row in zip(analyzer.analyze_test_set(TEST_TRIPLES, TRAINING), expected, strict=True):
+        assert_influences(listed, row)
+    (scaled,) = analyzer.analyze_test_set(TEST_TRIPLES[:1], TRAINING, learning_rate=0.5)
+    assert_influences(scaled, 0.5 * expected[0])

@@ -16,6 +16,7 @@ from conve_tracin.errors import InputError
 from conve_tracin.influence import conve, forward, reference, tangent
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 from conve_tracin.model import ConvE
+from conve_tracin.options import DEFAULT_LEARNING_RATE
 
 # From the scoring layer backwards; bn2 acts on the query vector and is tracked only where it is named.
 LAST_LAYERS = (
@@ -87,6 +88,8 @@ class TripleAnalyzer:
 
     # Whether each process of torchrun may compute some of the training triples.
     shares_training_triples = True
+    # What the methods multiply with where no learning rate is given.
+    default_learning_rate = DEFAULT_LEARNING_RATE
 
     def __init__(
         self,
@@ -185,11 +188,11 @@ class TripleAnalyzer:
         self,
         test_triple: Sequence[int],
         training_triples: Triples,
-        learning_rate: float = 0.001,
+        learning_rate: float | None = None,
         top_k: int | None = 10,
         batch_size: int = 256,
     ) -> list[dict[str, int | float]]:
-        """Rank training triples (N, 3) by their absolute influence on the test triple.
+        """Rank training triples (N, 3) by their absolute influence on the test triple; η is 0.001 unless given.
 
         Returns:
             The `top_k` strongest (all with None), ties in training order, as members of the JSON output:
@@ -204,7 +207,7 @@ class TripleAnalyzer:
         test_triples: Triples,
         training_triples: Triples,
         *,
-        learning_rate: float = 0.001,
+        learning_rate: float | None = None,
         top_k: int | None = 10,
         batch_size: int = 256,
     ) -> list[list[dict[str, int | float]]]:
@@ -213,14 +216,17 @@ class TripleAnalyzer:
         products = self.gradient_products(test_triples, training_triples, batch_size=batch_size)
         return [
             [influence.as_dict() for influence in rank_influences(row, training_triples, top_k)]
-            for row in learning_rate * products
+            for row in self._rate(learning_rate) * products
         ]
 
     def compute_self_influence(
-        self, triples: Triples, learning_rate: float = 0.001, batch_size: int = 256
+        self, triples: Triples, learning_rate: float | None = None, batch_size: int = 256
     ) -> np.ndarray:
         """Compute η‖∇ℓ(w; z)‖² of each triple (N, 3): (N,)."""
-        return (learning_rate * self.self_products(triples, batch_size=batch_size)).numpy()
+        return (self._rate(learning_rate) * self.self_products(triples, batch_size=batch_size)).numpy()
+
+    def _rate(self, learning_rate: float | None) -> float:
+        return self.default_learning_rate if learning_rate is None else learning_rate
 
 
 def _with_tails(head: int, relation: int, tails: Tensor) -> np.ndarray:

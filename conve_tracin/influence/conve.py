@@ -12,7 +12,7 @@ q depends on (h, r) alone and is computed once for each distinct pair. From ther
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from conve_tracin.influence.tangent import (
 from conve_tracin.model import ConvE
 
 # Measured on a CPU: from here on one backward product for each triple is cheaper than forward products for each
-# pair and tangent (benchmarks/influence.py).
+# pair and tangent (benchmarks/scale.py --growth).
 FACTORED_FROM = 4
 # Up to this size on a CPU, and always on a GPU, a pair's feature maps are copied for each of its triples: that is
 # cheaper than going through the pairs one by one.
@@ -261,7 +261,11 @@ class FactoredDerivatives(_SharedQueries):
 
     def __init__(self, model: ConvE, tangents: list[ConvETangent], *, low_precision: torch.dtype | None = None) -> None:
         super().__init__(model, tangents, low_precision=low_precision)
-        self.stacked = _stack_tangents(model, tangents, self.convolution) if tangents else None
+        self.low_convolution = self.convolution.to(self.precision)
+        self.stacked = None
+        if tangents:
+            stacked = _stack_tangents(model, tangents, self.convolution)
+            self.stacked = replace(stacked, right=stacked.right.to(self.precision))
 
     def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the scores (M,) and their derivatives (n, M)."""
@@ -280,7 +284,7 @@ class FactoredDerivatives(_SharedQueries):
         derivatives += stacked.bn2_bias @ by_before_relu.T
         derivatives += stacked.bn2_weight @ (by_before_relu * self.normalised(pairs.linear)[batch.rows]).T
         # A product of outer products is the product of the inner ones.
-        through_right = (pairs.features @ stacked.right.to(self.precision).T).to(derivatives)  # (B, k)
+        through_right = (pairs.features @ stacked.right.T).to(derivatives)  # (B, k)
         derivatives.index_add_(0, stacked.owner, through_right[batch.rows].T * (stacked.left @ by_linear.T))
         self._add_embedding_terms(derivatives, by_maps, batch)
         self.add_tail_terms(derivatives, pairs.queries[batch.rows], batch.tails)
@@ -327,7 +331,7 @@ class FactoredDerivatives(_SharedQueries):
 
     def _pairs(self, batch: PairBatch) -> "_Pairs":
         images = self.pair_images(batch)
-        maps = self.convolution.to(self.precision)(images).flatten(start_dim=1)  # (B, F)
+        maps = self.low_convolution(images).flatten(start_dim=1)  # (B, F)
         features = F.relu(maps)
         linear = (features @ self.linear_weight.T).to(self.table.dtype)  # (B, d)
         before_relu = self.before_relu(linear)

@@ -1,7 +1,5 @@
 """The Gauss–Newton method (see `gauss_newton`) behind the interface of the other analyzers."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from torch import Tensor
 
@@ -31,6 +29,8 @@ class GaussNewtonAnalyzer(TracInReferencePyTorch):
 
     # The curvature, and the competition within a query, need all training triples in one process.
     shares_training_triples = False
+    # An effect on a score has no learning rate.
+    default_learning_rate = 1.0
 
     def __init__(
         self,
@@ -98,16 +98,3 @@ class GaussNewtonAnalyzer(TracInReferencePyTorch):
             return leverages(self.model, triples, curvature, batch_size=batch_size)
         both = leverages(self.model, with_inverse_triples(triples), curvature, batch_size=batch_size)
         return both[: len(triples)] + both[len(triples) :]
-
-    def compute_influences_for_test_triple(
-        self,
-        test_triple: Sequence[int],
-        training_triples: Triples,
-        learning_rate: float = 1.0,
-        top_k: int | None = 10,
-        batch_size: int = 256,
-    ) -> list[dict[str, int | float]]:
-        """Do as the other analyzers do; an effect on a score has no learning rate."""
-        return super().compute_influences_for_test_triple(
-            test_triple, training_triples, learning_rate, top_k, batch_size
-        )
