@@ -141,7 +141,7 @@ def add_influence_arguments(parser: argparse.ArgumentParser) -> None:
     influence.add_argument("--top-k", type=positive_int, default=10, help="how many influences to list")
     influence.add_argument(
         "--use-last-layers-only", action="store_true",
-        help="track only the last tensors before the scoring layer; it tells less and saves little",
+        help="track only the last tensors before the scoring layer; it agrees with retraining less",
     )  # fmt: skip
     influence.add_argument("--num-last-layers", type=positive_int, default=2, help="how many tensors that is")
     machine = parser.add_argument_group("machine")
