@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-all lint format clean
 
 demo: $(VENV)/installed ## train on UMLS and explain one prediction (about a minute on two cores)
 	$(RUN) prepare_data.py --dataset umls --output-dir $(DEMO)/data
@@ -19,8 +19,11 @@ demo: $(VENV)/installed ## train on UMLS and explain one prediction (about a min
 	    --test-triple pharmacologic_substance treats neoplastic_process --method gauss-newton \
 	    --output $(DEMO)/influences.json --report $(DEMO)/report.html
 
-test: $(VENV)/installed-test ## the whole test suite
+test: $(VENV)/installed-test ## the test suite without the slow tests
 	$(RUN) -m pytest
+
+test-all: $(VENV)/installed-test ## every test: whole pipelines and all commands of the documents, too
+	$(RUN) -m pytest -m "slow or not slow"
 
 lint: $(VENV)/installed-test ## style and mistakes
 	$(RUN) -m ruff check .
@@ -35,8 +38,9 @@ $(VENV)/installed: requirements.txt constraints.txt
 	$(RUN) -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	touch $@
 
-$(VENV)/installed-test: $(VENV)/installed requirements-test.txt
-	$(RUN) -m pip install --quiet --requirement requirements-test.txt --constraint constraints.txt
+$(VENV)/installed-test: $(VENV)/installed requirements-test.txt requirements-pipeline.txt
+	$(RUN) -m pip install --quiet --requirement requirements-test.txt --requirement requirements-pipeline.txt \
+	    --constraint constraints.txt
 	touch $@
 
 clean: ## remove the environment and the demo's files

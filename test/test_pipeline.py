@@ -217,7 +217,6 @@ def kgx_run(tmp_path_factory):
 
 
 @needs_snakemake
-@pytest.mark.slow
 def test_small_kgx_graph_from_files_to_report(kgx_run):
     directory, _ = kgx_run
     root = directory / "out 'of' \"it\"" / "CGGD_alltreat"
@@ -243,7 +242,6 @@ def test_small_kgx_graph_from_files_to_report(kgx_run):
 
 
 @needs_snakemake
-@pytest.mark.slow
 def test_second_run_has_nothing_to_do(kgx_run):
     done = snakemake(*kgx_run, "--dry-run")
     assert NOTHING_TO_DO in done.stdout + done.stderr
