@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What preparing a KGX graph costs: time and peak memory of prepare_data.py on synthetic files.
 
-    python benchmarks/kgx.py --edges 1000000 2000000
+    python benchmarks/kgx.py --edges 1000000 4000000 --output benchmarks/results/kgx.json
 
 Nodes carry all ancestors of their category and edges about 400 bytes, as in ROBOKOP. Two sizes or more give the cost of
 a further million edges, with the style that keeps them all. The last line is JSON.
@@ -100,15 +100,16 @@ def cost_of_a_further_million(runs: list[dict[str, Any]]) -> dict[str, float]:
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--edges", type=int, nargs="+", default=[1_000_000, 2_000_000], help="sizes to measure")
+    parser.add_argument("--edges", type=int, nargs="+", default=[1_000_000, 4_000_000], help="sizes to measure")
     parser.add_argument("--nodes", type=int, default=300_000)
+    parser.add_argument("--note", help="what else to know of the measurement")
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         ids = write_nodes(directory / "nodes.jsonl", args.nodes)
         runs = [measure(directory, ids, number) for number in args.edges]
-    result: dict[str, Any] = {"machine": common.machine(), "nodes": args.nodes, "runs": runs}
+    result: dict[str, Any] = {"note": args.note, "machine": common.machine(), "nodes": args.nodes, "runs": runs}
     if len({run["edges"] for run in runs}) > 1:
         result["per_further_million"] = cost_of_a_further_million(runs)
     common.print_json(result, args.output)

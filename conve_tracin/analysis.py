@@ -55,6 +55,7 @@ class Run:
         names: the mappings and what they call things.
         checkpoints, learning_rates: the models, one η each.
         training_triples: ids, (N, 3).
+        known_triples: those of --known, ids, (M, 3).
         test_triples: ids, (n, 3); none in mode "self".
         test_indices: their places in the test file.
         load: reads a checkpoint.
@@ -65,6 +66,7 @@ class Run:
     checkpoints: list[Path]
     learning_rates: list[float]
     training_triples: np.ndarray
+    known_triples: np.ndarray
     test_triples: np.ndarray
     test_indices: list[int]
     load: CheckpointLoader
@@ -123,13 +125,17 @@ def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = Checkpoi
     device = cli.choose_device(options.device)
     rates = choose_learning_rates(checkpoints, options)
     test_triples, test_indices = read_test(options, names)
-    training_triples = read_triples(options.train, names.entities, names.relations, skip_unknown=options.skip_unknown)
+    training_triples, *known = (
+        read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown)
+        for path in (options.train, *options.known)
+    )
     return Run(
         options=options,
         names=names,
         checkpoints=checkpoints,
         learning_rates=rates,
         training_triples=training_triples,
+        known_triples=np.concatenate([training_triples[:0], *known]),
         test_triples=test_triples,
         test_indices=test_indices,
         load=loader(
@@ -303,11 +309,14 @@ def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:
 
 def write_report(run: Run, traces: list[Trace]) -> None:
     """Write the page of --report."""
+    settings = page.settings_of(run.options) | {"Device": str(run.load.device)}
+    if run.options.known:
+        settings["Known triples"] = "\n".join(map(str, run.options.known))
     computation = page.describe_computation(
         method=run.options.method,
         checkpoints=dict(zip(run.checkpoints, run.learning_rates, strict=True)),
         train=Path(run.options.train),
-        settings=page.settings_of(run.options),
+        settings=settings,
     )
     page.write_report(run.options.report, traces, run.names, computation)
 
@@ -321,7 +330,7 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
         run.training_triples,
         top_k=run.options.top_k,
         batch_size=run.options.batch_size,
-        summary=None if run.options.report is None else SummarySettings.of(run.names),
+        summary=None if run.options.report is None else SummarySettings.of(run.names, run.known_triples),
     )
 
 
@@ -344,7 +353,7 @@ def digest_of_run(run: Run) -> str:
         | {"checkpoints": run.checkpoints, "learning_rates": run.learning_rates}
         | {"summarised": run.options.report is not None},
         files=run.checkpoints,
-        arrays=[run.training_triples, run.test_triples],
+        arrays=[run.training_triples, run.known_triples, run.test_triples],
     )
 
 

@@ -108,6 +108,10 @@ def add_report_argument(group: argparse._ArgumentGroup) -> None:
         "--report", type=file_to_write, metavar="FILE.html",
         help="also write a self-contained page: evidence, paths, relations, and how it was computed",
     )  # fmt: skip
+    group.add_argument(
+        "--known", type=Path, nargs="+", default=(), metavar="FILE",
+        help="further true triples, such as valid and test: the report's rank passes over their tails, too",
+    )  # fmt: skip
 
 
 def read_names_from(args: argparse.Namespace) -> "Names":

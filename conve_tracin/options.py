@@ -40,6 +40,7 @@ class TracInOptions:
     csv_output: Path | str | bool | None = None
     output_per_triple: bool = False
     report: Path | str | None = None
+    known: Sequence[Path | str] = ()
 
     method: str = TRACIN
     damping: float = 1.0
@@ -89,7 +90,7 @@ class TracInOptions:
     def inputs(self) -> tuple[Path | str | None, ...]:
         """All that is read, files and directories; None for what was not given."""
         given = (self.train, self.test, self.test_triples, self.entity_to_id, self.relation_to_id)
-        return (*self.model_path, *given, self.edge_map, self.node_name_dict)
+        return (*self.model_path, *given, *self.known, self.edge_map, self.node_name_dict)
 
     @property
     def output_directory(self) -> Path | None:
@@ -123,6 +124,8 @@ def shared_settings_without_effect(options: TracInOptions) -> Iterator[str]:
         yield "--num-last-layers has no effect without --use-last-layers-only, or beside --last-layer-names"
     if options.use_gradient_checkpointing:
         yield "--use-gradient-checkpointing has no effect: no activations of a batch are kept for a backward pass"
+    if options.known and options.report is None:
+        yield "--known has no effect without --report, which tells the rank"
 
 
 def _without_effect_on_gauss_newton(options: TracInOptions) -> Iterator[str]:

@@ -32,7 +32,7 @@ SOURCES = ("dataset", "triples", "nodes")
 SET_BY_THE_PIPELINE = {
     "help", "debug", "output_dir", *SPLITS, "entity_to_id", "relation_to_id", "node_name_dict", "edge_map",
     "checkpoint_dir", "resume_from_checkpoint", "model_path", "test_triple", "test_triples", "output", "report",
-    "device",
+    "known", "device",
 }  # fmt: skip
 
 # What may change without a new start: training then goes on from the last checkpoint.
@@ -266,7 +266,8 @@ class Pipeline:
     def _tracin_command(self) -> list[str]:
         names = ["train", "entity_to_id", "relation_to_id", "node_name_dict", *(["edge_map"] if self.is_kgx else [])]
         command = script("tracin_pytorch.py", "--model-path", self.model / "best_model.pt", *self._file_flags(*names))
-        return [*command, *self.explain_settings, *self._device_flags]
+        known = ["--known", str(self.data["valid"]), str(self.data["test"])]
+        return [*command, *known, *self.explain_settings, *self._device_flags]
 
     @property
     def _device_flags(self) -> list[str]:

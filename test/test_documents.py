@@ -5,47 +5,128 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
+from documents import DOCUMENTS, ROOT, commands_in, commands_outside, flags_in, read
 
-ROOT = Path(__file__).parents[1]
-# The pipeline's commands have a test of their own, which knows where Snakemake is installed.
-DOCUMENTS = ["README.md", "docs/tracin.md", "docs/checkpoints.md", "docs/training.md"]
-# These set up an environment, or run this very suite.
-NOT_RUN = ("make ", "pip install", "source ")
+# In the order in which a reader meets them: the README's commands make what the others' need.
+RUN_HERE = ["README.md", "docs/tracin.md", "docs/checkpoints.md", "docs/training.md"]
+# test_pipeline.py runs them, for they need Snakemake and a KGX graph.
+RUN_ELSEWHERE = ["docs/pipeline.md"]
+WITHOUT_COMMANDS = ["CHANGELOG.md", "docs/notes.md"]
+
+# What stands behind a command for it to end within minutes.
+SMALLER = {
+    "python benchmarks/truth.py lds": "--num-halves 3 --num-seeds 1 --num-models 1 --num-test 5 --num-epochs 1 "
+    "--cache cache --results lds.json",
+}  # fmt: skip
+# The suite within the suite: everything but the tests themselves.
+ENVIRONMENT = {"PYTEST_ADDOPTS": "--collect-only --quiet"}
+FLAGS_OF_OTHERS = {
+    "--help", "--snakefile", "--cores", "--configfile", "--config", "--dry-run", "--unlock", "--resources",
+    "--workflow-profile", "--requirement", "--constraint", "--nproc-per-node",
+}  # fmt: skip
 
 
-def commands_of(document: str) -> list[str]:
-    """List the commands in a document's bash blocks, continuation lines joined."""
-    path = ROOT / document
-    blocks = re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.S) if path.is_file() else []
-    joined = "\n".join(blocks).replace("\\\n", " ")
-    lines = (line.split("  #")[0].strip() for line in joined.splitlines())
-    return [line for line in lines if line and not line.startswith(NOT_RUN)]
+def make_project(directory: Path) -> Path:
+    """Copy what a clone holds, with an environment in .venv as `make` makes it, but out of this one's packages."""
+    unwanted = {".git", ".venv", "demo", "results", "cache"}
+    shutil.copytree(
+        ROOT,
+        directory,
+        ignore=lambda folder, names: (
+            {"__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", ".snakemake"}
+            | (unwanted if Path(folder) == ROOT else set())
+        ),
+    )
+    environment = directory / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    own, mine = (sysconfig.get_path("purelib", vars={"base": str(base)}) for base in (environment, sys.prefix))
+    Path(own, "mine.pth").write_text(f"import site; site.addsitedir({mine!r})\n")
+    for name in ("installed", "installed-test"):
+        (environment / name).touch()
+    return directory
 
 
-def test_every_document_has_commands_to_run():
-    assert all(commands_of(document) for document in DOCUMENTS[:3])
+def run(command: str, directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a reader with an activated environment would."""
+    places = [directory / ".venv" / "bin", Path(sys.executable).parent, os.environ["PATH"]]
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=directory,
+        env=os.environ | variables | {"PATH": os.pathsep.join(map(str, places))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_document_is_looked_through():
+    assert sorted([*RUN_HERE, *RUN_ELSEWHERE, *WITHOUT_COMMANDS]) == DOCUMENTS
+    for document in DOCUMENTS:
+        assert bool(commands_in(read(document))) == (document not in WITHOUT_COMMANDS), document
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_stand_where_they_are_run(document):
+    run_somewhere = {command for other in DOCUMENTS for command in commands_in(read(other))}
+    assert [command for command in commands_outside(read(document)) if command not in run_somewhere] == []
+
+
+def test_what_looks_like_a_command():
+    text = """
+```bash
+python a.py --one \\
+    --two  # why
+# nothing
+```
+
+    make it
+    h ∈ python
+    tool.py --three
+
+```text
+$ snakemake --cores 1
+```
+Call `OMP_NUM_THREADS=1 python b.py --four`, `python SCRIPT --help` or `train.py --five`, and `pip
+install x`, but not `make`.
+"""
+    assert commands_in(text) == ["python a.py --one      --two"]
+    assert commands_outside(text) == [
+        "$ snakemake --cores 1", "make it", "tool.py --three", "OMP_NUM_THREADS=1 python b.py --four", "pip install x",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_flag_exists(document):
+    sources = [*ROOT.glob("*.py"), *ROOT.glob("conve_tracin/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
+    declared = {flag for path in sources for flag in re.findall(r'"(--[a-z][a-z0-9-]+)"', path.read_text("utf-8"))}
+    assert flags_in(read(document)) - declared - FLAGS_OF_OTHERS == set()
 
 
 @pytest.mark.slow
 def test_documented_commands_run(tmp_path):
-    copy = tmp_path / "project"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "demo", "__pycache__", "test"))
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "python").symlink_to(sys.executable)
-    # The environment's own programs (torchrun) stand beside its python; the link above would lead out of it.
-    search = os.pathsep.join([str(Path(sys.executable).parent), str(programs), os.environ["PATH"]])
-    for document in DOCUMENTS:
-        for command in commands_of(document):
-            result = subprocess.run(
-                ["bash", "-c", command],
-                cwd=copy,
-                env=os.environ | {"PATH": search},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert result.returncode == 0, f"{document}: {command}\n{result.stderr[-2000:]}"
+    project = make_project(tmp_path / "project")
+    done = set()
+    for document in RUN_HERE:
+        for command in commands_in(read(document)):
+            more = [words for start, words in SMALLER.items() if command.startswith(start)]
+            result = run(" ".join([command, *more]), project, **ENVIRONMENT)
+            assert result.returncode == 0, f"{document}: {command}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+            done.add(command)
+    for start in SMALLER:
+        assert any(command.startswith(start) for command in done), start
+
+
+@pytest.mark.slow
+def test_documented_installations_resolve(tmp_path):
+    if run(f"{sys.executable} -m pip download --no-deps --dest {tmp_path} iniconfig", tmp_path).returncode != 0:
+        pytest.skip("no package index can be reached")
+    commands = [command for document in DOCUMENTS for command in commands_in(read(document))]
+    installations = [command for command in commands if command.startswith("pip ")]
+    assert installations
+    for command in installations:
+        result = run(f"{sys.executable} -m {command}", ROOT, PIP_DRY_RUN="1")
+        assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"

@@ -22,11 +22,12 @@ import tracin_pytorch
 from conve_tracin import analysis
 from conve_tracin.errors import InputError
 from conve_tracin.influence import tracing
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
+from conve_tracin.influence.analyzer import Influence, TracInAnalyzerPyTorch
 from conve_tracin.influence.summary import SummarySettings, summarise
 from conve_tracin.influence.tracing import TracedCheckpoint, trace
 from conve_tracin.names import Names
 from conve_tracin.report.page import describe_computation, report_page, settings_of, write_report
+from conve_tracin.report.path_graph import ACROSS, DOWN
 from conve_tracin.report.paths import find_paths
 from conve_tracin.triples import Vocabulary
 
@@ -186,6 +187,45 @@ def test_several_predictions_have_an_index_with_anchors(traces):
     assert len(page.texts("article")) == 3
 
 
+def test_relations_are_words_and_their_identifiers_stay(traces):
+    names = make_names(relations=("biolink:gene_associated_with_condition", "predicate:1", "associated with"))
+    named = Names(names.entities, names.relations, {}, {"predicate:1": "biolink:affects (causes, activity)"})
+    text = report_page(traces[:1], named, {})
+    page = Page(text)
+    assert page.texts("h1") == ["ibuprofen gene associated with condition→ MONDO:0005148"]
+    assert "biolink:gene_associated_with_condition" in page.texts("p", "identifiers")[0]
+    rows = Page(re.search(r'<table class="influences.*?</table>', text, re.DOTALL)[0])
+    called = {attributes.get("title") for attributes in rows.attributes("bdi")}
+    shown = set(rows.texts("bdi"))
+    assert {"gene associated with condition", "affects (causes, activity)"} <= shown
+    assert not [name for name in shown if "biolink" in name]
+    assert {"biolink:gene_associated_with_condition", "biolink:affects (causes, activity) · predicate:1"} <= called
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, *SHOWN, "a" * 80, "1.25 mg, 3.5", "", " two  blanks "])
+def test_breaks_leave_a_name_as_it_is(name, traces):
+    names = make_names((name or "?", *HARMLESS[1:]))
+    named = Names(names.entities, names.relations, {4: name}, {})
+    page = Page(report_page(traces[:1], named, {}))
+    assert (name or "MONDO:0005148") in page.texts("h1")[0]
+
+
+def test_numbers_stay_in_one_piece(traces):
+    page = report_page(traces[:1], make_names(), {"Versions": "torch 2.13.0"})
+    assert "torch 2.13.0" in page
+
+
+def test_the_page_says_how_many_paths_are_drawn(traces):
+    assert "Drawn:" not in report_page(traces[:1], make_names(), {})
+    # 1 → n → 4 over ten entities between them.
+    between = [(1, TREATS, n) for n in range(5, 15)] + [(n, TREATS, 4) for n in range(5, 15)]
+    proponents = [Influence(*triple, influence=1.0, position=n) for n, triple in enumerate(between)]
+    many = replace(traces[0], summary=replace(traces[0].summary, strongest_proponents=proponents))
+    page = Page(report_page([many], make_names(tuple(map(str, range(15)))), {}))
+    for class_, lanes in (("across", ACROSS.max_lanes), ("down", DOWN.max_lanes)):
+        assert f"Drawn: the strongest {lanes} of 10 paths." in page.texts("div", class_)[0]
+
+
 def test_a_single_prediction_has_no_index(traces):
     page = Page(report_page(traces[:1], make_names(), {}))
     assert page.attributes("nav") == []
@@ -325,6 +365,22 @@ def test_report_of_a_resumed_run_is_that_of_an_undisturbed_one(command, graph_fi
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == expected
 
 
+def test_known_triples_are_passed_over_by_the_rank(command, graph_files, tmp_path):
+    """The tails of VALID and TEST count as known; the score of (5, 2, 3) decides between two ranks."""
+    model = make_small_conve()
+    arguments = ["--test-triple", "PTGS2", "associated with", "MONDO:0005148", "--output", str(tmp_path / "out.json")]
+
+    def rank_on_page(*more):
+        tracin_pytorch.main([*command, *arguments, *more])
+        page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+        return float(page.texts("b")[0]), int(re.search(r"of (\d+) possible tails", page.texts("dl")[0])[1])
+
+    scores = model.score(torch.full((6,), 5), torch.full((6,), 2), torch.arange(6))
+    for more, known in ((), {2}), (("--known", str(graph_files.valid), str(graph_files.test)), {2, 3}):
+        higher = sum(scores[tail] > scores[4] for tail in range(6) if tail not in known)
+        assert rank_on_page(*more) == (1 + higher, 6 - len(known))
+
+
 @pytest.mark.parametrize("script", [tracin_pytorch, run_tracin])
 def test_a_directory_is_no_report(command, script, tmp_path, capsys):
     with pytest.raises(SystemExit):
@@ -439,11 +495,13 @@ def test_the_graph_is_drawn_and_the_page_fits_its_window(shown, width, graph, da
     assert paper < 150 < 600 < ink if dark else ink < 150 < 600 < paper
 
 
-def test_names_fit_their_boxes(shown):
+@pytest.mark.parametrize(("width", "graph"), [(1280, "across"), (390, "down")])
+def test_names_fit_their_boxes(shown, width, graph):
+    shown.show(width=width)
     overflowing = shown.run(
-        "return [...document.querySelectorAll('.graph.across .node, .graph.across .end')].filter(group => {"
+        f"return [...document.querySelectorAll('.graph.{graph} .node, .graph.{graph} .end')].filter(group => {{"
         "  const box = group.querySelector('rect').getBBox(), text = group.querySelector('text').getBBox();"
-        "  return text.x < box.x - 1 || text.x + text.width > box.x + box.width + 1; }).map(each => each.textContent)"
+        "  return text.x < box.x + 2 || text.x + text.width > box.x + box.width - 2; }).map(each => each.textContent)"
     )
     assert overflowing == []
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TRAIN, TREATS, make_small_conve
+from conftest import TEST, TRAIN, TREATS, VALID, make_small_conve
 from pykeen_examples import trained_model, training_factory
 
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TripleAnalyzer
@@ -105,23 +105,25 @@ def rank_by_hand(score_of, triple, known):
     return scores, higher + (equal + 1) / 2
 
 
-@pytest.mark.parametrize("triple", [(0, TREATS, 2), (0, TREATS, 5), (1, TREATS, 4), (3, 2, 3), (5, 1, 0)])
+@pytest.mark.parametrize("triple", [(0, TREATS, 2), (0, TREATS, 5), (1, TREATS, 4), (3, 2, 3), (5, 1, 0), (5, 2, 4)])
 @pytest.mark.parametrize("make_analyzer", [TracInAnalyzerPyTorch, lambda model: TripleAnalyzer(ConvEScorer(model))])
-def test_rank_leaves_out_the_other_known_tails(triple, make_analyzer):
+@pytest.mark.parametrize("further", [None, np.concatenate([VALID, TEST])])
+def test_rank_leaves_out_the_other_known_tails(triple, make_analyzer, further):
     model = make_small_conve()
-    prediction = describe_prediction(make_analyzer(model), triple, TRAIN, 6)
+    settings = SummarySettings(num_entities=6, num_relations=3, known_triples=further)
+    prediction = describe_prediction(make_analyzer(model), triple, TRAIN, settings)
 
     def score_of(*ids):
         return model.score(*torch.tensor(ids)[:, None]).item()
 
-    known = {tuple(row) for row in TRAIN.tolist()}
+    known = {tuple(row) for part in (TRAIN, further) if part is not None for row in part.tolist()}
     scores, rank = rank_by_hand(score_of, triple, known)
     assert prediction.rank == rank
     assert prediction.score == pytest.approx(score_of(*triple), rel=1e-12)
     assert (prediction.num_candidates, prediction.num_known) == (len(scores), 6 - len(scores))
     ahead = [entity for entity in scores if scores[entity] > scores[triple[2]]]
     assert list(prediction.ahead) == sorted(ahead, key=lambda entity: -scores[entity])[:5]
-    assert prediction.in_training == (triple in known)
+    assert prediction.in_training == (triple in {tuple(row) for row in TRAIN.tolist()})
 
 
 def test_ties_share_their_mean_rank():
@@ -129,7 +131,8 @@ def test_ties_share_their_mean_rank():
     with torch.no_grad():
         # Equal rows may differ in the last bit of their products; products with zeros cannot.
         model.entity_embeddings.weight[2:] = 0
-    prediction = describe_prediction(TracInAnalyzerPyTorch(model), (1, 2, 3), np.array([[0, 0, 1]]), 6)
+    settings = SummarySettings(num_entities=6, num_relations=3)
+    prediction = describe_prediction(TracInAnalyzerPyTorch(model), (1, 2, 3), np.array([[0, 0, 1]]), settings)
     better = 1 + len(prediction.ahead)
     assert prediction.rank == better + 1.5
 
@@ -157,7 +160,7 @@ def test_traces_carry_the_summary_of_their_own_scores_through_json():
     traces = list(trace(*arguments, top_k=3, progress=False, summary=settings))
     for row, traced in zip(0.5 * analyzer.gradient_products(tests, TRAIN), traces, strict=True):
         assert traced.summary == summarise(row, TRAIN, settings)
-        assert traced.prediction == describe_prediction(analyzer, traced.test_triple, TRAIN, 6)
+        assert traced.prediction == describe_prediction(analyzer, traced.test_triple, TRAIN, settings)
         assert from_plain(Trace, json.loads(json.dumps(dataclasses.asdict(traced)))) == traced
     plain = next(trace(*arguments, top_k=3, progress=False))
     assert plain == dataclasses.replace(traces[0], summary=None, prediction=None)

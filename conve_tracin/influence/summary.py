@@ -27,16 +27,20 @@ class SummarySettings:
     Attributes:
         num_entities, num_relations: the lengths of the mappings.
         num_proponents: how many of the strongest proponents to keep, for the paths among them.
+        known_triples: true triples besides the training triples, whose tails the rank passes over, (M, 3).
     """
 
     num_entities: int
     num_relations: int
     num_proponents: int = 500
+    known_triples: np.ndarray | None = None
 
     @classmethod
-    def of(cls, names: "Names") -> "SummarySettings":
+    def of(cls, names: "Names", known_triples: np.ndarray | None = None) -> "SummarySettings":
         """Take the lengths of the mappings."""
-        return cls(num_entities=len(names.entities), num_relations=len(names.relations))
+        return cls(
+            num_entities=len(names.entities), num_relations=len(names.relations), known_triples=known_triples
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Prediction:
     Attributes:
         score: the model's raw score (a logit).
         rank: place of the tail among the candidates, ties by their mean.
-        num_candidates: all entities without the other tails that training gives this (head, relation).
+        num_candidates: all entities without the other tails that known triples give this (head, relation).
         num_known: those other tails.
         ahead: the candidates of highest score that stand before the tail, best first.
         in_training: whether the test triple is itself a training triple.
@@ -151,16 +155,17 @@ def concentration(scores: Tensor) -> Concentration:
 
 @torch.no_grad()
 def describe_prediction(
-    analyzer: TripleAnalyzer, test_triple: Sequence[int], training_triples: np.ndarray, num_entities: int
+    analyzer: TripleAnalyzer, test_triple: Sequence[int], training_triples: np.ndarray, settings: SummarySettings
 ) -> Prediction:
-    """Score and rank a test triple among all tails, leaving out the other tails that training knows."""
+    """Score and rank a test triple among all tails, leaving out the others that training or known triples have."""
     head, relation, tail = (int(value) for value in test_triple)
-    scores = analyzer.score_tails(head, relation, num_entities)  # (K,)
-    of_query = (training_triples[:, 0] == head) & (training_triples[:, 1] == relation)
-    known = torch.from_numpy(np.unique(training_triples[of_query, 2]))
+    scores = analyzer.score_tails(head, relation, settings.num_entities)  # (K,)
+    trained = _tails_of(training_triples, head, relation)
+    further = trained[:0] if settings.known_triples is None else _tails_of(settings.known_triples, head, relation)
+    known = torch.from_numpy(np.union1d(trained, further))
     rank = filtered_ranks(scores[None], torch.tensor([tail]), torch.zeros_like(known), known).item()
     others = known[known != tail]
-    is_candidate = torch.ones(num_entities, dtype=torch.bool)
+    is_candidate = torch.ones(settings.num_entities, dtype=torch.bool)
     is_candidate[others] = False
     ahead = ((scores > scores[tail]) & is_candidate).nonzero()[:, 0]
     best = scores[ahead].sort(descending=True, stable=True).indices[:TAILS_AHEAD]
@@ -170,5 +175,9 @@ def describe_prediction(
         num_candidates=int(is_candidate.sum()),
         num_known=len(others),
         ahead=tuple(ahead[best].tolist()),
-        in_training=bool((known == tail).any()),
+        in_training=tail in trained,
     )
+
+
+def _tails_of(triples: np.ndarray, head: int, relation: int) -> np.ndarray:
+    return triples[(triples[:, 0] == head) & (triples[:, 1] == relation), 2]

@@ -105,9 +105,7 @@ def trace(
                 traced = replace(
                     traced,
                     summary=summarise(scores, training_triples, summary),
-                    prediction=describe_prediction(
-                        loaded.analyzer, test_triple, training_triples, summary.num_entities
-                    ),
+                    prediction=describe_prediction(loaded.analyzer, test_triple, training_triples, summary),
                 )
             yield traced
 

@@ -125,8 +125,9 @@ def draw_concentration(counts: Sequence[int], shares: Sequence[float], half: int
             y=half_y + (-9.0 if is_left else 18.0), text_anchor="end" if is_left else "start",
         ),
         element("text", "strongest training triples", x=(x.start + x.end) / 2, y=250, text_anchor="middle"),
+        element("text", "share of all influence", x=14, y=-8),
         class_="chart",
-        viewBox="0 0 420 258",
+        viewBox="0 -22 420 280",
         role="img",
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 from conve_tracin.report.frame import whole_page
+from conve_tracin.report.lettering import spoken
 from conve_tracin.report.markup import Markup, element
 
 
@@ -42,9 +43,11 @@ def index_page(rows: Sequence[Mapping[str, str]], links: Sequence[str]) -> Marku
         element(
             "li",
             element(
-                "a", element("bdi", f"{row['head_name']} — {row['relation_name']} → {row['tail_name']}"), href=link
+                "a",
+                element("bdi", f"{row['head_name']} — {spoken(row['relation_name'])} → {row['tail_name']}"),
+                href=link,
             ),
-            element("span", f"rank {row['tail_rank']} among all tails, score {row['score']}", class_="aside"),
+            element("span", f"rank {row['tail_rank']}, score {float(row['score']):.2f}", class_="aside"),
         )
         for row, link in zip(rows, links, strict=True)
     ]

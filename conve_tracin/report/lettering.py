@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 # Widths of a character over the font size: the mean of common sans-serif fonts, on the safe side.
 LETTER, CAPITAL, BROAD, IDEOGRAPH = 0.58, 0.72, 0.95, 1.05
+# Bold letters are wider by this factor.
+BOLD = 1.12
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -21,6 +23,11 @@ def _letter_width(letter: str) -> float:
     if letter in "mwMW%@":
         return BROAD
     return CAPITAL if letter.isupper() else LETTER
+
+
+def spoken(relation: str) -> str:
+    """Write a relation as words: `biolink:gene_associated_with_condition` is "gene associated with condition"."""
+    return relation.removeprefix("biolink:").replace("_", " ").strip() or relation
 
 
 def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> list[str]:

@@ -22,9 +22,9 @@ from conve_tracin.names import Names
 from conve_tracin.options import GAUSS_NEWTON, TRACIN
 from conve_tracin.report.charts import Axis, draw_concentration
 from conve_tracin.report.frame import whole_page
-from conve_tracin.report.lettering import signed, signed_column
+from conve_tracin.report.lettering import signed, signed_column, spoken
 from conve_tracin.report.markup import Markup, element, join
-from conve_tracin.report.path_graph import ACROSS, DOWN, draw_paths
+from conve_tracin.report.path_graph import ACROSS, DOWN, Orientation, assign_lanes, draw_paths
 from conve_tracin.report.paths import EvidencePath, find_paths
 
 METHODS = {
@@ -33,8 +33,15 @@ METHODS = {
     GAUSS_NEWTON: "Gauss–Newton influence: how much the prediction's score rests on the training triple's label, "
     "with the curvature of each embedding row",
 }
+UNITS = {
+    TRACIN: "learning rate × squared gradient; only the order and the sign mean something",
+    GAUSS_NEWTON: "of the score: +1 estimates that the score would be lower by 1 without the training triple; "
+    "take it as an order of magnitude",
+}
 LISTED_PATHS = 10
 LISTED_RELATIONS = 12
+# A name's words may break after so many letters.
+LONG_WORD = 24
 # Where the curve is read out in words.
 STRONGEST = 10
 
@@ -87,6 +94,8 @@ def describe_computation(
         settings: further settings, title and value each.
     """
     described: dict[str, object] = {"Method": METHODS.get(method, method)}
+    if method in UNITS:
+        described["Unit of influence"] = UNITS[method]
     for place, (checkpoint, learning_rate) in enumerate(checkpoints.items(), start=1):
         title = "Checkpoint" if len(checkpoints) == 1 else f"Checkpoint {place}"
         described[title] = f"{checkpoint}\nsha256 {sha256(checkpoint)}"
@@ -126,12 +135,17 @@ def report_page(traces: Sequence[Trace], names: Names, computation: Mapping[str,
 
 
 def _plain(names: Names, head: int, relation: int, tail: int) -> str:
-    return f"{names.entity(head)} — {names.relation(relation)} → {names.entity(tail)}"
+    return f"{names.entity(head)} — {spoken(names.relation(relation))} → {names.entity(tail)}"
 
 
 def _name(text: str, label: str | None = None, **attributes: object) -> Markup:
-    """Write a name that keeps its writing direction to itself and may break after the separators of identifiers."""
-    first, *others = re.split(r"(?<=[_:/.,-])(?=[^_:/.,-])", text)
+    """Write a name that keeps its writing direction to itself and may break after the separators of identifiers.
+
+    Numbers stay in one piece, and words break where they are too long for any line.
+    """
+    pieces = re.split(r"(?<=[_:/.,-])(?=[^_:/.,-])(?<!\d[.,](?=\d))", text)
+    shorter = [part for piece in pieces for part in re.split(rf"(\S{{{LONG_WORD}}})(?=\S)", piece) if part]
+    first, *others = shorter or [""]
     broken = join(first, *(part for piece in others for part in (element("wbr"), piece)))
     return element("bdi", broken, title=label if label not in (None, text) else None, **attributes)
 
@@ -141,7 +155,19 @@ def _entity(names: Names, entity: int, **attributes: object) -> Markup:
 
 
 def _relation(names: Names, relation: int, **attributes: object) -> Markup:
-    return _name(names.relation(relation), names.relations.labels[relation], **attributes)
+    text = spoken(names.relation(relation))
+    return _name(text, " · ".join(_identifiers_of(names, relation)) or None, **attributes)
+
+
+def _label_of(names: Names, entity: int) -> list[str]:
+    label = names.entities.labels[entity]
+    return [] if label == names.entity(entity) else [label]
+
+
+def _identifiers_of(names: Names, relation: int) -> list[str]:
+    """List what the files call a relation, as far as it is not what the page calls it."""
+    written = dict.fromkeys((names.relation(relation), names.relations.labels[relation]))
+    return [name for name in written if name != spoken(names.relation(relation))]
 
 
 def _count(number: int, what: str) -> str:
@@ -193,13 +219,9 @@ def _prediction_section(place: int, trace: Trace, names: Names, *, is_only: bool
         class_="statement",
     )
     identifiers = [
-        element("span", _name(label))
-        for text, label in (
-            (names.entity(head), names.entities.labels[head]),
-            (names.relation(relation), names.relations.labels[relation]),
-            (names.entity(tail), names.entities.labels[tail]),
-        )
-        if text != label
+        element("span", _name(" · ".join(labels)))
+        for labels in (_label_of(names, head), _identifiers_of(names, relation), _label_of(names, tail))
+        if labels
     ]
     return element(
         "article",
@@ -232,10 +254,10 @@ def _facts(
         ("Speaks for it", f"{summary.num_positive:,}", f"training triples, in sum {signed(summary.positive)}"),
         ("Speaks against it", f"{summary.num_negative:,}", f"training triples, in sum {signed(summary.negative)}"),
     ]
-    question = f"“{names.entity(head)} — {names.relation(relation)} → ?”"
+    question = f"“{names.entity(head)} — {spoken(names.relation(relation))} → ?”"
     reading = (
         f"Asked {question}, the model put this answer in place {_rank(prediction.rank)} of all entities it knows"
-        + (f", not counting {_count(prediction.num_known, 'other answer')} that its training data already gives"
+        + (f", passing over {_count(prediction.num_known, 'other answer')} known to be right"
            if prediction.num_known else "")
         + ". The score is no probability; it can be compared with other scores of the same model only."
     )  # fmt: skip
@@ -272,17 +294,27 @@ def _paths(trace: Trace, names: Names) -> Markup:
         "weakest statement, and the strongest path comes first."
     )
     drawings = [
-        element(
-            "div",
-            draw_paths(paths, orientation, entity_name=names.entity, relation_name=names.relation),
-            class_=f"graph {class_}",
-        )
+        _drawing(paths, orientation, names, class_=f"graph {class_}")
         for orientation, class_ in ((ACROSS, "across"), (DOWN, "down"))
     ]
     listed = element("ol", *(_path_item(path, names) for path in paths[:LISTED_PATHS]), class_="path-list")
     more = len(paths) - LISTED_PATHS
     remark = element("p", f"Not listed: {_count(more, 'weaker path')}.", class_="remark") if more > 0 else None
     return _figure(title, reading, *drawings, listed, remark)
+
+
+def _drawing(paths: Sequence[EvidencePath], orientation: Orientation, names: Names, *, class_: str) -> Markup:
+    drawn = len(assign_lanes(paths, orientation.max_lanes)[0])
+    return element(
+        "div",
+        draw_paths(
+            paths, orientation, entity_name=names.entity,
+            relation_name=lambda relation: spoken(names.relation(relation)),
+        ),
+        element("p", f"Drawn: the strongest {drawn} of {len(paths):,} paths.", class_="remark")
+        if drawn < len(paths) else None,
+        class_=class_,
+    )  # fmt: skip
 
 
 def _path_item(path: EvidencePath, names: Names) -> Markup:
@@ -324,7 +356,13 @@ def _strongest(trace: Trace, names: Names) -> Markup:
     )
     table = element(
         "table",
-        element("caption", f"{len(trace.proponents)} strongest for, {len(trace.opponents)} strongest against"),
+        element(
+            "caption",
+            element("span", f"{_count(len(trace.proponents), 'proponent')}, for the prediction", class_="key for"),
+            " ",
+            element("span", f"{_count(len(trace.opponents), 'opponent')}, against it", class_="key against"),
+            ": the strongest of each",
+        ),
         element("thead", element("tr", *header)),
         element("tbody", *rows),
         class_="influences sortable",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from conve_tracin.report.lettering import signed, text_width, wrap
+from conve_tracin.report.lettering import BOLD, signed, text_width, wrap
 from conve_tracin.report.markup import Markup, element, join
 from conve_tracin.report.paths import EvidencePath, Hop
 
@@ -110,6 +110,7 @@ def draw_paths(
         *(label for _, label in lines),
         class_="paths",
         viewBox=f"0 0 {width:g} {height:g}",
+        width=float(width),
         role="img",
     )
 
@@ -161,8 +162,9 @@ def place_entities(
 def make_node(place: tuple[float, float], name: str, orientation: Orientation, *, is_end: bool) -> Node:
     """Size the box of an entity to its name."""
     width = orientation.end_width if is_end else orientation.node_width
-    # The names of the two ends are bold, and so wider.
-    lines = wrap(name, width - (20 if is_end else 10), NODE_FONT, max_lines=orientation.node_lines)
+    # The names of the two ends are bold.
+    font = NODE_FONT * (BOLD if is_end else 1)
+    lines = wrap(name, width - 12, font, max_lines=orientation.node_lines)
     return Node(*place, width=width, height=len(lines) * LINE_HEIGHT + 14, lines=lines)
 
 
