@@ -11,17 +11,22 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.preparation import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
 from conve_tracin.report.index_page import write_index_page
 from conve_tracin.triples import suggestion
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 
@@ -176,10 +181,10 @@ class Pipeline:
     def train(self, *, log: Path, threads: int) -> None:
         """Train, from the last checkpoint where a run with the same data and settings was interrupted."""
         files = ("train", "valid", "test", "entity_to_id", "relation_to_id")
-        self.forget_another_run([self.data[name] for name in files])
+        inputs = [self.data[name] for name in files]
         command = script("train_pytorch.py", *self._file_flags(*files), *self.train_settings)
         command += ["--output-dir", str(self.model), "--resume-from-checkpoint", "auto"]
-        execute(command, log=log, threads=threads)
+        execute(command, log=log, threads=threads, first=lambda: self.forget_another_run(inputs))
 
     def forget_another_run(self, inputs: Sequence[Path]) -> None:
         """Delete checkpoints and models that come from other data or settings, or are past the last epoch.
@@ -332,23 +337,47 @@ def script(name: str, *words: str | Path) -> list[str]:
     return [sys.executable, str(SCRIPTS / name), *map(str, words)]
 
 
-def execute(command: Sequence[str], *, log: Path, threads: int) -> None:
-    """Run a command with its output in `log`; raise StepFailedError with the log's last line where it fails."""
+def execute(command: Sequence[str], *, log: Path, threads: int, first: Callable[[], None] = lambda: None) -> None:
+    """Run a command with its output in `log`, after `first`.
+
+    A step that a killed Snakemake has left behind still runs, and writes what this one would. So each step holds a
+    lock beside its log, and waits for it.
+
+    Raises StepFailedError with the log's last line where the command fails.
+    """
     variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     search_path = os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **variables, "PYTHONPATH": search_path},
-            check=False,
-        )
+    # Snakemake replaces logs, so the lock is a file of its own.
+    with log.with_name(f".{log.stem}.lock").open("ab") as lock:
+        wait_for_lock(lock, of=log)
+        first()
+        with log.open("wb") as file:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **variables, "PYTHONPATH": search_path},
+                pass_fds=() if fcntl is None else [lock.fileno()],  # the lock lives as long as the command
+                check=False,
+            )
     if done.returncode != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
         raise StepFailedError(f"{lines[-1]} (exit code {done.returncode}; the whole log is {log})")
+
+
+def wait_for_lock(lock: BinaryIO, *, of: Path) -> None:
+    """Lock an open file, once no other process has it; where there are no locks, do nothing."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{of}: this step still runs, left behind by an earlier run; waiting until it ends", file=sys.stderr)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks
+        pass
 
 
 def digest_of_file(path: Path) -> str:

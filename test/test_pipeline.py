@@ -128,6 +128,30 @@ def test_threads_and_failure_of_a_step(tmp_path):
     assert (tmp_path / "log").read_text().startswith("3\n")
 
 
+def test_a_step_waits_for_the_one_that_a_killed_run_has_left(tmp_path, capfd):
+    pytest.importorskip("fcntl")
+    log, started, finished = tmp_path / "step.log", tmp_path / "started", tmp_path / "finished"
+    program = (
+        f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(2);"
+        f"pathlib.Path({str(finished)!r}).touch()"
+    )
+    run = f"execute([sys.executable, '-c', {program!r}], log=Path({str(log)!r}), threads=1)"
+    imports = "import sys; from pathlib import Path; from conve_tracin.pipeline import execute"
+    killed = subprocess.Popen([sys.executable, "-c", f"{imports}; {run}"], cwd=ROOT)
+    while not started.exists():
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    log.unlink()
+    seen = []
+    execute(
+        [sys.executable, "-c", "print('new')"], log=log, threads=1, first=lambda: seen.append(finished.exists())
+    )  # fmt: skip
+    assert seen == [True]
+    assert log.read_text() == "new\n"
+    assert "left behind by an earlier run; waiting" in capfd.readouterr().err
+
+
 @pytest.fixture
 def trained(tmp_path):
     """A pipeline that has trained four epochs, and its input file."""
@@ -239,7 +263,7 @@ def test_small_kgx_graph_from_files_to_report(kgx_run):
     page = (root / "report.html").read_text(encoding="utf-8")
     assert names[ranks[1][3]] in page
     assert re.findall(r"rank ([\d.,]+) of", page) == [f"{float(row[0]):g}" for row in ranks[1:3]]
-    assert {path.name for path in (root / "logs").iterdir()} == {
+    assert {path.name for path in (root / "logs").glob("[!.]*")} == {
         "prepare.log", "train.log", "evaluate.log", "explain.log",
     }  # fmt: skip
 
@@ -298,7 +322,8 @@ def test_one_job_each_gives_the_same_explanations(kgx_run, tmp_path):
 
 @needs_snakemake
 @pytest.mark.slow
-def test_killed_run_goes_on(tmp_path):
+@pytest.mark.parametrize("kill", [os.killpg, os.kill], ids=["everything", "Snakemake alone"])
+def test_killed_run_goes_on(tmp_path, kill):
     num_epochs = 150
     config_file = kgx_config(
         tmp_path, num_epochs=num_epochs, checkpoint_frequency=2, eval_frequency=50, explain_together=True
@@ -316,7 +341,7 @@ def test_killed_run_goes_on(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.02)
     finally:
-        os.killpg(running.pid, signal.SIGKILL)
+        kill(running.pid, signal.SIGKILL)
         running.wait()
     assert not (model / "test_results.json").exists()
     assert snakemake(tmp_path, config_file, "--unlock").returncode == 0
