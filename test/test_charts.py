@@ -54,7 +54,11 @@ def test_curves_have_a_point_for_each_record_at_the_place_of_its_value():
 def test_the_best_epoch_is_named():
     rates = [0.2, 0.71, 0.4]
     history = [record(2 * n + 2, 0.5, mean_reciprocal_rank=rate) for n, rate in enumerate(rates)]
-    assert "best MRR 0.710 in epoch 4" in texts_of(curves_of(history)[0])
+    root, _ = curves_of(history)
+    (note,) = [text for text in root.iter(f"{SVG}text") if text.text == "best MRR 0.710 in epoch 4"]
+    # Above the highest value that a curve can have.
+    one = next(text for text in root.iter(f"{SVG}text") if text.text == "1" and float(text.get("y")) > 250)
+    assert float(note.get("y")) < float(one.get("y")) - 12
 
 
 def test_a_loss_that_falls_far_is_drawn_over_a_logarithmic_axis():
@@ -104,6 +108,8 @@ def test_axes():
     assert Axis(1, 100, 0, 10, logarithmic=True).at(10) == pytest.approx(5)
     assert Axis(0, 1, 0, 1).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert Axis(1, 16_000_000, 0, 1, logarithmic=True).ticks() == [1, 100, 10_000, 1_000_000]
+    assert Axis(0.07, 1.1, 0, 1, logarithmic=True).ticks() == pytest.approx([0.1, 0.2, 0.5, 1])
+    assert Axis(1, 12, 0, 1, logarithmic=True).ticks() == [1, 2, 5, 10]
     assert Axis(3, 4, 0, 1, whole=True).ticks() == [3, 4]
 
 

@@ -56,9 +56,14 @@ class Axis:
         return self.start + fraction * (self.end - self.start)
 
     def ticks(self, count: int = 5) -> list[float]:
-        """Choose about `count` round values: powers of ten, or steps of 1, 2 or 5 times one."""
+        """Choose about `count` round values: powers of ten, 1, 2 or 5 times one, or steps of as much."""
         if self.logarithmic and self.high / self.low >= 10:
             powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
+            if len(powers) < 3:
+                between = (factor * 10.0**power for power in (powers[0] - 1, *powers) for factor in (1, 2, 5))
+                return [
+                    value for value in between if self.low <= value * (1 + 1e-9) and value <= self.high * (1 + 1e-9)
+                ]
             step = max(1, math.ceil(len(powers) / (count + 1)))
             return [10.0**power for power in powers[::step]]
         span = (self.high - self.low) or 1.0
@@ -211,10 +216,10 @@ def _draw_metrics(evaluated: Sequence[Mapping[str, Any]], x: Axis) -> Markup:
 def _mark_best(points: Sequence[Point], x: Axis, y: Axis) -> Markup:
     epoch, best = max(points, key=lambda point: point[1])
     note = f"best MRR {best:.3f} in epoch {epoch}"
-    place = min(max(x.at(epoch), x.start + text_width(note, 12) / 2), x.end - text_width(note, 12) / 2)
+    # Beside the title, where no curve comes.
     return join(
         element("circle", class_="c0", cx=x.at(epoch), cy=y.at(best), r=4.5),
-        element("text", note, class_="c0", x=place, y=y.start - 10.0, text_anchor="middle"),
+        element("text", note, class_="c0", x=float(x.end), y=y.end - 16.0, text_anchor="end"),
     )
 
 
