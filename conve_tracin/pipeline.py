@@ -62,6 +62,10 @@ class Pipeline:
     config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        # Snakemake's --config reads true and false as words.
+        words = {"true": True, "false": False}
+        read = {name: words.get(str(value).lower(), value) for name, value in self.config.items()}
+        object.__setattr__(self, "config", read)
         known = {*PIPELINE_DEFAULTS, *self._prepare_flags, *self._train_flags, *self._explain_flags}
         for name in self.config:
             if name not in known:
@@ -75,6 +79,10 @@ class Pipeline:
         for path in (str(self.root), *self.sources):
             if "{" in path or "}" in path:
                 raise InputError(f"config.yaml: {path}: braces are wildcards to Snakemake; choose a path without")
+        if not isinstance(self.setting("explain_together"), bool):
+            raise InputError(
+                f"config.yaml: explain_together is {self.setting('explain_together')!r}; give true or false"
+            )
         for name in ("num_explained", "explain_threads"):
             if not isinstance(self.setting(name), int) or self.setting(name) < 1:
                 raise InputError(f"config.yaml: {name} is {self.setting(name)!r}; give a whole number from 1")

@@ -29,6 +29,16 @@ SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 DOCUMENT = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 NOTHING_TO_DO = "Nothing to be done"
+# Stand-ins for the programs of Slurm that its plugin calls: a job is over when it has been submitted.
+SLURM = {
+    "sbatch": 'echo "${@%%--wrap=*}" | tr "\\n" " " >> "$CALLS"; echo >> "$CALLS"\n'
+    'for word; do case "$word" in --wrap=*) SLURM_JOB_ID=1 bash -c "${word#--wrap=}" >&2 || exit 1;; esac; done\n'
+    'wc -l < "$CALLS"',
+    "srun": 'while [[ $1 == -* ]]; do shift; done; exec "$@"',
+    "sacct": 'for job in $(seq "$(wc -l < "$CALLS")"); do echo "$job|COMPLETED"; done',
+    "squeue": "", "scancel": "", "scontrol": "", "sinfo": r"printf 'gpu*\ncpu\n'",
+    "sacctmgr": "echo my_account", "sshare": "echo my_account",
+}  # fmt: skip
 
 needs_snakemake = pytest.mark.skipif(
     importlib.util.find_spec("snakemake") is None,
@@ -93,6 +103,7 @@ def test_style_of_other_graphs_names_the_directory_only():
         ({"base": "a{b}"}, "braces are wildcards"),
         ({"num_explained": 0}, "num_explained is 0; give a whole number from 1"),
         ({"explain_threads": "many"}, "explain_threads is 'many'"),
+        ({"explain_together": "no"}, "explain_together is 'no'; give true or false"),
     ],
 )
 def test_settings_that_make_no_sense(change, message):
@@ -103,6 +114,13 @@ def test_settings_that_make_no_sense(change, message):
 def test_switches_are_true_or_false():
     with pytest.raises(InputError, match="inverse_triples is 'yes'; give true or false"):
         _ = Pipeline({**SHIPPED, "inverse_triples": "yes"}).train_settings
+
+
+def test_true_and_false_of_the_command_line():
+    configured = Pipeline({**SHIPPED, "inverse_triples": "false", "use_mixed_precision": "True"})
+    assert "--inverse-triples" not in configured.train_settings
+    assert "--use-mixed-precision" in configured.train_settings
+    assert Pipeline({**SHIPPED, "explain_together": "false"}).setting("explain_together") is False
 
 
 def test_sources_of_triples():
@@ -387,7 +405,8 @@ def test_document_names_the_styles_and_settings():
     table = DOCUMENT.split("| setting |")[1].split("\n\n")[0]
     for name in re.findall(r"`(\w+)`", table):
         if name not in ("true", "false"):
-            Pipeline({"dataset": "umls", name: {"nodes": None, "triples": None, "dataset": "umls"}.get(name, 1)})
+            values = {"nodes": None, "triples": None, "dataset": "umls", "explain_together": True}
+            Pipeline({"dataset": "umls", name: values.get(name, 1)})
     for words in commands():
         if words[0] == "pip":
             for option in ("--requirement", "--constraint"):
@@ -428,14 +447,29 @@ def test_commands_of_the_document_run_as_they_stand(tmp_path):
     reason="snakemake-executor-plugin-slurm is not installed",
 )
 @pytest.mark.slow
-def test_profile_of_a_cluster_is_understood(tmp_path):
-    directory = checkout(tmp_path / "checkout")
+def test_profile_of_a_cluster_with_stand_ins_for_slurm(tmp_path):
+    """The plugin's calls of sbatch carry the profile's settings, and its jobs, run at once, make the report."""
+    directory, programs, calls = checkout(tmp_path / "checkout"), tmp_path / "bin", tmp_path / "calls"
+    programs.mkdir()
+    for name, script in SLURM.items():
+        (programs / name).write_text(f"#!/bin/bash\nCALLS={shlex.quote(str(calls))}\n{script}\n")
+        (programs / name).chmod(0o755)
     (words,) = [words for words in commands() if "--workflow-profile" in words]
+    tiny = [f"{name}={value}" for name, value in {**TINY, "base": "out", "num_explained": 1, "no_gpu": False}.items()]
     done = subprocess.run(
-        [*SNAKEMAKE, *words[1:], "--dry-run"], cwd=directory, capture_output=True, text=True, check=False
-    )
+        [*SNAKEMAKE, *words[1:], "--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "1",
+         "--config", *tiny],
+        cwd=directory, env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert re.search(r"rule train:.*?slurm_partition=gpu, runtime=2880", done.stdout + done.stderr, re.DOTALL)
+    assert (directory / "out" / "keepall" / "report.html").is_file()
+    submitted = {line.split("--comment rule_")[1].split()[0]: line for line in calls.read_text().splitlines()}
+    assert submitted.keys() == {"prepare", "train", "evaluate", "explain_wildcards_1"}
+    assert "-p cpu -t 120 --mem 8000" in submitted["prepare"]
+    assert "-p gpu -t 2880 --mem 32000" in submitted["train"]
+    assert "--cpus-per-task=8" in submitted["train"]
+    assert "--gpus=1" in submitted["explain_wildcards_1"]
 
 
 def test_steps_are_found_beside_the_package():
