@@ -367,7 +367,8 @@ def test_killed_run_goes_on(tmp_path, kill):
     assert done.returncode == 0, done.stderr
     log = (model.parent / "logs" / "train.log").read_text(encoding="utf-8")
     resumed = int(re.search(r"going on after epoch (\d+)", log)[1])
-    assert 6 <= resumed < num_epochs
+    # Training that was left behind comes to its end before this run takes over from it.
+    assert resumed == num_epochs if kill is os.kill else 6 <= resumed < num_epochs
     history = json.loads((model / "training_history.json").read_text())
     assert [record["epoch"] for record in history] == list(range(1, num_epochs + 1))
 
