@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from conve_tracin.checkpoint_schema import require_known_kinds, require_shapes, require_sound_weights
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.model import ConvE
+from conve_tracin.model import ConvE, ConvEConfig
 from conve_tracin.safe_unpickle import read_any_protocol
 from conve_tracin.triples import Vocabulary
 
@@ -65,6 +65,7 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a checkpoint; use another file")
+    require_known_kinds(content, source=path)
     return content
 
 
@@ -78,6 +79,8 @@ def _begins_like_a_checkpoint(path: Path) -> bool:
 
 
 def _load_without_running_code(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        _require_checksums(path)
     try:
         with warnings.catch_warnings():
             # torch warns of each pickle protocol that is not its default, and then refuses it.
@@ -89,20 +92,30 @@ def _load_without_running_code(path: Path) -> Any:
         return read_any_protocol(path)
 
 
+def _require_checksums(path: Path) -> None:
+    """Raise zipfile.BadZipFile where a byte has changed since it was written; torch itself reads such a file."""
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken is not None:
+        raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
+
+
 def detect_format(content: Mapping[str, Any]) -> str | None:
     """Name the format of a loaded checkpoint: one of this module's four constants, or None."""
     state = content.get("model_state_dict")
     if isinstance(state, Mapping):
-        if any(key.startswith("entity_embeddings.") for key in state):
+        if _has_names(state, "entity_embeddings."):
             return NATIVE
-        if any(key.startswith("entity_representations.") for key in state):
+        if _has_names(state, "entity_representations."):
             return CONVERTED if "model_config" in content else PYKEEN_TRAINING_LOOP
     # `pykeen.checkpoints.save_model` puts the state dict one level down.
     nested = content.get("state_dict")
     weights = nested if isinstance(nested, Mapping) else content
-    if any(isinstance(key, str) and key.startswith("entity_representations.") for key in weights):
-        return PYKEEN_STATE_DICT
-    return None
+    return PYKEEN_STATE_DICT if _has_names(weights, "entity_representations.") else None
+
+
+def _has_names(state: Mapping[Any, Any], start: str) -> bool:
+    return any(isinstance(name, str) and name.startswith(start) for name in state)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -127,26 +140,20 @@ def build_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoi
 
     Raises InputError where weights and sizes disagree or a weight is not finite; `source` names the file.
     """
-    config = {**checkpoint["model_config"]}
-    config.setdefault("entity_bias", "entity_bias" in checkpoint["model_state_dict"])
+    state = checkpoint["model_state_dict"]
     try:
-        model = ConvE(**config)
-        model.load_state_dict(checkpoint["model_state_dict"], strict=True)
+        config = ConvEConfig(**{"entity_bias": "entity_bias" in state, **checkpoint["model_config"]})
+        require_shapes(state, config)
+        model = ConvE(**config.as_dict())
+        model.load_state_dict(state, strict=True)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     except (RuntimeError, TypeError) as error:
         raise InputError(
             f"{source}: the weights do not fit its model_config ({_first_line(error)}); use an undamaged checkpoint"
         ) from error
-    require_finite(model.state_dict(), source=source)
+    require_sound_weights(model.state_dict(), source=source)
     return model.eval()
-
-
-def require_finite(state_dict: Mapping[str, Tensor], *, source: str | Path) -> None:
-    """Raise InputError that names the first tensor with NaN or infinite values."""
-    for name, tensor in state_dict.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{source}: {name} holds NaN or infinite values; use an earlier checkpoint")
 
 
 def uses_inverse_triples(checkpoint: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ Checked against pykeen 1.11.1. `convert_checkpoint.py` is the command line of th
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,10 @@ from conve_tracin.checkpoint import (
     NATIVE,
     PYKEEN_TRAINING_LOOP,
     detect_format,
-    require_finite,
 )
+from conve_tracin.checkpoint_schema import model_without_memory, require_shapes, require_sound_weights
 from conve_tracin.errors import InputError
-from conve_tracin.model import ConvE, ConvEConfig
+from conve_tracin.model import ConvEConfig
 from conve_tracin.triples import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -134,6 +135,14 @@ def infer_conve_config(
     return ConvEConfig(embedding_height=height, embedding_width=width, **sizes).as_dict()
 
 
+def conve_config(model_config: Mapping[str, Any], *, entity_bias: bool) -> ConvEConfig:
+    """Take the sizes of a ConvE out of a checkpoint; raise InputError where they are not those of one."""
+    try:
+        return ConvEConfig(**{**model_config, "entity_bias": entity_bias})
+    except TypeError as error:
+        raise InputError(f"its model_config is not that of a ConvE ({error}); use an undamaged checkpoint") from error
+
+
 def to_pykeen_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Turn a native checkpoint into one for PyKEEN's ConvE.
 
@@ -144,10 +153,10 @@ def to_pykeen_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """
     state = checkpoint["model_state_dict"]
     _require_names(state, NATIVE_TO_PYKEEN, optional="entity_bias")
-    config = _config(checkpoint["model_config"], entity_bias="entity_bias" in state)
-    _require_shapes(state, config)
+    config = conve_config(checkpoint["model_config"], entity_bias="entity_bias" in state)
+    require_shapes(state, config)
+    require_sound_weights(state, source="its weights")
     pykeen_state = convert_pytorch_to_pykeen_state_dict(checkpoint)
-    require_finite(pykeen_state, source="its weights")
     content = {
         **checkpoint,
         "model_state_dict": pykeen_state,
@@ -179,6 +188,7 @@ def to_native_checkpoint(
     """
     source_format = detect_format(content)
     pykeen_state = pykeen_weights(content)
+    require_sound_weights(pykeen_state, source="its weights")
     if source_format == CONVERTED:
         config = dict(content["model_config"])
         native = {key: value for key, value in content.items() if key not in ("source_format", "inverse_triples")}
@@ -186,9 +196,8 @@ def to_native_checkpoint(
         config = infer_conve_config(pykeen_state, embedding_height=embedding_height, embedding_width=embedding_width)
         native = _training_loop_content(content) if source_format == PYKEEN_TRAINING_LOOP else {"epoch": 0}
     state = convert_pykeen_to_native_state_dict(pykeen_state, has_entity_bias=config.get("entity_bias", True))
-    config = _config(config, entity_bias="entity_bias" in state)
-    _require_shapes(state, config)
-    require_finite(state, source="its weights")
+    config = conve_config(config, entity_bias="entity_bias" in state)
+    require_shapes(state, config)
     native |= {"model_state_dict": state, "model_config": config.as_dict()}
     _convert_optimizer(
         native,
@@ -197,6 +206,17 @@ def to_native_checkpoint(
         bias_shape=(config.num_entities,),
     )
     return native
+
+
+def require_pykeen_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig) -> None:
+    """Raise InputError where a weight of PyKEEN's ConvE has another shape than the sizes in `config` ask for.
+
+    `config` has an entity bias, as PyKEEN's ConvE has; weights of other names are passed over.
+    """
+    native = {PYKEEN_TO_NATIVE[name]: tensor for name, tensor in state_dict.items() if name in PYKEEN_TO_NATIVE}
+    if "entity_bias" in native:
+        native["entity_bias"] = native["entity_bias"].reshape(-1)
+    require_shapes(native, config)
 
 
 def pykeen_weights(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
@@ -247,7 +267,7 @@ def stored_mapping_digest(content: Mapping[str, Any]) -> dict[str, str]:
 
 def native_parameter_names(config: ConvEConfig) -> list[str]:
     """List the native model's parameters in the order in which its optimizer numbers them."""
-    return [name for name, _ in _model_without_memory(config).named_parameters()]
+    return [name for name, _ in model_without_memory(config).named_parameters()]
 
 
 def pykeen_parameter_names() -> list[str]:
@@ -316,6 +336,9 @@ def _convert_optimizer(
 def _reshape_state(state: dict[int, dict[str, Any]], number: int, shape: tuple[int, ...]) -> None:
     # Adam's moments have the shape of their parameter; its step count is a scalar.
     if number in state:
+        moments = [value for value in state[number].values() if isinstance(value, Tensor) and value.dim() > 0]
+        if any(moment.layout is not torch.strided or moment.numel() != math.prod(shape) for moment in moments):
+            raise InputError("its optimizer_state_dict does not fit its entity bias; use an undamaged checkpoint")
         state[number] = {
             key: value.reshape(shape) if isinstance(value, Tensor) and value.dim() > 0 else value
             for key, value in state[number].items()
@@ -342,24 +365,3 @@ def _require_names(state: Mapping[str, Tensor], known: Mapping[str, str], *, opt
             if names
         ]
         raise InputError(f"its weights are not those of a ConvE with batch normalisation: it {' and '.join(lists)}")
-
-
-def _require_shapes(state: Mapping[str, Tensor], config: ConvEConfig) -> None:
-    for name, expected in _model_without_memory(config).state_dict().items():
-        if state[name].shape != expected.shape:
-            raise InputError(
-                f"{name} has the shape {tuple(state[name].shape)}, but its model_config asks for "
-                f"{tuple(expected.shape)}; use an undamaged checkpoint"
-            )
-
-
-def _config(model_config: Mapping[str, Any], *, entity_bias: bool) -> ConvEConfig:
-    try:
-        return ConvEConfig(**{**model_config, "entity_bias": entity_bias})
-    except TypeError as error:
-        raise InputError(f"its model_config is not that of a ConvE ({error})") from error
-
-
-def _model_without_memory(config: ConvEConfig) -> ConvE:
-    with torch.device("meta"):
-        return ConvE(**config.as_dict())

@@ -31,11 +31,15 @@ class ConvEConfig:
 
     def __post_init__(self) -> None:
         for name in _SIZES:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} is {value!r:.40}; it must be a whole number of at least 1")
         for name in _DROPOUTS:
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value < 1:
+                raise InputError(f"{name} is {value!r:.40}; it must be at least 0 and below 1")
+        if type(self.entity_bias) is not bool:
+            raise InputError(f"entity_bias is {self.entity_bias!r:.40}; it must be true or false")
         if self.embedding_height * self.embedding_width != self.embedding_dim:
             raise InputError(
                 f"embedding_height × embedding_width is {self.embedding_height} × {self.embedding_width} = "

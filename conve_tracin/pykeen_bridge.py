@@ -22,14 +22,16 @@ from conve_tracin.checkpoint import (
     detect_format,
     load_checkpoint,
     read_checkpoint_file,
-    require_finite,
 )
+from conve_tracin.checkpoint_schema import require_sound_weights
 from conve_tracin.conversion import (
     ENTITY_BIAS,
     RELATION_EMBEDDINGS,
+    conve_config,
     convert_pykeen_to_native_state_dict,
     infer_conve_config,
     pykeen_weights,
+    require_pykeen_shapes,
     stored_learning_rate,
     stored_mapping_digest,
     to_native_checkpoint,
@@ -168,7 +170,7 @@ def read_pykeen_file(path: str | Path, *, trust_pickle: bool = False) -> "dict[s
 def _from_pickle(model: "pykeen.models.Model", num_relations: int | None) -> LoadedPyKEENModel:
     if num_relations not in (None, model.num_real_relations):
         raise InputError(_wrong_relations(model.num_real_relations, num_relations))
-    require_finite(dict(model.named_parameters()), source="its weights")
+    require_sound_weights(dict(model.named_parameters()), source="its weights")
     return LoadedPyKEENModel(
         model=model.cpu().float().eval(),
         inverse_triples=model.use_inverse_triples,
@@ -189,24 +191,28 @@ def _from_weights(
             "holds the weights of another model than ConvE, and only a pickled model tells its class; "
             "use the trained_model.pkl of PyKEEN's pipeline with --trust-pickle"
         )
+    require_sound_weights(state, source="its weights")
     source_format = detect_format(content)
     if source_format == CONVERTED:
-        config = dict(content["model_config"])
+        stored = content["model_config"]
     else:
-        config = infer_conve_config(state, embedding_height=embedding_height, embedding_width=embedding_width)
-    require_finite(state, source="its weights")
+        stored = infer_conve_config(state, embedding_height=embedding_height, embedding_width=embedding_width)
+    config = conve_config(stored, entity_bias=True)
+    require_pykeen_shapes(state, config)
     inverse_triples = _has_inverse_rows(
         rows=len(state[RELATION_EMBEDDINGS]),
         num_relations=num_relations,
         stored=trained_with_inverse_triples(content),
     )
-    model = build_pykeen_conve(config, inverse_triples=inverse_triples)
+    model = build_pykeen_conve(config.as_dict(), inverse_triples=inverse_triples)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise InputError(f"its weights do not fit its model_config ({_first_line(error)})") from error
+    # Numbers that float32 does not hold have become infinite.
+    require_sound_weights(model.state_dict(), source="its weights")
     bias = state[ENTITY_BIAS]
-    if not config.get("entity_bias", True) and not bias.any():
+    if not stored.get("entity_bias", True) and not bias.any():
         model.get_parameter(ENTITY_BIAS).requires_grad_(False)
     return LoadedPyKEENModel(
         model=model.float().eval(),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_digests, save_checkpoint
+from conve_tracin.checkpoint_schema import first_difference, is_plain_tensor
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 from conve_tracin.model import ConvE
@@ -235,7 +236,9 @@ def restore(state: TrainingState, path: Path, *, config: TrainingConfig, mapping
         restore_schedule(state, checkpoint, config)
         if state.epoch == config.num_epochs and state.latest_metrics() is None:
             state.metrics_of_the_end = checkpoint.get("metrics") or None
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: cannot be resumed ({reason}); use another checkpoint") from error
     logger.info("going on after epoch %d of %s", state.epoch, path)
@@ -260,10 +263,13 @@ def report_changed_settings(stored: dict[str, Any], config: TrainingConfig) -> N
 
 def load_into(state: TrainingState, checkpoint: dict[str, Any]) -> None:
     """Copy every member that training changes from a checkpoint into `state`."""
+    if [record["epoch"] for record in checkpoint["history"]] != list(range(1, checkpoint["epoch"] + 1)):
+        raise InputError("its history does not have one record for each of its epochs; use an undamaged checkpoint")
     state.model.load_state_dict(checkpoint["model_state_dict"])
-    state.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+    load_optimizer(state.optimizer, checkpoint["optimizer_state_dict"])
     # A checkpoint of another precision has no scale to go on with.
     if checkpoint["scaler_state_dict"]:
+        require_like("scaler_state_dict", checkpoint["scaler_state_dict"], state.scaler.state_dict())
         state.scaler.load_state_dict(checkpoint["scaler_state_dict"])
     state.epoch = checkpoint["epoch"]
     state.history = checkpoint["history"]
@@ -280,6 +286,46 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(random_state["cuda"], device)
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:
+    """Copy the moments and the learning rate of a checkpoint's optimizer; its other settings are those of the run.
+
+    Raises InputError where the moments are not those of this optimizer's parameters.
+    """
+    settings = [{**group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(stored)
+    for group, fresh in zip(optimizer.param_groups, settings, strict=True):
+        group.update({name: value for name, value in fresh.items() if name not in ("params", "lr")})
+    for place, parameter in enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]):
+        if not moments_fit(optimizer, parameter):
+            raise InputError(
+                f"its optimizer_state_dict does not fit parameter {place} of the model; use an undamaged checkpoint"
+            )
+
+
+def moments_fit(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> bool:
+    """Whether a parameter has all that the next step of its optimizer takes up, or a fresh start where it may."""
+    moments = optimizer.state.get(parameter, {})
+    names = ("sum",) if isinstance(optimizer, torch.optim.Adagrad) else ("exp_avg", "exp_avg_sq")
+    if not moments and isinstance(optimizer, torch.optim.Adam):
+        return True
+    shapes = {"step": torch.Size(), **dict.fromkeys(names, parameter.shape)}
+    return moments.keys() == shapes.keys() and all(
+        is_plain_tensor(moments[name])
+        and moments[name].shape == shape
+        and moments[name].is_floating_point()
+        and bool(torch.isfinite(moments[name]).all())
+        and (name == "exp_avg" or bool((moments[name] >= 0).all()))
+        for name, shape in shapes.items()
+    )
+
+
+def require_like(name: str, stored: Any, example: Any) -> None:
+    """Raise InputError where a member of a checkpoint is of another kind than this run's own."""
+    difference = first_difference(stored, example, name=name)
+    if difference is not None:
+        raise InputError(f"its {difference} is not what training writes; use an undamaged checkpoint")
+
+
 def restore_schedule(state: TrainingState, checkpoint: dict[str, Any], config: TrainingConfig) -> None:
     """Go on with the checkpoint's schedule, or bring settings into force that differ from it."""
     stored, scheduler_state = checkpoint["training_config"], checkpoint["scheduler_state_dict"]
@@ -291,6 +337,7 @@ def restore_schedule(state: TrainingState, checkpoint: dict[str, Any], config: T
             group["initial_lr"] = config.learning_rate
     names = ("lr_scheduler", "lr_decay", "lr_patience")
     if all(stored.get(name, getattr(TrainingConfig, name)) == getattr(config, name) for name in names):
+        require_like("scheduler_state_dict", scheduler_state, state.scheduler.state_dict())
         state.scheduler.load_state_dict(scheduler_state)
     else:
         # A new schedule starts at the rate that the old one has reached.

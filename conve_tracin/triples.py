@@ -98,7 +98,7 @@ class Vocabulary:
 
         Two mappings with the same digest give every label the same id, whatever format they were read from.
         """
-        return hashlib.sha256("\0".join(self.labels).encode("utf-8")).hexdigest()
+        return hashlib.sha256("\0".join(self.labels).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def suggestion(label: str, labels: Iterable[str], *, otherwise: str) -> str:

@@ -76,7 +76,7 @@ def test_scores_in_eval_mode_do_not_depend_on_the_batch():
         ({"embedding_height": 10, "embedding_width": 21}, r"10 × 21 = 210, not embedding_dim 200"),
         ({"kernel_width": 21}, r"3 × 21 kernel does not fit on the 20 × 20 image"),
         ({"kernel_height": 21}, r"21 × 3 kernel does not fit on the 20 × 20 image"),
-        ({"output_channels": 0}, r"output_channels is 0; it must be at least 1"),
+        ({"output_channels": 0}, r"output_channels is 0; it must be a whole number of at least 1"),
         ({"num_entities": 0}, r"num_entities is 0"),
         ({"input_dropout": 1.0}, r"input_dropout is 1.0; it must be at least 0 and below 1"),
         ({"output_dropout": -0.1}, r"output_dropout is -0.1"),
