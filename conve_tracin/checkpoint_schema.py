@@ -177,7 +177,7 @@ def require_sound_weights(state_dict: Mapping[str, Any], *, source: str | Path) 
     """
     for name, tensor in state_dict.items():
         if not is_plain_tensor(tensor):
-            raise InputError(f"{source}: {name} is no ordinary tensor; use an undamaged checkpoint")
+            raise InputError(f"{source}: {name} is no tensor of ordinary numbers; use an undamaged checkpoint")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{source}: {name} holds NaN or infinite values; use an earlier checkpoint")
         if str(name).endswith("running_var") and not tensor.is_complex() and (tensor < 0).any():

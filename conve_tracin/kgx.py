@@ -50,7 +50,16 @@ from tqdm import tqdm
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.preparation import Graph, hold_out, without_duplicates, write_graph
-from conve_tracin.triples import BLOCK_BYTES, UNWRITABLE, UTF8_BOM, UTF16_BOMS, open_bytes, suggestion
+from conve_tracin.triples import (
+    BLOCK_BYTES,
+    UNWRITABLE,
+    UTF8_BOM,
+    UTF16_BOMS,
+    is_unicode,
+    open_bytes,
+    shown,
+    suggestion,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -249,8 +258,8 @@ def read_nodes(path: Path, *, malformed: Skipped | None) -> Nodes:
         try:
             node = parse_object(line)
             identifier = require_text(node, "id")
-            if UNWRITABLE.search(identifier) or not _is_unicode(identifier):
-                raise MalformedLineError(f'"id" {identifier!r} holds a tab, a line end or half a character')
+            if UNWRITABLE.search(identifier) or not is_unicode(identifier):
+                raise MalformedLineError(f'"id" {shown(identifier)} holds a tab, a line end or half a character')
             nodes.add(identifier, _clean_name(node.get("name")), kinds_of(node.get("category")))
         except MalformedLineError as error:
             _reject(
@@ -279,10 +288,6 @@ def kinds_of(category: Any) -> int:
 def _clean_name(name: Any) -> str:
     # JSON can write half of a surrogate pair, which no UTF-8 file can hold.
     return name.encode("utf-8", "replace").decode("utf-8") if isinstance(name, str) else ""
-
-
-def _is_unicode(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -314,7 +319,7 @@ class Relations:
     def _number_of_key(self, edge: Mapping[str, Any]) -> int:
         predicate = require_text(edge, "predicate")
         key = json.dumps({"predicate": predicate, **qualifiers_of(edge)}, ensure_ascii=False)
-        if not _is_unicode(key):
+        if not is_unicode(key):
             raise MalformedLineError('"predicate" or a qualifier holds half a character')
         if key not in self.keys:
             self.keys[key] = len(self.keys)
@@ -417,7 +422,7 @@ def _edge_blocks(
         if head is None or tail is None:
             column, label = ("subject", subject) if head is None else ("object", object_)
             _reject(
-                f"{path}:{line_number}", f"{column} {label!r} is no node of {nodes.path}", unknown,
+                f"{path}:{line_number}", f"{column} {shown(label)} is no node of {nodes.path}", unknown,
                 flag="--skip-unknown", remedy="give the nodes file of the same graph",
             )  # fmt: skip
             continue

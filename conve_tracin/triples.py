@@ -42,6 +42,8 @@ UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 # Leading zeros mark a label (WordNet's "00260881"), never an id.
 INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 LABEL_SEPARATORS = str.maketrans("", "", " _:.-/")
+# Of a label, in messages.
+SHOWN_CHARACTERS = 100
 UNWRITABLE = re.compile("[\t\n\r\0]")
 
 
@@ -78,7 +80,7 @@ class Vocabulary:
             return self.index[label]
         except KeyError:
             raise InputError(
-                f"unknown {self.kind} {label!r}, {self.source} lacks it; "
+                f"unknown {self.kind} {shown(label)}, {self.source} lacks it; "
                 + suggestion(label, self.labels, otherwise="check its spelling")
             ) from None
 
@@ -101,22 +103,35 @@ class Vocabulary:
         return hashlib.sha256("\0".join(self.labels).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def shown(text: str) -> str:
+    """Return a label in quotes for a message; a long one, which may be a whole file without tabs, is cut off."""
+    return repr(text) if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]!r}… ({len(text):,} characters)"
+
+
+def shown_id(text: str) -> str:
+    """Return what stands in the place of an id for a message."""
+    return text if len(text) <= 20 else f"{text[:20]}… ({len(text):,} characters)"
+
+
 def suggestion(label: str, labels: Iterable[str], *, otherwise: str) -> str:
     """Return "did you mean …?" for labels close to `label`, or `otherwise` where none is close."""
     close = close_labels(label, labels)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else otherwise
+    return f"did you mean {' or '.join(map(shown, close))}?" if close else otherwise
 
 
 def close_labels(label: str, labels: Iterable[str], *, limit: int = 3, candidates: int = 2000) -> list[str]:
     """Return up to `limit` labels that look like `label`, best first.
 
     Labels that differ in case and separators only come first. The edit distance is then taken over at most
-    `candidates` labels with the same beginning or end, as it would take seconds over a large vocabulary.
+    `candidates` labels with the same beginning or end, as it would take seconds over a large vocabulary. Nothing is
+    close to a label of more than SHOWN_CHARACTERS.
     """
 
     def plain(text: str) -> str:
         return text.casefold().translate(LABEL_SEPARATORS)
 
+    if len(label) > SHOWN_CHARACTERS:
+        return []
     labels = tuple(labels)
     wanted = plain(label)
     same = [other for other in labels if plain(other) == wanted]
@@ -256,7 +271,7 @@ def read_vocabulary(path: str | Path, kind: str) -> Vocabulary:
         count = as_id(lines[0].strip())
         if count != len(rows):
             raise InputError(
-                f"{path}:1: the first line announces {lines[0].strip()} labels, {len(rows)} lines follow; "
+                f"{path}:1: the first line announces {shown_id(lines[0].strip())} labels, {len(rows)} lines follow; "
                 "correct the count or take the line out"
             )
     else:
@@ -295,17 +310,17 @@ def labels_by_id(path: Path, rows: list[list[str]], *, first_line: int) -> list[
             raise InputError(f"{path}:{line}: {not_an_id(id_text, rows, is_first=line == first_line)}")
         if not 0 <= position < len(rows):
             raise InputError(
-                f"{path}:{line}: id {id_text} is outside 0 to {len(rows) - 1}; "
+                f"{path}:{line}: id {shown_id(id_text)} is outside 0 to {len(rows) - 1}; "
                 f"the ids of {len(rows)} labels start at 0 and have no gaps"
             )
         if labels[position] is not None:
             raise InputError(
-                f"{path}:{line}: id {id_text} is taken by {labels[position]!r} "
+                f"{path}:{line}: id {id_text} is taken by {shown(labels[position])} "
                 f"(line {line_of_label[labels[position]]}); give each label its own id"
             )
         if label in line_of_label:
             raise InputError(
-                f"{path}:{line}: label {label!r} occurs a second time (first on line {line_of_label[label]}); "
+                f"{path}:{line}: label {shown(label)} occurs a second time (first on line {line_of_label[label]}); "
                 "delete one of the lines"
             )
         labels[position] = label
@@ -318,8 +333,8 @@ def not_an_id(id_text: str, rows: list[list[str]], *, is_first: bool) -> str:
     if all(as_id(columns[0]) is not None for columns in rows):
         return "the columns are the wrong way round; write label<TAB>id, or put the header id<TAB>label on top"
     if is_first and len(rows) > 1 and as_id(rows[1][-1]) is not None:
-        return f"{id_text!r} is not an integer id; delete the line if it is a header"
-    return f"{id_text!r} is not an integer id; write label<TAB>id"
+        return f"{shown(id_text)} is not an integer id; delete the line if it is a header"
+    return f"{shown(id_text)} is not an integer id; write label<TAB>id"
 
 
 def write_vocabulary(path: str | Path, labels: Iterable[str]) -> None:
@@ -337,7 +352,7 @@ def require_writable(path: str | Path, *labels: str) -> None:
     """Raise InputError for a label that a tab-separated file cannot hold."""
     for label in labels:
         if not label or UNWRITABLE.search(label):
-            raise InputError(f"{path}: label {label!r} is empty or holds a tab or a line end; rename it")
+            raise InputError(f"{path}: label {shown(label)} is empty or holds a tab or a line end; rename it")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -386,7 +401,7 @@ def read_triples(
     triples = np.concatenate(found, dtype=np.int64)
     if len(triples) < total:
         dropped = f"{total - len(triples)} of {total} triples have labels that {entities.source} or "
-        dropped += f"{relations.source} lacks (first: {', '.join(map(repr, islice(unknown_labels, 5)))})"
+        dropped += f"{relations.source} lacks (first: {', '.join(map(shown, islice(unknown_labels, 5)))})"
         if len(triples) == 0:
             raise InputError(f"{path}: {dropped}, and none is left; give the mappings that belong to this file")
         logger.warning("%s: %s; they were dropped", path, dropped)
@@ -454,7 +469,7 @@ def split_columns(block: bytes) -> list[np.ndarray]:
 
 def unknown_label(where: str, label: str, vocabulary: Vocabulary, column: str) -> str:
     """Return the message for a label in a triples file that its vocabulary lacks."""
-    message = f"{where}: unknown {vocabulary.kind} {label!r} ({column}), {vocabulary.source} lacks it; "
+    message = f"{where}: unknown {vocabulary.kind} {shown(label)} ({column}), {vocabulary.source} lacks it; "
     if where.endswith(":1") and label.casefold() in HEADER_WORDS:
         return message + "triples files have no header, delete the line"
     if as_id(label) is not None:
@@ -513,7 +528,7 @@ def id_of_value(column: str, text: str, vocabulary: Vocabulary) -> int:
 
 def out_of_range(column: str, text: str, vocabulary: Vocabulary) -> str:
     """Return the message for an id that the vocabulary does not have."""
-    message = f"{column}: {vocabulary.kind} id {text} is out of range; {vocabulary.source} has ids "
+    message = f"{column}: {vocabulary.kind} id {shown_id(text)} is out of range; {vocabulary.source} has ids "
     message += f"0 to {len(vocabulary) - 1}"
     if text in vocabulary.index:
         message += f" (three integers are ids; the label {text!r} has the id {vocabulary.index[text]})"
@@ -561,7 +576,7 @@ def read_names(path: str | Path, entities: Vocabulary | None = None) -> dict[int
     hold_ids = all(as_id(identifier) is not None for _, identifier in rows)
     if not hold_ids and entities is None:
         number = next(line for line, (_, identifier) in enumerate(rows, start=1) if as_id(identifier) is None)
-        raise InputError(f"{path}:{number}: {rows[number - 1][1]!r} is not an integer id; write name<TAB>id")
+        raise InputError(f"{path}:{number}: {shown(rows[number - 1][1])} is not an integer id; write name<TAB>id")
 
     names: dict[int, str] = {}
     unknown = 0
@@ -572,11 +587,11 @@ def read_names(path: str | Path, entities: Vocabulary | None = None) -> dict[int
             continue
         if position < 0 or (entities is not None and position >= len(entities)):
             limit = f"0 to {len(entities) - 1}" if entities is not None else "0 and up"
-            raise InputError(f"{path}:{number}: id {identifier} is out of range; entity ids are {limit}")
+            raise InputError(f"{path}:{number}: id {shown_id(identifier)} is out of range; entity ids are {limit}")
         if name and names.setdefault(position, name) != name:
             raise InputError(
-                f"{path}:{number}: a second name, {name!r}, for {identifier} (the first: {names[position]!r}); "
-                "keep one of them"
+                f"{path}:{number}: a second name, {shown(name)}, for {shown_id(identifier)} "
+                f"(the first: {shown(names[position])}); keep one of them"
             )
     if unknown == len(rows):
         raise InputError(f"{path}: none of its ids is in {entities.source}; give the names of this graph")
@@ -598,6 +613,8 @@ def read_predicates(path: str | Path) -> dict[str, str]:
         edge_map = json.loads("\n".join(read_lines(path)))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: is not valid JSON ({error.msg}); correct it") from error
+    except ValueError as error:
+        raise InputError(f"{path}: holds a number that is too long; an edge map holds texts only") from error
     except RecursionError:
         raise InputError(f"{path}: is nested too deeply; an edge map is one flat JSON object") from None
     if not isinstance(edge_map, dict):
@@ -605,15 +622,29 @@ def read_predicates(path: str | Path) -> dict[str, str]:
     predicates: dict[str, str] = {}
     for key, label in edge_map.items():
         if not isinstance(label, str):
-            raise InputError(f"{path}: the value of {key!r} is not a string; give a relation label")
+            raise InputError(f"{path}: the value of {shown(key)} is not a string; give a relation label")
         predicate = predicate_of(key)
+        if not is_unicode(predicate or ""):
+            raise InputError(
+                f"{path}: the key {shown(key)} holds half a character (\\ud800 to \\udfff); correct the key"
+            )
         if predicate is None:
-            raise InputError(f'{path}: the key {key!r} is not JSON with a "predicate" string; correct the key')
+            raise InputError(f'{path}: the key {shown(key)} is not JSON with a "predicate" string; correct the key')
         if predicates.setdefault(label, predicate) != predicate:
             raise InputError(
-                f"{path}: {label!r} stands for both {predicates[label]!r} and {predicate!r}; keep one of them"
+                f"{path}: {shown(label)} stands for both {shown(predicates[label])} and {shown(predicate)}; "
+                "keep one of them"
             )
     return predicates
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be written as UTF-8; JSON can hold half a character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def predicate_of(key: str) -> str | None:
@@ -624,7 +655,7 @@ def predicate_of(key: str) -> str | None:
     """
     try:
         members = json.loads(key)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     predicate = members.get("predicate") if isinstance(members, dict) else None
     if not isinstance(predicate, str):

@@ -181,7 +181,7 @@ def without(state, name):
     [
         (lambda state: without(state, "bn2.running_var"), r"lacks bn2\.running_var"),
         (lambda state: {**state, "extra.weight": torch.ones(1)}, r"also has extra\.weight"),
-        (lambda state: {**state, "fc.bias": [1.0]}, r"fc\.bias is no ordinary tensor"),
+        (lambda state: {**state, "fc.bias": [1.0]}, r"fc\.bias is no tensor"),
         (lambda state: {**state, "fc.bias": torch.ones(3)}, r"fc\.bias has the shape \(3,\)"),
         (lambda state: {**state, "bn1.weight": torch.full((5,), torch.nan)}, r"NaN or infinite"),
     ],
