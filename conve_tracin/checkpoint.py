@@ -9,10 +9,17 @@ from typing import Any
 
 import torch
 
-from conve_tracin.checkpoint_schema import require_known_kinds, require_shapes, require_sound_weights
+from conve_tracin.checkpoint_schema import (
+    conve_config,
+    model_without_memory,
+    require_known_kinds,
+    require_names,
+    require_shapes,
+    require_sound_weights,
+)
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.model import ConvE, ConvEConfig
+from conve_tracin.model import ConvE
 from conve_tracin.safe_unpickle import read_any_protocol
 from conve_tracin.triples import Vocabulary
 
@@ -21,8 +28,9 @@ CONVERTED = "converted"
 PYKEEN_STATE_DICT = "pykeen-state-dict"
 PYKEEN_TRAINING_LOOP = "pykeen-training-loop"
 
-# Of a zip archive, torch.save's format, and of pickles since protocol 2, its old one.
-_FIRST_BYTES = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)))
+# Of torch.save's format, a zip archive, and of its old one, pickles since protocol 2.
+_ZIP_START = b"PK\x03\x04"
+_FIRST_BYTES = (_ZIP_START, *(bytes([0x80, protocol]) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)))
 
 # The oldest checkpoints hold these sizes alone; the others have ConvE's defaults there.
 _REQUIRED_CONFIG = (
@@ -61,7 +69,7 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         raise InputError(
-            f"{path}: is damaged or no checkpoint ({_first_line(error)}); use another checkpoint"
+            f"{path}: is damaged or no checkpoint ({_first_sentence(error)}); copy it again or use another"
         ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a checkpoint; use another file")
@@ -79,8 +87,7 @@ def _begins_like_a_checkpoint(path: Path) -> bool:
 
 
 def _load_without_running_code(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        _require_checksums(path)
+    _require_whole_archive(path)
     try:
         with warnings.catch_warnings():
             # torch warns of each pickle protocol that is not its default, and then refuses it.
@@ -92,12 +99,23 @@ def _load_without_running_code(path: Path) -> Any:
         return read_any_protocol(path)
 
 
-def _require_checksums(path: Path) -> None:
-    """Raise zipfile.BadZipFile where a byte has changed since it was written; torch itself reads such a file."""
-    with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()
+def _require_whole_archive(path: Path) -> None:
+    """Raise zipfile.BadZipFile where the end is missing, or a byte has changed: torch reads such weights as they are.
+
+    The old format of torch has no checksums.
+    """
+    with path.open("rb") as file:
+        if not file.read(4).startswith(_ZIP_START):
+            return
+    if not zipfile.is_zipfile(path):
+        raise zipfile.BadZipFile("its end is missing")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (OSError, ValueError) as error:
+        raise zipfile.BadZipFile("its table of contents is broken") from error
     if broken is not None:
-        raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
+        raise zipfile.BadZipFile(f"{broken} has changed since it was written")
 
 
 def detect_format(content: Mapping[str, Any]) -> str | None:
@@ -142,16 +160,13 @@ def build_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoi
     """
     state = checkpoint["model_state_dict"]
     try:
-        config = ConvEConfig(**{"entity_bias": "entity_bias" in state, **checkpoint["model_config"]})
+        config = conve_config({"entity_bias": "entity_bias" in state, **checkpoint["model_config"]})
+        require_names(state, model_without_memory(config).state_dict())
         require_shapes(state, config)
-        model = ConvE(**config.as_dict())
-        model.load_state_dict(state, strict=True)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    except (RuntimeError, TypeError) as error:
-        raise InputError(
-            f"{source}: the weights do not fit its model_config ({_first_line(error)}); use an undamaged checkpoint"
-        ) from error
+    model = ConvE(**config.as_dict())
+    model.load_state_dict(state, strict=True)
     require_sound_weights(model.state_dict(), source=source)
     return model.eval()
 
@@ -194,7 +209,6 @@ def require_same_digests(checkpoint: Mapping[str, Any], digests: Mapping[str, st
             )
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    # torch lists the offending keys after a headline that only names the class.
-    return " ".join(line.strip() for line in lines[:2]) if lines else type(error).__name__
+def _first_sentence(error: Exception) -> str:
+    # What torch writes behind it is for those who read its source.
+    return " ".join(str(error).split()).partition(". ")[0] or type(error).__name__

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -197,23 +197,49 @@ def is_plain_tensor(value: Any) -> bool:
     )
 
 
-def require_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig, *, source: str | Path = "") -> None:
+def require_names(state: Mapping[str, Tensor], known: Collection[str], *, optional: str | None = None) -> None:
+    """Raise InputError where a state dict lacks a weight of `known` other than `optional`, or has one besides them."""
+    missing = [name for name in known if name not in state and name != optional]
+    unknown = [name for name in state if name not in known]
+    no_tensors = [name for name in known if name in state and not isinstance(state[name], Tensor)]
+    if no_tensors:
+        raise InputError(f"its {no_tensors[0]} is no tensor; use an undamaged checkpoint")
+    if missing or unknown:
+        lists = [
+            f"{what} {', '.join(map(str, names[:3]))}{' …' if len(names) > 3 else ''}"
+            for what, names in (("lacks", missing), ("also has", unknown))
+            if names
+        ]
+        raise InputError(
+            f"its weights are not those of a ConvE with batch normalisation: it {' and '.join(lists)}; "
+            "use a checkpoint of a ConvE"
+        )
+
+
+def require_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig) -> None:
     """Raise InputError where a native model's weights have other shapes or kinds of numbers than its sizes ask for.
 
     Nothing of the model's size is allocated for it. Weights that either side lacks are passed over.
     """
-    start = f"{source}: " if source else ""
     for name, expected in model_without_memory(config).state_dict().items():
         weight = state_dict.get(name)
         if weight is None:
             continue
         if not is_plain_tensor(weight) or weight.is_floating_point() != expected.is_floating_point():
-            raise InputError(f"{start}{name} does not hold the numbers of a ConvE; use an undamaged checkpoint")
+            raise InputError(f"{name} does not hold the numbers of a ConvE; use an undamaged checkpoint")
         if weight.shape != expected.shape:
             raise InputError(
-                f"{start}{name} has the shape {tuple(weight.shape)}, but its model_config asks for "
+                f"{name} has the shape {tuple(weight.shape)}, but its model_config asks for "
                 f"{tuple(expected.shape)}; use an undamaged checkpoint"
             )
+
+
+def conve_config(model_config: Mapping[str, Any]) -> ConvEConfig:
+    """Take the sizes of a ConvE out of a checkpoint; raise InputError where they are not those of one."""
+    try:
+        return ConvEConfig(**model_config)
+    except TypeError as error:
+        raise InputError(f"its model_config is not that of a ConvE ({error}); use an undamaged checkpoint") from error
 
 
 def model_without_memory(config: ConvEConfig) -> ConvE:

@@ -21,6 +21,9 @@ from conve_tracin.options import METHODS, TRACIN
 if TYPE_CHECKING:
     from conve_tracin.names import Names
 
+# Of torch's whole numbers, sizes and seeds among them.
+LARGEST_INT = 2**63 - 1
+
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, without the usage in front."""
@@ -61,6 +64,10 @@ def run(main: Callable[[], None]) -> NoReturn:
         # The reader of a pipe (head, less) has seen enough.
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        # Files that are read or written have better messages; this is what a path alone can be: too long, forbidden.
+        where = f"{error.filename}: " if error.filename else ""
+        _exit_with(f"{Path(sys.argv[0]).name}: error: {where}{error.strerror or error}; check the path", code=2)
     sys.exit(0)
 
 
@@ -198,17 +205,20 @@ def file_to_write(text: str) -> Path:
 
 def positive_int(text: str) -> int:
     """Parse a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
+    return _whole_number(text, at_least=1)
 
 
 def non_negative_int(text: str) -> int:
     """Parse a whole number of at least 0."""
+    return _whole_number(text, at_least=0)
+
+
+def _whole_number(text: str, *, at_least: int) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    if value < at_least:
+        raise argparse.ArgumentTypeError(f"{text} is below {at_least}")
+    if value > LARGEST_INT:
+        raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_INT}")
     return value
 
 

@@ -17,7 +17,13 @@ from conve_tracin.checkpoint import (
     PYKEEN_TRAINING_LOOP,
     detect_format,
 )
-from conve_tracin.checkpoint_schema import model_without_memory, require_shapes, require_sound_weights
+from conve_tracin.checkpoint_schema import (
+    conve_config,
+    model_without_memory,
+    require_names,
+    require_shapes,
+    require_sound_weights,
+)
 from conve_tracin.errors import InputError
 from conve_tracin.model import ConvEConfig
 from conve_tracin.triples import Vocabulary
@@ -59,7 +65,7 @@ def convert_pytorch_to_pykeen_state_dict(checkpoint: Mapping[str, Any]) -> dict[
     Raises InputError where a weight is missing or unknown.
     """
     state = checkpoint["model_state_dict"]
-    _require_names(state, NATIVE_TO_PYKEEN, optional="entity_bias")
+    require_names(state, NATIVE_TO_PYKEEN, optional="entity_bias")
     num_entities = len(state["entity_embeddings.weight"])
     bias = state.get("entity_bias")
     if bias is None:
@@ -78,7 +84,7 @@ def convert_pykeen_to_native_state_dict(
 
     Raises InputError where the weights are not those of a ConvE with batch normalisation.
     """
-    _require_names(state_dict, PYKEEN_TO_NATIVE)
+    require_names(state_dict, PYKEEN_TO_NATIVE)
     native = {PYKEEN_TO_NATIVE[name]: tensor for name, tensor in state_dict.items()}
     bias = native.pop("entity_bias").reshape(-1)  # (num_entities,)
     if has_entity_bias or bias.any():
@@ -97,7 +103,7 @@ def infer_conve_config(
 
     Raises InputError where the weights are not those of a ConvE, or do not tell height and width.
     """
-    _require_names(state_dict, PYKEEN_TO_NATIVE)
+    require_names(state_dict, PYKEEN_TO_NATIVE)
     try:
         num_entities, embedding_dim = state_dict[ENTITY_EMBEDDINGS].shape
         output_channels, input_channels, kernel_height, kernel_width = state_dict["interaction.hr2d.2.weight"].shape
@@ -135,14 +141,6 @@ def infer_conve_config(
     return ConvEConfig(embedding_height=height, embedding_width=width, **sizes).as_dict()
 
 
-def conve_config(model_config: Mapping[str, Any], *, entity_bias: bool) -> ConvEConfig:
-    """Take the sizes of a ConvE out of a checkpoint; raise InputError where they are not those of one."""
-    try:
-        return ConvEConfig(**{**model_config, "entity_bias": entity_bias})
-    except TypeError as error:
-        raise InputError(f"its model_config is not that of a ConvE ({error}); use an undamaged checkpoint") from error
-
-
 def to_pykeen_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Turn a native checkpoint into one for PyKEEN's ConvE.
 
@@ -152,8 +150,8 @@ def to_pykeen_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     Raises InputError where the weights or sizes are not those of a ConvE, or a weight is not finite.
     """
     state = checkpoint["model_state_dict"]
-    _require_names(state, NATIVE_TO_PYKEEN, optional="entity_bias")
-    config = conve_config(checkpoint["model_config"], entity_bias="entity_bias" in state)
+    require_names(state, NATIVE_TO_PYKEEN, optional="entity_bias")
+    config = conve_config({**checkpoint["model_config"], "entity_bias": "entity_bias" in state})
     require_shapes(state, config)
     require_sound_weights(state, source="its weights")
     pykeen_state = convert_pytorch_to_pykeen_state_dict(checkpoint)
@@ -196,7 +194,7 @@ def to_native_checkpoint(
         config = infer_conve_config(pykeen_state, embedding_height=embedding_height, embedding_width=embedding_width)
         native = _training_loop_content(content) if source_format == PYKEEN_TRAINING_LOOP else {"epoch": 0}
     state = convert_pykeen_to_native_state_dict(pykeen_state, has_entity_bias=config.get("entity_bias", True))
-    config = conve_config(config, entity_bias="entity_bias" in state)
+    config = conve_config({**config, "entity_bias": "entity_bias" in state})
     require_shapes(state, config)
     native |= {"model_state_dict": state, "model_config": config.as_dict()}
     _convert_optimizer(
@@ -350,18 +348,3 @@ def _feature_map_size(height: int, width: int, sizes: Mapping[str, int]) -> int 
         return ConvEConfig(embedding_height=height, embedding_width=width, **sizes).feature_map_size
     except InputError:
         return None
-
-
-def _require_names(state: Mapping[str, Tensor], known: Mapping[str, str], *, optional: str | None = None) -> None:
-    missing = [name for name in known if name not in state and name != optional]
-    unknown = [name for name in state if name not in known]
-    no_tensors = [name for name in known if name in state and not isinstance(state[name], Tensor)]
-    if no_tensors:
-        raise InputError(f"its {no_tensors[0]} is no tensor; use an undamaged checkpoint")
-    if missing or unknown:
-        lists = [
-            f"{what} {', '.join(map(str, names[:3]))}{' …' if len(names) > 3 else ''}"
-            for what, names in (("lacks", missing), ("also has", unknown))
-            if names
-        ]
-        raise InputError(f"its weights are not those of a ConvE with batch normalisation: it {' and '.join(lists)}")

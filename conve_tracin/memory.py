@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 Result = TypeVar("Result")
 
-# Of Linux and macOS, and of Windows.
-CPU_ALLOCATOR_TEXTS = ("allocate memory", "not enough memory")
+# Of Linux and macOS, of Windows, and of sizes that no address reaches.
+CPU_ALLOCATOR_TEXTS = ("allocate memory", "not enough memory", "Storage size calculation overflowed")
 
 
 def compute_in_halves(compute: Callable[[slice], Result], batch: slice) -> list[Result]:

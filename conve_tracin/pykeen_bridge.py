@@ -23,11 +23,10 @@ from conve_tracin.checkpoint import (
     load_checkpoint,
     read_checkpoint_file,
 )
-from conve_tracin.checkpoint_schema import require_sound_weights
+from conve_tracin.checkpoint_schema import conve_config, require_sound_weights
 from conve_tracin.conversion import (
     ENTITY_BIAS,
     RELATION_EMBEDDINGS,
-    conve_config,
     convert_pykeen_to_native_state_dict,
     infer_conve_config,
     pykeen_weights,
@@ -197,7 +196,7 @@ def _from_weights(
         stored = content["model_config"]
     else:
         stored = infer_conve_config(state, embedding_height=embedding_height, embedding_width=embedding_width)
-    config = conve_config(stored, entity_bias=True)
+    config = conve_config({**stored, "entity_bias": True})
     require_pykeen_shapes(state, config)
     inverse_triples = _has_inverse_rows(
         rows=len(state[RELATION_EMBEDDINGS]),

@@ -259,7 +259,7 @@ def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.
     else:
         queries = Queries.one_per_triple(triples, device)
     if len(queries) < 2:
-        raise InputError("training needs at least two queries (head, relation) for BatchNorm; add triples")
+        raise InputError("training needs at least two queries (head, relation) for BatchNorm; add triples to --train")
     return queries
 
 

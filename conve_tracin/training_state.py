@@ -13,6 +13,7 @@ from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_d
 from conve_tracin.checkpoint_schema import first_difference, is_plain_tensor
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
+from conve_tracin.memory import is_out_of_memory
 from conve_tracin.model import ConvE
 
 logger = logging.getLogger(__name__)
@@ -107,8 +108,8 @@ class TrainingState:
 
 
 def new_state(model_config: dict[str, Any], config: TrainingConfig, device: torch.device) -> TrainingState:
-    """Make model, optimizer and their companions for the first epoch."""
-    model = ConvE(**model_config).to(device)
+    """Make model, optimizer and their companions for the first epoch; raise InputError where memory is too small."""
+    model = new_model(model_config, device)
     optimizer = new_optimizer(model, config)
     return TrainingState(
         model=model,
@@ -118,6 +119,19 @@ def new_state(model_config: dict[str, Any], config: TrainingConfig, device: torc
         shuffle=torch.Generator().manual_seed(config.random_seed),
         batch_size=config.batch_size,
     )
+
+
+def new_model(model_config: dict[str, Any], device: torch.device) -> ConvE:
+    """Make a model with fresh weights; raise InputError where it does not fit into memory."""
+    try:
+        return ConvE(**model_config).to(device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"a model of {model_config['num_entities']:,} entities and embedding_dim {model_config['embedding_dim']:,} "
+            "does not fit into memory; lower --embedding-dim or --output-channels"
+        ) from error
 
 
 def new_optimizer(model: ConvE, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -587,7 +587,10 @@ def read_names(path: str | Path, entities: Vocabulary | None = None) -> dict[int
             continue
         if position < 0 or (entities is not None and position >= len(entities)):
             limit = f"0 to {len(entities) - 1}" if entities is not None else "0 and up"
-            raise InputError(f"{path}:{number}: id {shown_id(identifier)} is out of range; entity ids are {limit}")
+            raise InputError(
+                f"{path}:{number}: id {shown_id(identifier)} is out of range; entity ids are {limit}, "
+                "so give the names of this graph"
+            )
         if name and names.setdefault(position, name) != name:
             raise InputError(
                 f"{path}:{number}: a second name, {shown(name)}, for {shown_id(identifier)} "
@@ -609,8 +612,9 @@ def read_predicates(path: str | Path) -> dict[str, str]:
     Raises InputError where it is anything else, or gives one label two predicates.
     """
     path = Path(path)
+    text = "\n".join(read_lines(path))
     try:
-        edge_map = json.loads("\n".join(read_lines(path)))
+        edge_map = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: is not valid JSON ({error.msg}); correct it") from error
     except ValueError as error:
