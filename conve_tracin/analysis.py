@@ -421,5 +421,6 @@ def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool, shared
         )
         shared = shared and loaded.analyzer.shares_training_triples
         products = distributed.compute_shared(compute, triples) if shared else compute(triples)
+        tracing.require_finite_influences(products, path)
         total = total + loaded.weight * products
     return total

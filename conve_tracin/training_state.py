@@ -23,6 +23,8 @@ RESUMABLE_MEMBERS = (
     "best_mrr", "evaluations_without_improvement", "random_state",
 )  # fmt: skip
 
+MOVING_PARTS_OF_SCHEDULES = ("last_epoch", "_step_count", "_last_lr", "best", "num_bad_epochs", "cooldown_counter")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -351,8 +353,10 @@ def restore_schedule(state: TrainingState, checkpoint: dict[str, Any], config: T
             group["initial_lr"] = config.learning_rate
     names = ("lr_scheduler", "lr_decay", "lr_patience")
     if all(stored.get(name, getattr(TrainingConfig, name)) == getattr(config, name) for name in names):
-        require_like("scheduler_state_dict", scheduler_state, state.scheduler.state_dict())
-        state.scheduler.load_state_dict(scheduler_state)
+        # What moves; the settings beside it are those of the run, which are the same.
+        moving = {name: value for name, value in scheduler_state.items() if name in MOVING_PARTS_OF_SCHEDULES}
+        require_like("scheduler_state_dict", moving, state.scheduler.state_dict())
+        state.scheduler.load_state_dict(moving)
     else:
         # A new schedule starts at the rate that the old one has reached.
         state.scheduler = new_scheduler(state.optimizer, config)

@@ -65,16 +65,20 @@ def messages_on(stream: io.StringIO) -> Iterator[None]:
         root.setLevel(level)
 
 
-def assert_refused(finished: Finished) -> str:
-    """One line on standard error that names the script, exit code 2, and nothing else; returns the message."""
+def assert_refused(finished: Finished, *, began: bool = False) -> str:
+    """One line on standard error that names the script, exit code 2, and nothing else; returns the message.
+
+    A run that `began` its work has said so above that line.
+    """
     assert finished.trouble is None, finished
     assert finished.code == 2, finished
-    start = f"{finished.script}.py: error: "
-    assert finished.err.startswith(start), finished
-    assert finished.err.endswith("\n"), finished
-    assert finished.err.count("\n") == 1, finished
     assert finished.out == "", finished
-    return finished.err.removeprefix(start).rstrip("\n")
+    assert finished.err.endswith("\n"), finished
+    *above, line = finished.err.removesuffix("\n").split("\n")
+    assert began or not above, finished
+    start = f"{finished.script}.py: error: "
+    assert line.startswith(start), finished
+    return line.removeprefix(start)
 
 
 def contents_below(directory: Path) -> dict[str, bytes]:

@@ -546,6 +546,15 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(project, case):
     assert contents_below(project) == before
 
 
+@pytest.mark.parametrize("command", ["run", "run self", "tracin"])
+def test_weights_too_large_to_compute_with_are_found_in_the_results(project, command):
+    weight("bn0.running_mean", with_value(-3e38))()
+    before = contents_below(project)
+    message = assert_refused(run(*COMMANDS[command]), began=True)
+    assert re.search(r"^model\.pt: the influences computed with it are not finite.*use an earlier checkpoint", message)
+    assert contents_below(project) == before
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Accepted: the same results as without it
 

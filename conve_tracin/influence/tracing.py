@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin.errors import InputError
 from conve_tracin.influence import distributed
 from conve_tracin.influence.analyzer import Influence, TripleAnalyzer, rank_influences
 from conve_tracin.influence.summary import (
@@ -95,6 +96,7 @@ def trace(
                 products = compute(training_triples)
             else:
                 continue
+            require_finite_influences(products, checkpoint)
             scaled = products.mul_(loaded.weight)
             totals = scaled if totals is None else totals.add_(scaled)
         if not distributed.is_main():
@@ -108,6 +110,15 @@ def trace(
                     prediction=describe_prediction(loaded.analyzer, test_triple, training_triples, summary),
                 )
             yield traced
+
+
+def require_finite_influences(products: Tensor, checkpoint: Path) -> None:
+    """Raise InputError where a product of gradients is not finite: weights can be too large to compute with."""
+    if not torch.isfinite(products).all():
+        raise InputError(
+            f"{checkpoint}: the influences computed with it are not finite, as its weights are too large; "
+            "use an earlier checkpoint"
+        )
 
 
 def make_trace(test_triple: np.ndarray, scores: Tensor, training_triples: np.ndarray, *, top_k: int) -> Trace:
