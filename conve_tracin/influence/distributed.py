@@ -6,6 +6,7 @@ Process 0 alone knows what an earlier, killed run has left, prints and writes; t
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from conve_tracin.triples import group_by_query
 
+LOOPBACK = "lo"  # Linux's name of it
+
 
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
@@ -24,12 +27,20 @@ def processes() -> Iterator[None]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
+    keep_to_loopback()
     # Scores are gathered on the CPU, whatever computed them.
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def keep_to_loopback() -> None:
+    """Have the processes of a single machine exchange scores over its loopback, whatever its name resolves to."""
+    is_single_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+    if is_single_machine and LOOPBACK in (name for _, name in socket.if_nameindex()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
 
 
 def is_main() -> bool:
