@@ -59,6 +59,7 @@ from conve_tracin.triples import (
     open_bytes,
     shown,
     suggestion,
+    visible,
 )
 
 logger = logging.getLogger(__name__)
@@ -587,7 +588,10 @@ def describe(content: Mapping[str, Any], *, rows: int = 15) -> str:
     for title, table in (("predicate", content["predicates"]), ("categories", content["category_pairs"])):
         width = max(28, *(len(name) for name in list(table)[:rows])) + 2
         lines.append(f"  {title:<{width}}{'edges':>12}{'kept':>12}")
-        lines += [f"  {name:<{width}}{row['read']:>12,}{row['kept']:>12,}" for name, row in list(table.items())[:rows]]
+        lines += [
+            f"  {visible(name):<{width}}{row['read']:>12,}{row['kept']:>12,}"
+            for name, row in list(table.items())[:rows]
+        ]
         if len(table) > rows:
             lines.append(f"  … and {len(table) - rows:,} more in {SUMMARY_FILE}")
     return "\n".join(lines)

@@ -44,6 +44,7 @@ INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 LABEL_SEPARATORS = str.maketrans("", "", " _:.-/")
 # Of a label, in messages.
 SHOWN_CHARACTERS = 100
+CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f]")
 UNWRITABLE = re.compile("[\t\n\r\0]")
 
 
@@ -111,6 +112,11 @@ def shown(text: str) -> str:
 def shown_id(text: str) -> str:
     """Return what stands in the place of an id for a message."""
     return text if len(text) <= 20 else f"{text[:20]}… ({len(text):,} characters)"
+
+
+def visible(text: str) -> str:
+    """Return `text` for a terminal, which would obey control characters: they are written as \\x1b and the like."""
+    return CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def suggestion(label: str, labels: Iterable[str], *, otherwise: str) -> str:

@@ -10,6 +10,7 @@ from conve_tracin.files import atomic_write
 from conve_tracin.influence.analyzer import Influence
 from conve_tracin.influence.tracing import Trace
 from conve_tracin.names import Names
+from conve_tracin.triples import visible
 
 CSV_COLUMNS = (
     "TestHead", "TestHead_label", "TestRel", "TestRel_label", "TestTail", "TestTail_label",
@@ -43,7 +44,7 @@ def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
 
 def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) -> str:
     """Lay out the strongest proponents and opponents as text; `method` names what they were computed with."""
-    lines = [f"Prediction: {names.sentence(*trace.test_triple)} (explained by {method})"]
+    lines = [f"Prediction: {visible(names.sentence(*trace.test_triple))} (explained by {method})"]
     for title, influences in (
         ("Proponents (the model believes it because of)", trace.proponents),
         ("Opponents (the model believes it in spite of)", trace.opponents),
@@ -60,7 +61,8 @@ def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int
 
 
 def _influence_line(influence: Influence, names: Names) -> str:
-    return f"  {influence.influence:+12.5e}  {names.sentence(influence.head, influence.relation, influence.tail)}"
+    sentence = names.sentence(influence.head, influence.relation, influence.tail)
+    return f"  {influence.influence:+12.5e}  {visible(sentence)}"
 
 
 def trace_as_csv_rows(
@@ -93,9 +95,13 @@ def _csv_cells(names: Names, head: int, relation: int, tail: int) -> list[str]:
 def write_csv(path: str | Path, rows: Iterable[tuple[str | float, ...]]) -> None:
     """Write rows of CSV_COLUMNS below their names, whole or not at all."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(CSV_COLUMNS)
-        writer.writerows(rows)
+        plain = csv.writer(file, lineterminator="\n")
+        # Before Python 3.13, a carriage return alone is not quoted, and readers begin a new row there.
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        plain.writerow(CSV_COLUMNS)
+        for row in rows:
+            holds_return = any(isinstance(cell, str) and "\r" in cell for cell in row)
+            (quoting if holds_return else plain).writerow(row)
 
 
 def safe_file_name(prefix: str, *labels: str, suffix: str) -> str:
