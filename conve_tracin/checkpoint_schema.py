@@ -78,8 +78,10 @@ def _is_training_config(value: Any) -> bool:
 
 
 def _is_optimizer(value: Any) -> bool:
-    if not (isinstance(value, Mapping) and isinstance(value.get("state"), Mapping)):
+    if not isinstance(value, Mapping) or (value and not isinstance(value.get("state"), Mapping)):
         return False
+    if not value:
+        return True
     groups = value.get("param_groups")
     return (
         all(isinstance(state, Mapping) for state in value["state"].values())

@@ -224,9 +224,9 @@ def pykeen_weights(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """
     source_format = detect_format(content)
     if source_format == NATIVE:
-        raise InputError("is a native checkpoint already")
+        raise InputError("is a native checkpoint already; --to pykeen converts it")
     if source_format is None:
-        raise InputError("holds no weights of a PyKEEN model")
+        raise InputError("holds no weights of a PyKEEN model; use another file")
     if source_format in (CONVERTED, PYKEEN_TRAINING_LOOP):
         return content["model_state_dict"]
     return content.get("state_dict", content)
@@ -320,7 +320,7 @@ def _convert_optimizer(
     if learning_rate is not None:
         content["learning_rate"] = learning_rate
     optimizer_state = content.pop("optimizer_state_dict", None)
-    if optimizer_state is None:
+    if not optimizer_state:
         return
     renumbered = renumber_optimizer_state(optimizer_state, old_names, new_names)
     if renumbered is None:

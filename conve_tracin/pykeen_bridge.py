@@ -207,7 +207,9 @@ def _from_weights(
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise InputError(f"its weights do not fit its model_config ({_first_line(error)})") from error
+        raise InputError(
+            f"its weights do not fit its model_config ({_first_line(error)}); use an undamaged checkpoint"
+        ) from error
     # Numbers that float32 does not hold have become infinite.
     require_sound_weights(model.state_dict(), source="its weights")
     bias = state[ENTITY_BIAS]
@@ -246,7 +248,10 @@ def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool
     """
     config = ConvEConfig(**model_config)
     if inverse_triples and config.num_relations % 2:
-        raise InputError(f"a relation table of {config.num_relations} rows cannot hold each relation and its inverse")
+        raise InputError(
+            f"a relation table of {config.num_relations} rows cannot hold each relation and its inverse; "
+            "use an undamaged checkpoint"
+        )
     from pykeen.models import ConvE as PyKEENConvE
     from pykeen.triples import KGInfo
     from pykeen.utils import NoRandomSeedNecessary

@@ -45,7 +45,8 @@ LABEL_SEPARATORS = str.maketrans("", "", " _:.-/")
 # Of a label, in messages.
 SHOWN_CHARACTERS = 100
 CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f]")
-UNWRITABLE = re.compile("[\t\n\r\0]")
+# A byte order mark at the start of a file is taken off when it is read.
+UNWRITABLE = re.compile("[\t\n\r\0]|^\ufeff")
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def read_lines(path: Path) -> list[str]:
 
 def column_trouble(columns: Sequence[str], wanted: int) -> str | None:
     """Return what is wrong with the columns of a line that should have `wanted` filled ones, or None."""
-    if len(columns) == wanted:
+    if len(columns) == wanted and "\r" not in "".join(columns):
         empty = [str(position) for position, column in enumerate(columns, start=1) if not column]
         return f"column {empty[0]} is empty; fill it or delete the line" if empty else None
     if columns == [""]:
@@ -272,7 +273,7 @@ def read_vocabulary(path: str | Path, kind: str) -> Vocabulary:
         first, rows = 2, quoted_rows(path, lines[1:])
         if header == ["id", "label"]:
             rows = [row[::-1] for row in rows]
-    elif lines[0].strip().isdecimal():
+    elif len(header) == 1 and header[0].strip().isdecimal():
         first, rows = 2, [line.split("\t") for line in lines[1:]]
         count = as_id(lines[0].strip())
         if count != len(rows):
@@ -358,7 +359,10 @@ def require_writable(path: str | Path, *labels: str) -> None:
     """Raise InputError for a label that a tab-separated file cannot hold."""
     for label in labels:
         if not label or UNWRITABLE.search(label):
-            raise InputError(f"{path}: label {shown(label)} is empty or holds a tab or a line end; rename it")
+            raise InputError(
+                f"{path}: label {shown(label)} is empty, begins with a byte order mark, or holds a tab or a "
+                "line end; rename it"
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -443,7 +447,7 @@ def first_malformed_line(block: bytes) -> tuple[int, str] | None:
     if len(separators) % 3 == 0:
         kinds = data[separators].reshape(-1, 3)
         three_columns = (kinds == (TAB, TAB, LINE_FEED)).all()
-        if three_columns and (np.diff(separators, prepend=-1) > 1).all():
+        if three_columns and (np.diff(separators, prepend=-1) > 1).all() and b"\r" not in block:
             return None
     for number, line in enumerate(block.decode("utf-8").split("\n")[:-1]):
         trouble = column_trouble(line.split("\t"), 3)

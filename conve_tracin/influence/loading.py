@@ -183,7 +183,9 @@ class CheckpointLoader:
         if self.options.method == GAUSS_NEWTON:
             native = as_native_conve(model)
             if native is None:
-                raise InputError(f"{path}: --method {GAUSS_NEWTON} is for ConvE, not {type(model).__name__}")
+                raise InputError(
+                    f"{path}: --method {GAUSS_NEWTON} is for ConvE, not {type(model).__name__}; leave it out"
+                )
             self._say_of_the_loss({"training_config": loaded.training_config}, path)
             return GaussNewtonAnalyzer(
                 native,

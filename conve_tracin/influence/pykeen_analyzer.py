@@ -103,14 +103,18 @@ class TracInAnalyzer(TripleAnalyzer):
         self.model = model if device is None else model.to(device)
         trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if not trainable:
-            raise InputError(f"a {type(model).__name__} has no trainable parameters, so there are no gradients")
+            raise InputError(
+                f"a {type(model).__name__} has no trainable parameters, so there are no gradients; use another model"
+            )
         names = last_layer_names
         if names is None:
             names = last_layers(model, num_last_layers) if use_last_layers_only else trainable
         super().__init__(PyKEENScorer(model), names=names, loss_fn=loss_fn, cache_test_gradients=cache_test_gradients)
         for name in self.names:
             if name not in trainable:
-                raise InputError(f"the parameter {name!r} is no trained part of the model (requires_grad is off)")
+                raise InputError(
+                    f"the parameter {name!r} is no trained part of the model (requires_grad is off); name another"
+                )
 
 
 class TracInAnalyzerOptimized(TracInAnalyzer):
