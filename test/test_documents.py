@@ -130,3 +130,10 @@ def test_documented_installations_resolve(tmp_path):
     for command in installations:
         result = run(f"{sys.executable} -m {command}", ROOT, PIP_DRY_RUN="1")
         assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
+
+
+def test_promises_name_tests_that_are_there():
+    promised = re.findall(r"`(test/\w+\.py)::(\w+)`", read("README.md"))
+    assert promised
+    for file, name in promised:
+        assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), name
