@@ -89,7 +89,11 @@ def is_gone(process_id: int) -> bool:
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write `content` as indented JSON, whole or not at all."""
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    """Write `content` as indented JSON, whole or not at all.
+
+    Names of files that are no Unicode come back as Python has them.
+    """
+    # What JSON has for half a character happens to be what Python writes with backslashes.
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(content, file, indent=2, ensure_ascii=False)
         file.write("\n")

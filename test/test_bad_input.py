@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import conftest
@@ -758,3 +759,34 @@ def test_labels_that_look_like_paths_and_formulas_stay_labels(project):
         rows = list(csv.DictReader(file))
     assert not any(row["TrainHead"].startswith(("=", "+", "-", "@")) for row in rows)
     assert {row["TrainHead"].replace("'=", "=") for row in rows} == set(HOSTILE_LABELS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file system may take Unicode names only")
+@pytest.mark.parametrize("command", ["prepare", "train", "tracin", "run", "convert"])
+def test_a_directory_whose_name_is_no_unicode_changes_nothing(project, command):
+    more = ["--report", "out/report.html"] if command in ("tracin", "run") else []
+    done = run(*COMMANDS[command], *more)
+    assert done.code == 0, done
+    expected = results_in(project / "out")
+    directory = project / os.fsdecode(b"b\xe4d")
+    directory.mkdir()
+    for file in project.iterdir():
+        if file.is_file():
+            shutil.copy(file, directory)
+    inside = [
+        directory / part if Path(part).is_file() or part.startswith("out") else part for part in COMMANDS[command]
+    ]
+    done = run(*inside, *more)
+    assert (done.code, done.trouble) == (0, None), done
+    found = results_in(directory / "out")
+    for results in found.values():
+        if isinstance(results, dict) and "checkpoints" in results:
+            assert results["checkpoints"] == [str(project / os.fsdecode(b"b\xe4d") / "model.pt")]
+    assert_same_results(without_paths(found), without_paths(expected))
+
+
+def without_paths(found):
+    """Leave out where the checkpoints lay."""
+    if isinstance(found, dict):
+        return {name: without_paths(part) for name, part in found.items() if name != "checkpoints"}
+    return [without_paths(part) for part in found] if isinstance(found, list) else found

@@ -84,7 +84,7 @@ def encode(content: bytes, encoding: str) -> bytes:
 # Files
 
 
-@examples(100, 5000)
+@examples(100, 1000)
 def test_triples_are_read_back(tmp_path, number):
     path = tmp_path / "triples"
 
@@ -98,7 +98,7 @@ def test_triples_are_read_back(tmp_path, number):
         assert read.tolist() == [list(triple) for triple in ids]
 
 
-@examples(100, 5000)
+@examples(100, 1000)
 def test_mappings_are_read_back_in_every_format(tmp_path, number):
     path = tmp_path / "mapping"
 
@@ -121,7 +121,7 @@ def test_mappings_are_read_back_in_every_format(tmp_path, number):
         assert vocabulary.digest() == Vocabulary("relation", tuple(labels)).digest()
 
 
-@examples(100, 5000)
+@examples(100, 1000)
 def test_names_and_predicates_are_read_back(tmp_path, number):
     path = tmp_path / "names"
     qualifiers = st.dictionaries(
@@ -157,7 +157,7 @@ def id_by_the_rule(values, vocabularies):
     return found
 
 
-@examples(100, 5000)
+@examples(100, 1000)
 def test_test_triples_are_ids_or_labels_by_the_rule(tmp_path, number):
     path = tmp_path / "listed"
     integers = st.integers(-3, 12).map(str) | st.integers(-(10**30), 10**30).map(str)
@@ -179,7 +179,7 @@ def test_test_triples_are_ids_or_labels_by_the_rule(tmp_path, number):
             assert read_test_triples(path, *vocabularies[:2]).tolist() == [expected]
 
 
-@examples(100, 5000)
+@examples(100, 1000)
 def test_any_label_survives_the_table_and_none_is_a_formula(tmp_path, number):
     anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
     formula = st.builds(
@@ -200,7 +200,7 @@ def test_any_label_survives_the_table_and_none_is_a_formula(tmp_path, number):
         assert [re.sub(r"^'(?='*[=+\-@\t\r])", "", cell) for cell in cells] == labels
 
 
-@examples(100, 5000)
+@examples(100, 1000)
 def test_any_label_makes_a_safe_file_name(number):
     @hold(number, st.lists(st.text(max_size=300), min_size=3, max_size=3))
     def check(labels):
@@ -238,7 +238,7 @@ def model_settings(draw):
     return [*(part for name, value in sizes.items() for part in (f"--{name}", value)), *switches]
 
 
-@examples(15, 500)
+@examples(15, 150)
 def test_random_graphs_are_trained_and_explained_as_by_hand(tmp_path, monkeypatch, number):
     monkeypatch.chdir(tmp_path)
 
@@ -357,7 +357,7 @@ def read_by_hand(content: bytes):
     return triples
 
 
-@examples(100, 5000)
+@examples(100, 1000)
 def test_broken_triples_are_refused_at_their_line_or_read_as_they_are(files, number):
     @hold(number, changes(), st.booleans())
     def check(change, compressed):
@@ -378,7 +378,7 @@ def test_broken_triples_are_refused_at_their_line_or_read_as_they_are(files, num
                 assert f"train.tsv:{expected}: " in done.err
 
 
-@examples(60, 3000)
+@examples(60, 1000)
 def test_broken_mappings_are_refused_or_change_nothing(files, number):
     assert run(*COMMANDS["run"]).code == 0
     expected = Path("out/influences.json").read_bytes()
@@ -393,7 +393,7 @@ def test_broken_mappings_are_refused_or_change_nothing(files, number):
         Path(name).write_bytes(files[name])
 
 
-@examples(60, 3000)
+@examples(60, 1000)
 def test_other_broken_texts_are_refused_or_used(files, number):
     texts = ["train.tsv", "test.tsv", "names.txt", "edge_map.json", "listed.txt", "nodes.jsonl", "edges.jsonl"]
     commands = dict.fromkeys(("train.tsv", "test.tsv"), ("run", "train"))
@@ -417,7 +417,7 @@ CHECKPOINT_COMMANDS = {
 }
 
 
-@examples(60, 3000)
+@examples(60, 1000)
 def test_checkpoints_with_broken_bytes_are_refused_or_change_nothing(files, number):
     expected = {}
     for name, command in (("model.pt", "run"), ("converted.pt", "run converted")):
@@ -485,7 +485,7 @@ def changed_contents(draw, contents):
 
 
 @pytest.mark.filterwarnings("ignore")
-@examples(100, 5000)
+@examples(100, 1000)
 def test_checkpoints_with_other_members_are_refused_or_used_as_they_are(files, number):
     contents = {name: torch.load(name, weights_only=True) for name in CHECKPOINT_COMMANDS}
 

@@ -21,7 +21,7 @@ def write_index_page(path: Path, ranks: Path, pages: Sequence[Path]) -> None:
     rows = best_rows(ranks, len(pages))
     links = [quote(Path(os.path.relpath(page, path.parent)).as_posix()) for page in pages]
     with atomic_write(path) as temporary:
-        temporary.write_text(index_page(rows, links), encoding="utf-8")
+        temporary.write_text(index_page(rows, links), encoding="utf-8", errors="backslashreplace")
 
 
 def best_rows(ranks: Path, number: int) -> list[dict[str, str]]:

@@ -56,7 +56,7 @@ def write_report(path: str | Path, traces: Sequence[Trace], names: Names, comput
         computation: how the influences were computed, title and value each; see `describe_computation`.
     """
     with atomic_write(path) as temporary:
-        temporary.write_text(report_page(traces, names, computation), encoding="utf-8")
+        temporary.write_text(report_page(traces, names, computation), encoding="utf-8", errors="backslashreplace")
 
 
 def settings_of(options: object) -> dict[str, str]:
