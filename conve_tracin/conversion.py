@@ -207,13 +207,15 @@ def to_native_checkpoint(
 
 
 def require_pykeen_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig) -> None:
-    """Raise InputError where a weight of PyKEEN's ConvE has another shape than the sizes in `config` ask for.
+    """Raise InputError where PyKEEN's ConvE lacks a table, or a weight has another shape than `config` asks for.
 
     `config` has an entity bias, as PyKEEN's ConvE has; weights of other names are passed over.
     """
+    for name in (ENTITY_EMBEDDINGS, ENTITY_BIAS, RELATION_EMBEDDINGS):
+        if name not in state_dict:
+            raise InputError(f"its weights lack {name}; use an undamaged checkpoint")
     native = {PYKEEN_TO_NATIVE[name]: tensor for name, tensor in state_dict.items() if name in PYKEEN_TO_NATIVE}
-    if "entity_bias" in native:
-        native["entity_bias"] = native["entity_bias"].reshape(-1)
+    native["entity_bias"] = native["entity_bias"].reshape(-1)
     require_shapes(native, config)
 
 

@@ -156,6 +156,15 @@ def weight(name, change):
     return stored("model.pt", change_content)
 
 
+def without_weight(name, weight_name):
+    """Take a weight out of a checkpoint."""
+
+    def change(loaded):
+        del loaded["model_state_dict"][weight_name]
+
+    return stored(name, change)
+
+
 def with_value(value):
     """Put a value into the middle of a tensor."""
 
@@ -498,6 +507,11 @@ REFUSED = {
     ),
     "another model of PyKEEN's": (
         "run converted", pykeen_weights_of_another_model, r"^converted\.pt: .*another model than ConvE",
+    ),
+    "a converted model without a table": (
+        "run converted",
+        without_weight("converted.pt", "relation_representations.0._embeddings.weight"),
+        r"^converted\.pt: its weights lack relation_representations\.0.*; use an undamaged",
     ),
     "PyKEEN's weights for tracin_pytorch.py": (
         "tracin", nothing,
