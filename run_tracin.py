@@ -83,7 +83,6 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_switch(engine, on="--use-vectorized-gradients", off="--disable-vectorized-gradients")
     _add_switch(engine, on="--cache-test-gradients", off="--disable-test-gradient-caching")
-    engine.add_argument("--enable-multi-gpu", action="store_true", help="one process for each visible GPU")
     for flag in ("--use-torch-compile", "--disable-memory-cleanup"):
         engine.add_argument(flag, action="store_true", help="accepted; see the message")
 
@@ -98,13 +97,11 @@ def _add_switch(group: argparse._ArgumentGroup, *, on: str, off: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Parse, analyse, write."""
     args = parse_args(argv)
+    cli.start_on_all_gpus(args)
     from conve_tracin.analysis import run_tracin_analysis
-    from conve_tracin.influence import distributed
+    from conve_tracin.distributed import processes
 
-    exit_code = distributed.run_on_all_gpus() if args.enable_multi_gpu else None
-    if exit_code is not None:
-        raise SystemExit(exit_code)
-    with distributed.processes():
+    with processes():
         run_tracin_analysis(**cli.members_of(TracInOptions, args))
 
 

@@ -43,10 +43,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     require_consistent(parser, args)
 
-    from conve_tracin.influence import distributed
+    cli.start_on_all_gpus(args)
+    from conve_tracin.distributed import processes
     from conve_tracin.native_analysis import run_native_analysis
 
-    with distributed.processes():
+    with processes():
         run_native_analysis(**options_from(args))
 
 

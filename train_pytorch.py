@@ -3,12 +3,10 @@
 
 import argparse
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conve_tracin import cli
-from conve_tracin.errors import InputError
 
 if TYPE_CHECKING:
     from conve_tracin.training import TrainingData
@@ -98,8 +96,15 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, train, and print the test metrics."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    require_single_process()
+    from conve_tracin.distributed import processes
 
+    with processes():
+        run(args, parser)
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Train as the arguments say, and print the test metrics."""
+    from conve_tracin import distributed
     from conve_tracin.model import ConvEConfig
     from conve_tracin.training import TrainingConfig, keep_freed_memory, train
 
@@ -112,26 +117,18 @@ def main(argv: list[str] | None = None) -> None:
         model_sizes=cli.members_of(ConvEConfig, args),
         output_dir=args.output_dir,
         checkpoint_dir=checkpoint_dir_of(args),
-        resume_from=choose_checkpoint(args),
+        resume_from=distributed.announce(choose_checkpoint(args) if distributed.is_main() else None),
         device=device,
         clean_memory=not args.disable_memory_cleanup,
     )
+    if not distributed.is_main():
+        return
     print(f"Test metrics ({results['ranked']}, filtered), best model of epoch {results['epoch']}:")
     for name in ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10", "mean_rank"):
         print(f"  {name:<21} {results[name]:.4f}")
     print(f"Written to {args.output_dir}:")
     print("  best_model.pt, final_model.pt, config.json, test_results.json, training_history.json, training_curves.svg")
     print(f"  and checkpoints to {checkpoint_dir_of(args)}")
-
-
-def require_single_process() -> None:
-    """Raise InputError where torchrun, or another launcher, started several processes: each would train alone."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise InputError(
-            f"training takes one process, and this is one of {processes} that would all write the same files; "
-            "start it without torchrun"
-        )
 
 
 def checkpoint_dir_of(args: argparse.Namespace) -> Path:
@@ -172,6 +169,8 @@ def read_data(args: argparse.Namespace) -> "TrainingData":
 
 def report_settings_without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser, *, device: str) -> None:
     """Say once which given flags change nothing here."""
+    from conve_tracin import distributed
+
     if args.num_workers != parser.get_default("num_workers"):
         logger.info("--num-workers has no effect: batches are cut from tensors in memory")
     if args.lr_patience != parser.get_default("lr_patience") and args.lr_scheduler != "plateau":
@@ -180,6 +179,11 @@ def report_settings_without_effect(args: argparse.Namespace, parser: argparse.Ar
         logger.info("--lr-decay has no effect with --lr-scheduler none")
     if args.use_torch_compile and args.use_gradient_checkpointing:
         logger.info("--use-torch-compile has no effect together with --use-gradient-checkpointing")
+    if distributed.count() > 1:
+        if args.auto_batch_size:
+            logger.info("--auto-batch-size has no effect with several processes: one cannot halve a batch of all")
+        if args.use_torch_compile and device != "cpu":
+            logger.info("--use-torch-compile has no effect with several GPUs: their BatchNorm is synchronized")
     if args.disable_memory_cleanup and device == "cpu":
         logger.info("--disable-memory-cleanup has no effect on the CPU, which caches no memory between batches")
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
+from conve_tracin.batch_loss import BatchLoss
 from conve_tracin.influence import reference, vectorized
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
 from conve_tracin.model import ConvE
@@ -64,7 +65,7 @@ def make_model(triples: np.ndarray, num_entities: int, num_relations: int, args:
     sample = np.random.default_rng(args.seed).permutation(triples)[: args.training_batches * 128]
     queries = training_queries(sample, config, torch.device(args.device))
     with tqdm(desc="training", unit="query") as bar:
-        run_epoch(state, queries, config, encode_rows=state.model.encode_rows, on_batch=bar.update)
+        run_epoch(state, queries, config, batch_loss=BatchLoss(state.model, config), on_batch=bar.update)
     return state.model.eval()
 
 

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
+from conve_tracin.batch_loss import BatchLoss
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import rank_triples
@@ -218,9 +219,9 @@ def our_step(
     state = new_state(sizes, config, device)
     state.model.train()
     queries = training_queries(triples, config, device)
-    encode_rows = choose_encoder(state.model, config)
+    batch_loss = BatchLoss(state.model, config, encode_rows=choose_encoder(state.model, config))
     batches = random_batches(len(queries), args)
-    return lambda: train_batch(state, queries, next(batches), config, encode_rows=encode_rows)
+    return lambda: train_batch(state, queries, next(batches), batch_loss)
 
 
 def memory(args: argparse.Namespace) -> dict[str, float]:

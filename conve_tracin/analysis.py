@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from conve_tracin import cli
+from conve_tracin import cli, distributed
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
-from conve_tracin.influence import distributed, tracing
+from conve_tracin.influence import tracing
 from conve_tracin.influence.analyzer import Influence, rank_influences
 from conve_tracin.influence.loading import CheckpointLoader, choose_learning_rates, find_checkpoints
 from conve_tracin.influence.resuming import resume_traces
@@ -236,11 +236,19 @@ def settings_without_effect(options: TracInOptions) -> Iterator[str]:
         yield f"{flag} has no effect: each test gradient is needed, and computed, once"
     if options.use_torch_compile:
         yield "--use-torch-compile has no effect: compiled passes measured no faster"
-    if options.enable_multi_gpu and torch.cuda.device_count() < 2:
-        yield f"--enable-multi-gpu has no effect: {torch.cuda.device_count()} GPUs are visible here"
+    yield from multi_gpu_without_effect(options)
     if options.disable_memory_cleanup:
         yield "--disable-memory-cleanup has no effect: there is no cleanup to leave out"
     yield from _inputs_without_effect(options)
+
+
+def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
+    """Say where --enable-multi-gpu changes nothing, and why."""
+    if options.enable_multi_gpu and distributed.count() == 1:
+        obstacle = distributed.obstacle_to_several_gpus(
+            device=options.device, method=options.method, gpus=torch.cuda.device_count()
+        )
+        yield f"--enable-multi-gpu has no effect: {obstacle or 'the scripts start several processes, not functions'}"
 
 
 def _inputs_without_effect(options: TracInOptions) -> Iterator[str]:

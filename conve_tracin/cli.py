@@ -8,6 +8,7 @@ import importlib
 import io
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from conve_tracin.errors import InputError
+from conve_tracin.errors import InputError, exit_code_of
 from conve_tracin.options import METHODS, TRACIN
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message on stderr and exit with code 2."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        # Each process of torchrun reads the same command line; one of them says what is wrong with it.
+        is_follower = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+        self.exit(2, None if is_follower else f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -57,25 +60,25 @@ def run(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except InputError as error:
-        _exit_with(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", code=2)
-    except KeyboardInterrupt:
-        _exit_with(f"{Path(sys.argv[0]).name}: interrupted", code=130)
-    except BrokenPipeError:
+        _exit_with(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", error)
+    except KeyboardInterrupt as error:
+        _exit_with(f"{Path(sys.argv[0]).name}: interrupted", error)
+    except BrokenPipeError as error:
         # The reader of a pipe (head, less) has seen enough.
         sys.stderr.close()
-        sys.exit(141)
+        sys.exit(exit_code_of(error))
     except OSError as error:
         # Files that are read or written have better messages; this is what a path alone can be: too long, forbidden.
         where = f"{error.filename}: " if error.filename else ""
-        _exit_with(f"{Path(sys.argv[0]).name}: error: {where}{error.strerror or error}; check the path", code=2)
+        _exit_with(f"{Path(sys.argv[0]).name}: error: {where}{error.strerror or error}; check the path", error)
     sys.exit(0)
 
 
-def _exit_with(line: str, *, code: int) -> NoReturn:
+def _exit_with(line: str, error: BaseException) -> NoReturn:
     if "--debug" in sys.argv[1:]:
         raise  # the exception that `run` is handling
     print(line, file=sys.stderr)
-    sys.exit(code)
+    sys.exit(exit_code_of(error))
 
 
 def lazy_exports(origins: dict[str, str]) -> Callable[[str], Any]:
@@ -164,6 +167,17 @@ def add_influence_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
     machine.add_argument("--use-mixed-precision", action="store_true", help="matrix products in bfloat16")
     machine.add_argument("--use-gradient-checkpointing", action="store_true", help="accepted; see the message")
+    machine.add_argument("--enable-multi-gpu", action="store_true", help="one process for each visible GPU")
+
+
+def start_on_all_gpus(args: argparse.Namespace) -> None:
+    """Exit when the run that --enable-multi-gpu started on all GPUs has ended; return where one process does it all."""
+    if args.enable_multi_gpu:
+        from conve_tracin import distributed
+
+        exit_code = distributed.start_on_all_gpus(device=args.device, method=args.method)
+        if exit_code is not None:
+            sys.exit(exit_code)
 
 
 def members_of(dataclass_type: type, args: argparse.Namespace) -> dict[str, Any]:
@@ -181,7 +195,7 @@ def choose_device(name: str) -> str:
 
     import torch
 
-    from conve_tracin.influence.distributed import own_gpu
+    from conve_tracin.distributed import own_gpu
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

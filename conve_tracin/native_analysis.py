@@ -5,9 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conve_tracin.analysis import Run, digest_of_run, follow, prepare, print_results, trace_rest, write_report
+from conve_tracin import distributed
+from conve_tracin.analysis import (
+    Run,
+    digest_of_run,
+    follow,
+    multi_gpu_without_effect,
+    prepare,
+    print_results,
+    trace_rest,
+    write_report,
+)
 from conve_tracin.files import write_json
-from conve_tracin.influence import distributed
 from conve_tracin.influence.loading import NativeCheckpointLoader
 from conve_tracin.influence.resuming import resume_traces
 from conve_tracin.influence.tracing import Trace
@@ -77,6 +86,7 @@ def as_json(run: Run, traced: Trace) -> dict[str, Any]:
 def settings_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say which given flags of tracin_pytorch.py change nothing in this run, one line each."""
     yield from shared_settings_without_effect(options)
+    yield from multi_gpu_without_effect(options)
     if not options.use_optimized_tracin:
         if options.method == GAUSS_NEWTON:
             yield f"--engine reference has no effect with --method {GAUSS_NEWTON}, which has one engine"

@@ -99,7 +99,8 @@ def rank_triples(
         known_rows, known_tails = known.tails_of(known_ids[batch])
         return filtered_ranks(scores, tails[batch], known_rows, known_tails).cpu()
 
-    in_query_order = torch.cat(list(compute_in_batches(rank, len(triples), batch_size=batch_size, progress=progress)))
+    parts = compute_in_batches(rank, len(triples), batch_size=batch_size, progress=progress)
+    in_query_order = torch.cat([torch.empty(0, dtype=torch.float64), *parts])
     ranks = torch.empty_like(in_query_order)
     ranks[torch.from_numpy(index.order)] = in_query_order
     return ranks

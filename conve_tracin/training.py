@@ -1,4 +1,8 @@
-"""The training loop: triples and settings to checkpoints, metrics and a history."""
+"""The training loop: triples and settings to checkpoints, metrics and a history.
+
+Several processes (see `distributed`) each compute a share of every batch, and then take the same step. Process 0 alone
+writes.
+"""
 
 import contextlib
 import ctypes
@@ -19,6 +23,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from tqdm import tqdm
 
+from conve_tracin import distributed
+from conve_tracin.batch_loss import BatchLoss
 from conve_tracin.checkpoint import load_checkpoint, save_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
@@ -26,22 +32,22 @@ from conve_tracin.folded_encoder import encode_rows_folded
 from conve_tracin.memory import is_out_of_memory
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
-from conve_tracin.ranking import choose_batch_size, rank_both_sides, ranking_metrics
+from conve_tracin.ranking import choose_batch_size, rank_triples, ranking_metrics
 from conve_tracin.report.charts import write_training_curves
-from conve_tracin.streamed_loss import Targets, streamed_loss
 from conve_tracin.training_state import (
     TrainingConfig,
     TrainingState,
+    autocast,
     checkpoint_content,
     device_of,
     is_evaluation_due,
     is_finished,
     keep_best_model,
     keep_counted_best_model,
-    mixed_precision_dtype,
     new_state,
     note_evaluation,
     restore,
+    seed_own_dropout,
     stops_early,
     warn_of_another_run,
 )
@@ -78,6 +84,8 @@ def train(
 ) -> dict[str, Any]:
     """Train ConvE, write all output files into `output_dir` and return the content of `test_results.json`.
 
+    In each of several processes it is to be called alike.
+
     Args:
         data: triples and counts.
         config: how to train.
@@ -102,10 +110,11 @@ def train(
     )
     queries = training_queries(data.train, config, run.device)
     go_on_or_start_anew(run, resume_from)
-    write_json(
-        output_dir / "config.json",
-        {"model_config": run.state.model.config.as_dict(), "training_config": asdict(config)},
-    )
+    if distributed.is_main():
+        write_json(
+            output_dir / "config.json",
+            {"model_config": run.state.model.config.as_dict(), "training_config": asdict(config)},
+        )
     for metrics in run_epochs(run.state, queries, config, validate=lambda: run.evaluate(data.valid)):
         if metrics is not None:
             keep_if_best(run, metrics["mean_reciprocal_rank"])
@@ -140,12 +149,18 @@ class Run:
     def evaluate(self, triples: np.ndarray, progress: str | None = None) -> dict[str, Any]:
         """Rank triples (N, 3) with the model as it is."""
         return evaluate_model(
-            self.state.model, triples, self.known, inverse_triples=self.config.inverse_triples, progress=progress
+            self.state.model,
+            triples,
+            self.known,
+            inverse_triples=self.config.inverse_triples,
+            progress=progress if distributed.is_main() else None,
         )
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint."""
-        save_checkpoint(path, checkpoint_content(self.state, self.config, mapping_digest=self.data.mapping_digest))
+        """Write a checkpoint, to which all processes contribute."""
+        content = checkpoint_content(self.state, self.config, mapping_digest=self.data.mapping_digest)
+        if distributed.is_main():
+            save_checkpoint(path, content)
 
 
 def set_up(
@@ -161,8 +176,10 @@ def set_up(
     num_relations = data.num_relations * (2 if config.inverse_triples else 1)
     model_config = {**model_sizes, "num_entities": data.num_entities, "num_relations": num_relations}
     torch.manual_seed(config.random_seed)
+    state = new_state(model_config, config, device)
+    seed_own_dropout(config)
     return Run(
-        state=new_state(model_config, config, device),
+        state=state,
         config=config,
         data=data,
         known=known_tails(data, inverse_triples=config.inverse_triples, device=device),
@@ -177,7 +194,11 @@ def go_on_or_start_anew(run: Run, resume_from: Path | None) -> None:
         warn_of_another_run(run.checkpoint_dir)
         return
     restore(run.state, resume_from, config=run.config, mapping_digest=run.data.mapping_digest)
-    keep_best_model(run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir, resumed_from=resume_from)
+    if distributed.is_main():
+        keep_best_model(
+            run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir, resumed_from=resume_from
+        )
+    run.state.best_mrr = distributed.announce(run.state.best_mrr)
 
 
 def keep_if_best(run: Run, mrr: float) -> None:
@@ -186,7 +207,7 @@ def keep_if_best(run: Run, mrr: float) -> None:
         is_best = note_evaluation(run.state, mrr)
     else:
         is_best = mrr > run.state.best_mrr
-        if is_best:
+        if is_best and distributed.is_main():
             keep_counted_best_model(run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir)
     if is_best:
         run.save(run.output_dir / "best_model.pt")
@@ -197,6 +218,8 @@ def write_progress(run: Run) -> None:
     state, config = run.state, run.config
     if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
         run.save(run.checkpoint_dir / f"checkpoint_epoch_{state.epoch}.pt")
+    if not distributed.is_main():
+        return
     history = state.history_with_the_end()
     write_json(run.output_dir / "training_history.json", history)
     if "valid" in history[-1]:
@@ -205,10 +228,16 @@ def write_progress(run: Run) -> None:
 
 def rank_test_triples(run: Run) -> dict[str, Any]:
     """Rank the test triples with best_model.pt; write and return the metrics. The run's model has its weights then."""
-    best = load_checkpoint(run.output_dir / "best_model.pt")
-    run.state.model.load_state_dict(best["model_state_dict"])
-    results = run.evaluate(run.data.test, progress="test") | {"epoch": best["epoch"]}
-    write_json(run.output_dir / "test_results.json", results)
+    epoch = None
+    # The others may not see the file yet.
+    if distributed.is_main():
+        best = load_checkpoint(run.output_dir / "best_model.pt")
+        run.state.model.load_state_dict(best["model_state_dict"])
+        epoch = best["epoch"]
+    distributed.copy_from_main(run.state.model)
+    results = run.evaluate(run.data.test, progress="test") | {"epoch": distributed.announce(epoch)}
+    if distributed.is_main():
+        write_json(run.output_dir / "test_results.json", results)
     return results
 
 
@@ -220,7 +249,9 @@ def run_epochs(
     They are those of `validate`, where the epoch is due for evaluation or the last. Whoever consumes them notes the
     evaluation in `state` before asking for the next ones. Shows a progress bar.
     """
-    encode_rows = choose_encoder(state.model, config)
+    batch_loss = distributed.average_gradients(
+        BatchLoss(state.model, config, encode_rows=choose_encoder(state.model, config))
+    )
     # In a log file each refresh is one more line.
     interval_seconds = 0.2 if sys.stderr.isatty() else 10
     with tqdm(
@@ -230,11 +261,12 @@ def run_epochs(
         unit_scale=True,
         mininterval=interval_seconds,
         maxinterval=interval_seconds,
+        disable=not distributed.is_main(),
     ) as bar:
         while not is_finished(state, config):
             state.epoch += 1
             bar.set_description(f"epoch {state.epoch}/{config.num_epochs}", refresh=False)
-            record = run_epoch(state, queries, config, encode_rows=encode_rows, on_batch=bar.update)
+            record = run_epoch(state, queries, config, batch_loss=batch_loss, on_batch=bar.update)
             state.history.append(record)
             if is_evaluation_due(state.epoch, config):
                 record["valid"] = validate()
@@ -249,7 +281,7 @@ def run_epochs(
 def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.device) -> Queries:
     """Arrange the training triples (N, 3) as the queries that one epoch goes through.
 
-    Raises InputError where a single query is left: BatchNorm in training needs two.
+    Raises InputError where BatchNorm has too few of them.
     """
     if config.inverse_triples:
         triples = with_inverse_triples(triples)
@@ -258,9 +290,17 @@ def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.
         queries = Queries.distinct(group_by_query(distinct_triples(triples)), device)
     else:
         queries = Queries.one_per_triple(triples, device)
-    if len(queries) < 2:
-        raise InputError("training needs at least two queries (head, relation) for BatchNorm; add triples to --train")
+    if len(queries) < smallest_batch():
+        processes = " in each process" if distributed.count() > 1 else ""
+        raise InputError(
+            f"training needs at least two queries (head, relation) for BatchNorm{processes}; add triples to --train"
+        )
     return queries
+
+
+def smallest_batch() -> int:
+    """Return how many queries a batch needs: two in each process, for BatchNorm."""
+    return 2 * distributed.count()
 
 
 def known_tails(data: TrainingData, *, inverse_triples: bool, device: torch.device) -> Queries:
@@ -271,10 +311,10 @@ def known_tails(data: TrainingData, *, inverse_triples: bool, device: torch.devi
     return Queries.distinct(group_by_query(distinct_triples(triples)), device)
 
 
-def next_batch(start: int, num_queries: int, batch_size: int) -> slice:
-    """Return the batch that begins at `start`; one query left over joins it, since BatchNorm needs two."""
-    end = start + max(batch_size, 2)
-    return slice(start, num_queries if num_queries - end <= 1 else end)
+def next_batch(start: int, num_queries: int, batch_size: int, *, at_least: int = 2) -> slice:
+    """Return the batch that begins at `start`; fewer than `at_least` queries left over join it."""
+    end = start + max(batch_size, at_least)
+    return slice(start, num_queries if num_queries - end < at_least else end)
 
 
 def run_epoch(
@@ -282,7 +322,7 @@ def run_epoch(
     queries: Queries,
     config: TrainingConfig,
     *,
-    encode_rows: Callable[[Tensor, Tensor], Tensor],
+    batch_loss: Callable[[Queries, Tensor], Tensor],
     on_batch: Callable[[int], Any] = lambda _: None,
 ) -> dict[str, Any]:
     """Train one epoch and return its record for the history.
@@ -291,7 +331,7 @@ def run_epoch(
         state: changed in place.
         queries: what to train on, from `training_queries`.
         config: how to train.
-        encode_rows: embeddings of heads and relations, (B, d) twice, to query vectors (B, d).
+        batch_loss: a `BatchLoss`, with averaged gradients where there are several processes.
         on_batch: told the number of queries after each batch.
 
     Raises InputError where the loss or a weight is no longer finite, or the memory does not suffice.
@@ -304,10 +344,10 @@ def run_epoch(
     sizes: list[int] = []
     start = 0
     while start < len(queries):
-        batch = next_batch(start, len(queries), state.batch_size)
+        batch = next_batch(start, len(queries), state.batch_size, at_least=smallest_batch())
         loss = None
         try:
-            loss = train_batch(state, queries, order[batch], config, encode_rows=encode_rows)
+            loss = train_batch(state, queries, order[batch], batch_loss)
         except (RuntimeError, MemoryError) as error:
             require_smaller_batches_can_help(state, config, error)
         if loss is None:
@@ -318,51 +358,44 @@ def run_epoch(
         start = batch.stop
         sizes.append(batch.stop - batch.start)
         if len(losses) % BATCHES_BETWEEN_LOSS_CHECKS == 0:
-            require_finite_losses(losses, epoch=state.epoch)
+            require_finite_losses(sum_of_shares(losses), epoch=state.epoch)
         on_batch(sizes[-1])
-    require_finite_losses(losses, epoch=state.epoch)
+    losses_of_all = sum_of_shares(losses)
+    require_finite_losses(losses_of_all, epoch=state.epoch)
+    distributed.average_statistics(state.model)
     require_finite_weights(state.model, epoch=state.epoch)
     learning_rate = state.optimizer.param_groups[0]["lr"]
     if config.lr_scheduler != "plateau":
         state.scheduler.step()
     return {
         "epoch": state.epoch,
-        "loss": float(np.average(torch.stack(losses).tolist(), weights=sizes)),
+        "loss": float(np.average(losses_of_all.tolist(), weights=sizes)),
         "learning_rate": learning_rate,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
 
 def train_batch(
-    state: TrainingState,
-    queries: Queries,
-    chosen: Tensor,
-    config: TrainingConfig,
-    *,
-    encode_rows: Callable[[Tensor, Tensor], Tensor],
+    state: TrainingState, queries: Queries, chosen: Tensor, batch_loss: Callable[[Queries, Tensor], Tensor]
 ) -> Tensor:
-    """Take one optimizer step on the queries `chosen` (B,); returns the loss, a scalar without gradient."""
-    model, table = state.model, state.model.entity_embeddings.weight
-    heads = queries.heads[chosen]
+    """Take one optimizer step on the queries `chosen` (B,); returns this process's share of their mean loss.
+
+    The shares of all processes add up to it. It is a scalar without gradient.
+    """
     state.optimizer.zero_grad(set_to_none=True)
-    # Rows of their own: as a part of the table they would get a second gradient of the table's size.
-    head_rows = table.detach()[heads].requires_grad_()
-    with autocast(config, chosen.device):
-        query_vectors = encode_rows(head_rows, model.relation_embeddings(queries.relations[chosen]))
-    loss = streamed_loss(
-        config.loss,
-        query_vectors,
-        table,
-        Targets(*queries.tails_of(chosen)),
-        bias=model.entity_bias,
-        label_smoothing=config.label_smoothing,
-        low_precision=mixed_precision_dtype(config, chosen.device),
-    )
-    state.scaler.scale(loss).backward()
-    table.grad.index_add_(0, heads, head_rows.grad)
+    own = distributed.share_of_batch(chosen)
+    loss = batch_loss(queries, own)
+    # The gradients are averaged over the processes, with different numbers of queries.
+    weight = len(own) * distributed.count() / len(chosen)
+    state.scaler.scale(loss * weight).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    return loss.detach()
+    return loss.detach() * (len(own) / len(chosen))
+
+
+def sum_of_shares(losses: list[Tensor]) -> Tensor:
+    """Turn this process's shares of the losses into those of the whole batches, (number of batches,)."""
+    return distributed.sum_of_all(torch.stack(losses))
 
 
 def require_smaller_batches_can_help(
@@ -374,10 +407,12 @@ def require_smaller_batches_can_help(
     """
     if not is_out_of_memory(error):
         raise error
-    if not config.auto_batch_size or state.batch_size <= 2:
+    # The other processes are waiting for this batch's gradients.
+    is_alone = distributed.count() == 1
+    if not (config.auto_batch_size and is_alone) or state.batch_size <= 2:
+        remedies = "--auto-batch-size or --use-gradient-checkpointing" if is_alone else "--use-gradient-checkpointing"
         raise InputError(
-            f"out of memory with batches of {state.batch_size} queries; lower --batch-size, or add --auto-batch-size "
-            "or --use-gradient-checkpointing"
+            f"out of memory with batches of {state.batch_size} queries; lower --batch-size, or add {remedies}"
         ) from error
 
 
@@ -389,9 +424,9 @@ def halve_batch_size(state: TrainingState) -> None:
     release_memory(device_of(state.model))
 
 
-def require_finite_losses(losses: list[Tensor], *, epoch: int) -> None:
-    """Raise InputError that names the first batch, counted from 1, with a loss that is NaN or infinite."""
-    broken = (~torch.isfinite(torch.stack(losses))).nonzero()
+def require_finite_losses(losses: Tensor, *, epoch: int) -> None:
+    """Raise InputError that names the first batch, counted from 1, whose loss in `losses` (n,) is NaN or infinite."""
+    broken = (~torch.isfinite(losses)).nonzero()
     if len(broken):
         raise InputError(
             f"the training loss is not finite in epoch {epoch}, batch {broken[0].item() + 1}; "
@@ -414,15 +449,15 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Rank `triples` (N, 3) in eval mode: MRR, mean rank, Hits@k, and which sides were ranked."""
     model.eval()
-    ranks = rank_both_sides(
+    rank = functools.partial(
+        rank_triples,
         model,
-        triples,
-        known,
+        known=known,
         num_relations=model.config.num_relations,
-        inverse_triples=inverse_triples,
         batch_size=choose_batch_size(model.config.num_entities),
         progress=progress,
     )
+    ranks = distributed.compute_shared(rank, with_inverse_triples(triples) if inverse_triples else triples)
     sides = "heads and tails" if inverse_triples else "tails only (no inverse triples)"
     return ranking_metrics(ranks) | {"ranked": sides, "num_ranks": len(ranks)}
 
@@ -433,12 +468,6 @@ def show_progress(bar: tqdm, record: dict[str, Any], best_mrr: float) -> None:
     if math.isfinite(best_mrr):
         values["best valid MRR"] = f"{best_mrr:.4f}"
     bar.set_postfix(values, refresh=False)
-
-
-def autocast(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager:
-    """Return the context in which the model runs: lower precision where the config asks for it."""
-    dtype = mixed_precision_dtype(config, device)
-    return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
 def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
@@ -452,7 +481,7 @@ def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Te
         encode_rows = functools.partial(encode_rows_folded, model)
     if config.use_gradient_checkpointing:
         return recomputing(model, encode_rows)
-    if config.use_torch_compile:
+    if config.use_torch_compile and not distributed.synchronizes_batch_norm(device_of(model)):
         return compiled(model, config, otherwise=encode_rows)
     return encode_rows
 

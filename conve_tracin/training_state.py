@@ -1,5 +1,6 @@
 """What changes while training, how it goes into a checkpoint, and how it comes back for an exact continuation."""
 
+import contextlib
 import logging
 import math
 import shutil
@@ -7,8 +8,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from conve_tracin import distributed
 from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_digests, save_checkpoint
 from conve_tracin.checkpoint_schema import first_difference, is_plain_tensor
 from conve_tracin.errors import InputError
@@ -112,6 +115,8 @@ class TrainingState:
 def new_state(model_config: dict[str, Any], config: TrainingConfig, device: torch.device) -> TrainingState:
     """Make model, optimizer and their companions for the first epoch; raise InputError where memory is too small."""
     model = new_model(model_config, device)
+    if distributed.synchronizes_batch_norm(device):
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = new_optimizer(model, config)
     return TrainingState(
         model=model,
@@ -134,6 +139,13 @@ def new_model(model_config: dict[str, Any], device: torch.device) -> ConvE:
             f"a model of {model_config['num_entities']:,} entities and embedding_dim {model_config['embedding_dim']:,} "
             "does not fit into memory; lower --embedding-dim or --output-channels"
         ) from error
+
+
+def seed_own_dropout(config: TrainingConfig, *, epoch: int = 0) -> None:
+    """Give each process but the first random numbers of its own, after all have made the same weights."""
+    if not distributed.is_main():
+        mixed = np.random.SeedSequence([config.random_seed, epoch, distributed.rank()])
+        torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0]))
 
 
 def new_optimizer(model: ConvE, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -161,6 +173,12 @@ def mixed_precision_dtype(config: TrainingConfig, device: torch.device) -> torch
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
+
+
+def autocast(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager:
+    """Return the context in which the model runs: lower precision where the config asks for it."""
+    dtype = mixed_precision_dtype(config, device)
+    return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
 def is_evaluation_due(epoch: int, config: TrainingConfig) -> bool:
@@ -195,8 +213,8 @@ def stops_early(state: TrainingState, config: TrainingConfig) -> bool:
 def checkpoint_content(
     state: TrainingState, config: TrainingConfig, *, mapping_digest: dict[str, str]
 ) -> dict[str, Any]:
-    """Collect what a checkpoint holds after a finished epoch."""
-    device = device_of(state.model)
+    """Collect what a checkpoint holds after a finished epoch. All processes are to call it; process 0's is whole."""
+    first, *others = distributed.gather(random_numbers_of(device_of(state.model)))
     return {
         "epoch": state.epoch,
         "model_state_dict": state.model.state_dict(),
@@ -213,10 +231,18 @@ def checkpoint_content(
         "scaler_state_dict": state.scaler.state_dict(),
         "random_state": {
             "shuffle": state.shuffle.get_state(),
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            **first,
+            **({"other_processes": others} if others else {}),
         },
         "mapping_digest": mapping_digest,
+    }
+
+
+def random_numbers_of(device: torch.device) -> dict[str, torch.Tensor | None]:
+    """Return the state of the random numbers that a process draws for its dropout."""
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
@@ -248,7 +274,7 @@ def restore(state: TrainingState, path: Path, *, config: TrainingConfig, mapping
         raise InputError(f"{path}: was trained with --optimizer {stored_optimizer}; resume it with the same")
     report_changed_settings(checkpoint["training_config"], config)
     try:
-        load_into(state, checkpoint)
+        load_into(state, checkpoint, config)
         restore_schedule(state, checkpoint, config)
         if state.epoch == config.num_epochs and state.latest_metrics() is None:
             state.metrics_of_the_end = checkpoint.get("metrics") or None
@@ -277,7 +303,7 @@ def report_changed_settings(stored: dict[str, Any], config: TrainingConfig) -> N
             logger.info("resuming with %s %s; the checkpoint was trained with %s", setting.name, given, before)
 
 
-def load_into(state: TrainingState, checkpoint: dict[str, Any]) -> None:
+def load_into(state: TrainingState, checkpoint: dict[str, Any], config: TrainingConfig) -> None:
     """Copy every member that training changes from a checkpoint into `state`."""
     if [record["epoch"] for record in checkpoint["history"]] != list(range(1, checkpoint["epoch"] + 1)):
         raise InputError("its history does not have one record for each of its epochs; use an undamaged checkpoint")
@@ -296,10 +322,15 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any]) -> None:
         state.batch_size = checkpoint.get("batch_size", state.batch_size)
     random_state = checkpoint["random_state"]
     state.shuffle.set_state(random_state["shuffle"])
-    torch.set_rng_state(random_state["cpu"])
+    of_processes = [random_state, *random_state.get("other_processes", [])]
+    if distributed.rank() >= len(of_processes):
+        seed_own_dropout(config, epoch=state.epoch)
+        return
+    own = of_processes[distributed.rank()]
+    torch.set_rng_state(own["cpu"])
     device = device_of(state.model)
-    if device.type == "cuda" and random_state["cuda"] is not None:
-        torch.cuda.set_rng_state(random_state["cuda"], device)
+    if device.type == "cuda" and own["cuda"] is not None:
+        torch.cuda.set_rng_state(own["cuda"], device)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:

@@ -295,14 +295,24 @@ def test_impossible_settings_are_one_line(graph_files, tmp_path, monkeypatch, ca
     assert not (tmp_path / "out").exists()
 
 
-def test_one_of_several_processes_trains_nothing(graph_files, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+def test_one_of_several_processes_trains_nothing_where_it_cannot_find_the_others(
+    graph_files, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     assert run_main(monkeypatch, *graph_files.arguments(), "-o", tmp_path / "out", *QUICK) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "training takes one process, and this is one of 2" in error
+    assert "WORLD_SIZE is 2, but MASTER_ADDR, MASTER_PORT not set; start several processes with torchrun" in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_a_wrong_command_line_is_one_line_of_all_processes(monkeypatch, capsys, rank, lines):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    assert run_main(monkeypatch, "--num-epochs", "many") == 2
+    assert capsys.readouterr().err.count("\n") == lines
 
 
 def test_a_single_process_of_torchrun_trains(graph_files, tmp_path, monkeypatch):

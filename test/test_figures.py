@@ -154,6 +154,12 @@ FIGURES = [
         "docs/training.md", "d = 32: {} GB for 10⁴ entities, {} GB for 10⁵, {} GB for 10⁶",
         [("training", "memory_in_batches_of_4096", place, "beyond_gb") for place in range(3)],
     ),
+    *(
+        ("docs/training.md", f"| {count} | {{}} ± {{}} | {{}} ± {{}} |",
+         [("processes", "summary", count, name, place) for name in ("mean_reciprocal_rank", "hits@10")
+          for place in range(2)])
+        for count in ("1", "2")
+    ),
     ("docs/pipeline.md", "reaches a test MRR of {} ", [("pipeline", "test", "mean_reciprocal_rank")]),
     (
         "docs/pipeline.md",

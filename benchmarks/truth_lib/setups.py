@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from conve_tracin.batch_loss import BatchLoss
 from conve_tracin.errors import InputError
 from conve_tracin.model import ConvE
 from conve_tracin.ranking import rank_triples
@@ -93,7 +94,7 @@ class Setup:
         queries = training_queries(triples, config, device)
         for _ in range(config.num_epochs):
             state.epoch += 1
-            run_epoch(state, queries, config, encode_rows=state.model.encode_rows)
+            run_epoch(state, queries, config, batch_loss=BatchLoss(state.model, config))
         return state.model.eval()
 
     def model_triples(self, triples: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin import distributed
 from conve_tracin.errors import InputError
-from conve_tracin.influence import distributed
 from conve_tracin.influence.analyzer import Influence, TripleAnalyzer, rank_influences
 from conve_tracin.influence.summary import (
     InfluenceSummary,

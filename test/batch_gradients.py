@@ -1,0 +1,68 @@
+"""Losses and gradients of whole batches, as one process or, started as a script, several of them compute them."""
+
+import sys
+
+import torch
+from conftest import TRAIN, make_small_conve
+
+from conve_tracin import distributed
+from conve_tracin.batch_loss import BatchLoss
+from conve_tracin.training import next_batch, train_batch, training_queries
+from conve_tracin.training_state import TrainingConfig, TrainingState
+
+CASES = [(approach, loss) for approach in ("1vsall", "kvsall") for loss in ("bce", "ce")]
+BATCH_SIZE = 5
+SMOOTHING = 0.2
+
+
+def make_model():
+    """A float64 model with a bias and inverse relations, in eval mode: BatchNorm is frozen, and nothing is dropped."""
+    return make_small_conve(num_relations=6, entity_bias=True)
+
+
+def make_queries(approach, loss="bce"):
+    config = TrainingConfig(
+        training_approach=approach, loss=loss, inverse_triples=True, label_smoothing=SMOOTHING, batch_size=BATCH_SIZE
+    )
+    return config, training_queries(TRAIN, config, torch.device("cpu"))
+
+
+def batches_of(queries):
+    """Cut all queries into batches; two processes can share each of them."""
+    order = torch.randperm(len(queries), generator=torch.Generator().manual_seed(3))
+    batch = slice(0, 0)
+    while batch.stop < len(queries):
+        batch = next_batch(batch.stop, len(queries), BATCH_SIZE, at_least=4)
+        yield order[batch]
+
+
+def gradients_of_batches(approach, loss):
+    """Train on each batch with a learning rate of 0; list (loss, gradients by parameter)."""
+    config, queries = make_queries(approach, loss)
+    model = make_model()
+    state = TrainingState(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.0),
+        scheduler=None,
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        shuffle=None,
+        batch_size=BATCH_SIZE,
+    )
+    batch_loss = distributed.average_gradients(BatchLoss(model, config))
+    results = []
+    for chosen in batches_of(queries):
+        total = distributed.sum_of_all(train_batch(state, queries, chosen, batch_loss))
+        results.append((total, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}))
+    return results
+
+
+def main(output):
+    with distributed.processes():
+        assert distributed.count() == 2
+        results = {case: gradients_of_batches(*case) for case in CASES}
+        if distributed.is_main():
+            torch.save(results, output)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

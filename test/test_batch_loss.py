@@ -1,0 +1,64 @@
+"""Loss and gradients of a batch: those of dense labels, whether one process computes them or two share the batch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from batch_gradients import CASES, SMOOTHING, batches_of, gradients_of_batches, make_model, make_queries
+from conftest import TRAIN
+from several_processes import ROOT, run_processes
+
+
+def dense_results(approach, loss):
+    """The same from scores of all entities and a matrix of labels, without any code of training."""
+    _, queries = make_queries(approach)
+    known = [(h, 2 * r, t) for h, r, t in TRAIN.tolist()] + [(t, 2 * r + 1, h) for h, r, t in TRAIN.tolist()]
+    for chosen in batches_of(queries):
+        model = make_model()
+        labels = torch.zeros(len(chosen), 6, dtype=torch.float64)
+        for row, query in enumerate(chosen.tolist()):
+            if approach == "1vsall":
+                labels[row, known[query][2]] = 1
+            else:
+                head, relation = queries.heads[query].item(), queries.relations[query].item()
+                labels[row, [t for h, r, t in known if (h, r) == (head, relation)]] = 1
+        scores = model(queries.heads[chosen], queries.relations[chosen])
+        if loss == "ce":
+            labels = labels / labels.sum(dim=1, keepdim=True)
+        labels = (1 - SMOOTHING) * labels + SMOOTHING / 6
+        dense = F.cross_entropy if loss == "ce" else F.binary_cross_entropy_with_logits
+        value = dense(scores, labels)
+        value.backward()
+        yield value.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    output = tmp_path_factory.mktemp("gradients") / "gradients.pt"
+    done = run_processes(2, ROOT / "test/batch_gradients.py", output)
+    assert done.returncode == 0, done.stderr
+    return torch.load(output, weights_only=True)
+
+
+def assert_same_results(found, expected):
+    assert len(found) == len(expected) > 2
+    for (loss, gradients), (expected_loss, expected_gradients) in zip(found, expected, strict=True):
+        torch.testing.assert_close(loss, expected_loss, rtol=0, atol=1e-12)
+        assert gradients.keys() == expected_gradients.keys()
+        for name, gradient in expected_gradients.items():
+            torch.testing.assert_close(gradients[name], gradient, rtol=0, atol=1e-12)
+            assert gradient.abs().max() > 1e-4, f"{name} has no gradient to compare"
+
+
+@pytest.mark.parametrize(("approach", "loss"), CASES)
+def test_one_process_has_the_dense_loss_and_gradients(approach, loss):
+    assert_same_results(gradients_of_batches(approach, loss), list(dense_results(approach, loss)))
+
+
+@pytest.mark.parametrize(("approach", "loss"), CASES)
+def test_two_processes_have_the_dense_loss_and_gradients(of_two_processes, approach, loss):
+    assert_same_results(of_two_processes[approach, loss], list(dense_results(approach, loss)))
+
+
+@pytest.mark.parametrize(("approach", "sizes"), [("1vsall", [5, 5, 5, 7]), ("kvsall", [5, 5, 5])])
+def test_the_batches_are_such_that_two_processes_have_different_numbers_of_queries(approach, sizes):
+    assert [len(chosen) for chosen in batches_of(make_queries(approach)[1])] == sizes
