@@ -8,6 +8,7 @@ from pykeen import models
 from pykeen.datasets import Nations
 from pykeen.training import SLCWATrainingLoop
 
+TRAINING_TRIPLES = Nations().training.mapped_triples.numpy()
 SIZES = {
     "ConvE": {"embedding_dim": 12, "embedding_height": 3, "embedding_width": 4, "output_channels": 3},
     "DistMult": {"embedding_dim": 6},
@@ -58,7 +59,8 @@ def gradients_by_hand(model, triples, names=None) -> torch.Tensor:
         model.zero_grad(set_to_none=True)
         row = 2 * relation if model.use_inverse_triples else relation
         score = model.score_hrt(torch.tensor([[head, row, tail]]))
-        F.binary_cross_entropy_with_logits(score, torch.ones_like(score)).backward()
+        # Binary cross-entropy with the label 1; torch's own function loses the slope of large scores in float32.
+        F.softplus(-score).sum().backward()
         parts = [parameters[name] for name in names or parameters]
         rows.append(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parts]))
     model.zero_grad(set_to_none=True)

@@ -52,7 +52,7 @@ def directional_derivatives(
 def loss_slopes(scores: Tensor, loss_fn: LossFunction, *, label: float = 1.0) -> Tensor:
     """Compute dℓ/ds at each score (N,), also for a `loss_fn` that averages over its input."""
     if loss_fn is binary_cross_entropy:
-        return torch.sigmoid(scores) - label
+        return (1 - label) * torch.sigmoid(scores) - label * torch.sigmoid(-scores)
 
     def loss_of(score: Tensor) -> Tensor:
         return loss_fn(score[None], torch.full_like(score[None], label)).sum()

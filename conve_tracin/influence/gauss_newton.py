@@ -45,6 +45,9 @@ from conve_tracin.triples import group_by_query, with_inverse_triples
 
 # Rows of a Jacobian (d each) that are held at once; a row passes through feature maps of size F.
 JACOBIAN_ROWS = 4096
+# The mean eigenvalue of a row whose scores are all beyond ±70 or so. Its effects would grow without bound as it falls,
+# past the largest float32 in the end.
+NO_CURVATURE = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +118,9 @@ class RowCurvature:
         return self._relations[relation]
 
     def precondition(self, curvature: Tensor, gradients: Tensor) -> Tensor:
-        """Solve (H + λI) x = g for one (d,) or several (d, m); zero where nothing in training touches the row."""
+        """Solve (H + λI) x = g for one (d,) or several (d, m); zero where no label of training can move the row."""
         mean_eigenvalue = curvature.diagonal().mean()
-        if mean_eigenvalue <= 0:
+        if mean_eigenvalue <= NO_CURVATURE:
             return torch.zeros_like(gradients)
         damped = curvature + self.config.damping * mean_eigenvalue * torch.eye(len(curvature)).to(curvature)
         factor = torch.linalg.cholesky(damped.double())

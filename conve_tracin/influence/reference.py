@@ -29,7 +29,9 @@ class ConvEScorer(nn.Module):
 
 def binary_cross_entropy(score: Tensor, label: Tensor) -> Tensor:
     """The documented ℓ: binary cross-entropy of the triple's own score, elementwise."""
-    return F.binary_cross_entropy_with_logits(score, label, reduction="none")
+    # torch's own function computes its slope as σ(s) − 1, which is exactly 0 from s = 17 on in float32. Predictions
+    # that a model is sure of have such scores, and would get influences of 0.
+    return -label * F.logsigmoid(score) - (1 - label) * F.logsigmoid(-score)
 
 
 def named_parameters(scorer: nn.Module) -> dict[str, nn.Parameter]:
