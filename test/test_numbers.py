@@ -19,7 +19,7 @@ from conve_tracin.influence.reference import ConvEScorer
 
 # Below these, float32 holds no number in full precision, and so no product of two saturated slopes.
 SMALLEST = torch.finfo(torch.float32).tiny
-# Of the first test triple, which is a training triple, too. From 17 on, 1 − σ(s) is 0 in float32; from 37 on in float64.
+# Of the first test triple, a training triple, too. From 17 on, 1 − σ(s) is 0 in float32; from 37 on in float64.
 SATURATED = (-90.0, 20.0, 55.0)
 
 
