@@ -3,10 +3,12 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conve_tracin import cli
+from conve_tracin.outputs import require_usable_outputs
 
 if TYPE_CHECKING:
     from conve_tracin.training import TrainingData
@@ -106,8 +108,9 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Train as the arguments say, and print the test metrics."""
     from conve_tracin import distributed
     from conve_tracin.model import ConvEConfig
-    from conve_tracin.training import TrainingConfig, keep_freed_memory, train
+    from conve_tracin.training import OUTPUT_FILES, TrainingConfig, keep_freed_memory, train
 
+    require_outputs(args, OUTPUT_FILES)
     device = cli.choose_device("cpu" if args.no_gpu else "auto")
     report_settings_without_effect(args, parser, device=device)
     keep_freed_memory(device)
@@ -127,8 +130,17 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     for name in ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10", "mean_rank"):
         print(f"  {name:<21} {results[name]:.4f}")
     print(f"Written to {args.output_dir}:")
-    print("  best_model.pt, final_model.pt, config.json, test_results.json, training_history.json, training_curves.svg")
+    print(f"  {', '.join(OUTPUT_FILES)}")
     print(f"  and checkpoints to {checkpoint_dir_of(args)}")
+
+
+def require_outputs(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise InputError where the files of these names, or checkpoints, cannot be written or would replace an input."""
+    require_usable_outputs(
+        {f"--output-dir (for {name})": args.output_dir / name for name in names},
+        directory=("--checkpoint-dir", checkpoint_dir_of(args)),
+        inputs=(args.train, args.valid, args.test, args.entity_to_id, args.relation_to_id),
+    )
 
 
 def checkpoint_dir_of(args: argparse.Namespace) -> Path:

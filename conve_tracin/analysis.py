@@ -6,6 +6,7 @@ their self-influence.
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -276,8 +277,18 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
         logger.info(
             f"{passes:,} backward passes lie ahead; --use-optimized-tracin computes the same scores in far less time"
         )
-    journal = open_journal(run) if options.mode == "test" else None
-    traces = list(resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)))
+    with open_journal(run) if options.mode == "test" else nullcontext() as journal:
+        traces = list(resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)))
+        content, written = write_traces(run, traces)
+        if journal is not None:
+            journal.remove()
+    print_results([trace_as_table(traced, run.names, method=run.method) for traced in traces], written)
+    return content
+
+
+def write_traces(run: Run, traces: list[Trace]) -> tuple[dict[str, Any], list[Path | str]]:
+    """Write all outputs; return the content of the JSON, and what was written, in words or as paths."""
+    options = run.options
     results = [
         trace_as_json(
             result,
@@ -301,10 +312,7 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
     if options.report is not None:
         write_report(run, traces)
         written.append(options.report)
-    if journal is not None:
-        journal.remove()
-    print_results([trace_as_table(traced, run.names, method=run.method) for traced in traces], written)
-    return content
+    return content, written
 
 
 def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:

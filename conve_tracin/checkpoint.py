@@ -45,8 +45,14 @@ _REQUIRED_CONFIG = (
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write `content` with torch.save, whole or not at all."""
+    with atomic_write(path) as temporary:
+        save_into(temporary, content)
+
+
+def save_into(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` with torch.save; raises OSError where that fails."""
     # An open file, because torch hides the reason (a full disk, say) when it opens the path itself.
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
+    with path.open("wb") as file:
         torch.save(dict(content), file)
 
 

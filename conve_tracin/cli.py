@@ -10,13 +10,15 @@ import logging
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from conve_tracin.errors import InputError, exit_code_of
+from conve_tracin.errors import InputError, TerminatedError, exit_code_of
 from conve_tracin.options import METHODS, TRACIN
 
 if TYPE_CHECKING:
@@ -50,28 +52,53 @@ def make_parser(description: str, *, parents: tuple[argparse.ArgumentParser, ...
     return parser
 
 
+def _on_sigterm(*_: object) -> NoReturn:
+    raise TerminatedError
+
+
 def run(main: Callable[[], None]) -> NoReturn:
-    """Run a script's `main` and exit: 0, or 2 with one line on stderr for bad input, or 130 when interrupted."""
+    """Run a script's `main` and exit.
+
+    The exit code is 0, or with one line on stderr 2 for bad input or a full disk, 130 when interrupted, and 143 when
+    terminated.
+    """
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is no reason to lose the work.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # One of several processes may be waiting for another, and is to end without a word and at once.
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         _exit_with(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", error)
     except KeyboardInterrupt as error:
         _exit_with(f"{Path(sys.argv[0]).name}: interrupted", error)
+    except TerminatedError as error:
+        _exit_with(f"{Path(sys.argv[0]).name}: terminated", error)
     except BrokenPipeError as error:
         # The reader of a pipe (head, less) has seen enough.
         sys.stderr.close()
         sys.exit(exit_code_of(error))
     except OSError as error:
-        # Files that are read or written have better messages; this is what a path alone can be: too long, forbidden.
-        where = f"{error.filename}: " if error.filename else ""
-        _exit_with(f"{Path(sys.argv[0]).name}: error: {where}{error.strerror or error}; check the path", error)
+        # Files that are read or written have better messages; this is what a path alone can be (too long, forbidden),
+        # or a standard output on a full disk.
+        _forget_unprinted()
+        where, remedy = (f"{error.filename}: ", "check the path") if error.filename else ("", "--debug shows where")
+        _exit_with(f"{Path(sys.argv[0]).name}: error: {where}{error.strerror or error}; {remedy}", error)
     sys.exit(0)
+
+
+def _forget_unprinted() -> None:
+    """Close a standard output that takes no more, on a full disk for example; Python would try again and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            sys.stdout.close()
 
 
 def _exit_with(line: str, error: BaseException) -> NoReturn:

@@ -1,13 +1,20 @@
 """Files are written beside their place and moved there, so that a reader never meets half a file."""
 
 import glob
+import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from conve_tracin.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # Linux, and other kinds of Unix.
 NAMES_OF_OPEN_FILES = ("/proc", "/dev/fd")
@@ -88,12 +95,60 @@ def is_gone(process_id: int) -> bool:
     return False
 
 
+def lock_file(file: BinaryIO, *, wait: bool) -> bool:
+    """Take an open file for this process until it is closed; False where another has it and there is no waiting.
+
+    True, too, where there are no locks.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def write_together(files: Mapping[Path, Iterable[str]]) -> None:
+    """Write the text of several files in UTF-8; where one cannot be written, none of them changes.
+
+    Raises InputError where a place cannot be written.
+    """
+    with ExitStack() as stack:
+        for path, text in files.items():
+            temporary = stack.enter_context(atomic_write(path))
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(text)
+
+
 def write_json(path: str | Path, content: object) -> None:
-    """Write `content` as indented JSON, whole or not at all.
+    """Write `content` as indented JSON, whole or not at all."""
+    write_together({Path(path): json_text(content)})
+
+
+def json_text(content: object) -> Iterator[str]:
+    """Yield the pieces of `content` as indented JSON.
 
     Names of files that are no Unicode come back as Python has them.
     """
-    # What JSON has for half a character happens to be what Python writes with backslashes.
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(content):
+        # What JSON has for half a character happens to be what Python writes with backslashes.
+        yield piece.encode("utf-8", "backslashreplace").decode("utf-8")
+    yield "\n"
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits.
+
+    Raises InputError where the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return digest.hexdigest()

@@ -4,11 +4,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from conve_tracin.errors import InputError
+from conve_tracin.files import digest_of_file, lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +19,8 @@ class Journal:
     """Records of finished parts, one JSON line each, below a line that says which run they belong to.
 
     Records of another run (other settings or files) are dropped with a message. A last line that was cut off when
-    the run was killed is dropped, too.
+    the run was killed is dropped, too. A file that another process is writing is read, but not written. Leaving the
+    context closes the file.
 
     Args:
         path: the journal's file; it is made with the first records.
@@ -32,8 +35,48 @@ class Journal:
         self._first_line = _as_line({"digest": digest})
         self.records: list[dict[str, Any]] = []
         self._length = 0
+        self._file: BinaryIO | None = None
+        self._has_other_writer = False
         if path.is_file():
-            self._read()
+            with self._named_errors():
+                self._open()
+                self._read()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _open(self) -> None:
+        """Open the file for writing, unless another process has: two that write into one would garble it."""
+        if self._file is not None or self._has_other_writer:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        if lock_file(file, wait=False):
+            self._file = file
+            return
+        file.close()
+        self._has_other_writer = True
+        logger.info("%s: another process writes it; this one starts afresh if it is killed", self.path)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            # What a full disk has not taken is tried again here.
+            with suppress(OSError):
+                self._file.close()
+            self._file = None
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise InputError(
+                f"{self.path}: cannot be written ({reason}); free the disk or choose another place"
+            ) from error
 
     def _read(self) -> None:
         first, *lines = self.path.read_bytes().splitlines(keepends=True) or [b""]
@@ -55,32 +98,30 @@ class Journal:
         del self.records[count:]
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
-        """Append records; they are on the disk when this returns.
+        """Append records; they are on the disk when this returns, unless another process writes the file.
 
         Raises InputError where they cannot be written.
         """
-        records = list(records)
         lines = b"".join(map(_as_line, records))
         if not self._length:
             lines = self._first_line + lines
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("r+b" if self.path.exists() else "wb") as file:
-                file.truncate(self._length)
-                file.seek(self._length)
-                file.write(lines)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise InputError(
-                f"{self.path}: cannot be written ({reason}); free the disk or choose another place"
-            ) from error
+        with self._named_errors():
+            self._open()
+            if self._file is None:
+                return
+            self._file.seek(self._length)
+            self._file.truncate()
+            self._file.write(lines)
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._length += len(lines)
 
     def remove(self) -> None:
-        """Delete the file: the output is complete."""
-        self.path.unlink(missing_ok=True)
+        """Delete the file, as the output is complete; one that another process writes stays."""
+        self._close()
+        if not self._has_other_writer:
+            with self._named_errors():
+                self.path.unlink(missing_ok=True)
 
 
 def open_in_directory(directory: Path, digest: str) -> Journal:
@@ -95,12 +136,7 @@ def digest_of(*, settings: dict[str, Any], files: Sequence[Path], arrays: Iterab
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for path in files:
-        try:
-            with path.open("rb") as file:
-                while block := file.read(2**22):
-                    digest.update(block)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        digest.update(digest_of_file(path).encode())
     for array in arrays:
         digest.update(str(array.shape).encode())
         digest.update(array.tobytes())

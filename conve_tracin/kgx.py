@@ -48,7 +48,7 @@ import numpy as np
 from tqdm import tqdm
 
 from conve_tracin.errors import InputError
-from conve_tracin.files import write_json
+from conve_tracin.files import json_text
 from conve_tracin.preparation import Graph, hold_out, without_duplicates, write_graph
 from conve_tracin.triples import (
     BLOCK_BYTES,
@@ -568,10 +568,9 @@ def _kind_order(kinds: int) -> tuple[bool, int]:
 
 
 def write_kgx(kgx: KgxGraph, output_dir: Path) -> None:
-    """Write the files of `write_graph`, the edge map and the summary to `output_dir`, each whole or not at all."""
-    write_graph(kgx.graph, output_dir)
-    write_json(output_dir / EDGE_MAP_FILE, kgx.edge_map)
-    write_json(output_dir / SUMMARY_FILE, kgx.summary)
+    """Write the files of `write_graph`, the edge map and the summary to `output_dir`, all of them or none."""
+    more = {EDGE_MAP_FILE: json_text(kgx.edge_map), SUMMARY_FILE: json_text(kgx.summary)}
+    write_graph(kgx.graph, output_dir, more)
 
 
 def describe(content: Mapping[str, Any], *, rows: int = 15) -> str:

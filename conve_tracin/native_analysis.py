@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,19 @@ def run_native_analysis(**options: Any) -> None:
         logger.info(message)
     output = Path(run.options.output)
     many = run.options.output_per_triple
-    journal = open_in_directory(output, digest_of_run(run)) if many else None
     traces = []
-    for traced in resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)):
-        path = output / "triple_{}_{}_{}.json".format(*traced.test_triple) if many else output
-        write_json(path, as_json(run, traced))
-        if run.options.report is None:
-            print_results([trace_as_table(traced, run.names, method=run.method)], [path])
-        else:
-            traces.append(traced)
-    if run.options.report is not None:
-        write_report(run, traces)
-    if journal is not None:
-        journal.remove()
+    with open_in_directory(output, digest_of_run(run)) if many else nullcontext() as journal:
+        for traced in resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)):
+            path = output / "triple_{}_{}_{}.json".format(*traced.test_triple) if many else output
+            write_json(path, as_json(run, traced))
+            if run.options.report is None:
+                print_results([trace_as_table(traced, run.names, method=run.method)], [path])
+            else:
+                traces.append(traced)
+        if run.options.report is not None:
+            write_report(run, traces)
+        if journal is not None:
+            journal.remove()
     if run.options.report is not None:
         print_results(
             [trace_as_table(traced, run.names, method=run.method) for traced in traces], [output, run.options.report]

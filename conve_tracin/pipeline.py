@@ -4,7 +4,6 @@ Commands are lists of words and never pass through a shell, so that directories 
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -18,15 +17,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from conve_tracin.errors import InputError
-from conve_tracin.files import write_json
+from conve_tracin.files import digest_of_file, lock_file, write_json
 from conve_tracin.preparation import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
 from conve_tracin.report.index_page import write_index_page
 from conve_tracin.triples import suggestion
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 
@@ -367,7 +361,7 @@ def execute(command: Sequence[str], *, log: Path, threads: int, first: Callable[
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **variables, "PYTHONPATH": search_path},
-                pass_fds=() if fcntl is None else [lock.fileno()],  # the lock lives as long as the command
+                pass_fds=[lock.fileno()] if os.name == "posix" else (),  # the lock lives as long as the command
                 check=False,
             )
     if done.returncode != 0:
@@ -377,21 +371,6 @@ def execute(command: Sequence[str], *, log: Path, threads: int, first: Callable[
 
 def wait_for_lock(lock: BinaryIO, *, of: Path) -> None:
     """Lock an open file, once no other process has it; where there are no locks, do nothing."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock_file(lock, wait=False):
         print(f"{of}: this step still runs, left behind by an earlier run; waiting until it ends", file=sys.stderr)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:  # a file system without locks
-        pass
-
-
-def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        lock_file(lock, wait=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from conve_tracin.errors import InputError
-from conve_tracin.files import atomic_write
-from conve_tracin.triples import label_blocks, write_triples, write_vocabulary
+from conve_tracin.files import write_together
+from conve_tracin.triples import label_blocks, triple_lines, vocabulary_lines
 
 logger = logging.getLogger(__name__)
 
@@ -245,18 +245,25 @@ def require_inputs_kept(output_dir: Path, inputs: Iterable[Path]) -> None:
                 raise InputError(f"{path}: would be overwritten; choose another --output-dir than {output_dir}")
 
 
-def write_graph(graph: Graph, output_dir: Path) -> None:
-    """Write the six files of OUTPUT_FILES to `output_dir`, each whole or not at all.
+def write_graph(graph: Graph, output_dir: Path, more: Mapping[str, Iterable[str]] | None = None) -> None:
+    """Write the six files of OUTPUT_FILES to `output_dir`, all of them or none.
 
-    Raises InputError for labels that the files cannot hold, or where the directory cannot be written.
+    `more` maps the names of further files to their text. Raises InputError for labels that the files cannot hold, or
+    where the directory cannot be written.
     """
-    write_vocabulary(output_dir / ENTITY_FILE, graph.entities)
-    write_vocabulary(output_dir / RELATION_FILE, graph.relations)
-    for split in SPLITS:
-        write_triples(output_dir / f"{split}.txt", _label_triples(graph, graph.splits[split]))
-    with atomic_write(output_dir / NAME_FILE) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for position, label in enumerate(graph.entities):
-            file.write(f"{single_line(graph.names.get(label, '')) or readable_name(label)}\t{position}\n")
+    splits = [(output_dir / f"{split}.txt", _label_triples(graph, graph.splits[split])) for split in SPLITS]
+    labels = ((output_dir / ENTITY_FILE, graph.entities), (output_dir / RELATION_FILE, graph.relations))
+    write_together(
+        {path: vocabulary_lines(path, names) for path, names in labels}
+        | {path: triple_lines(path, triples) for path, triples in splits}
+        | {output_dir / NAME_FILE: _name_lines(graph)}
+        | {output_dir / name: text for name, text in (more or {}).items()}
+    )
+
+
+def _name_lines(graph: Graph) -> Iterator[str]:
+    for position, label in enumerate(graph.entities):
+        yield f"{single_line(graph.names.get(label, '')) or readable_name(label)}\t{position}\n"
 
 
 def _label_triples(graph: Graph, triples: np.ndarray, *, rows_at_a_time: int = 100_000) -> Iterator[LabelTriple]:

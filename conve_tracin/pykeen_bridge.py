@@ -22,6 +22,7 @@ from conve_tracin.checkpoint import (
     detect_format,
     load_checkpoint,
     read_checkpoint_file,
+    save_into,
 )
 from conve_tracin.checkpoint_schema import conve_config, require_sound_weights
 from conve_tracin.conversion import (
@@ -372,7 +373,7 @@ def convert_file(
         content = _converted_to_native(source, trust_pickle=trust_pickle, **hints)
     difference = None
     with atomic_write(target) as temporary:
-        torch.save(content, temporary)
+        save_into(temporary, content)
         if verify:
             native_file, pykeen_file = (source, temporary) if to == "pykeen" else (temporary, source)
             pykeen_model = load_pykeen_model(pykeen_file, trust_pickle=trust_pickle, **hints).model

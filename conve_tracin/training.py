@@ -55,6 +55,11 @@ from conve_tracin.triples import distinct_triples, group_by_query, with_inverse_
 
 logger = logging.getLogger(__name__)
 
+# What `train` writes into its output directory, besides checkpoints.
+OUTPUT_FILES = (
+    "best_model.pt", "final_model.pt", "config.json", "test_results.json", "training_history.json",
+    "training_curves.svg",
+)  # fmt: skip
 # Looking at the loss makes a GPU wait, so it is looked at once in so many batches.
 BATCHES_BETWEEN_LOSS_CHECKS = 100
 

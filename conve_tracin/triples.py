@@ -24,7 +24,7 @@ from typing import BinaryIO
 import numpy as np
 
 from conve_tracin.errors import InputError
-from conve_tracin.files import atomic_write
+from conve_tracin.files import write_together
 
 logger = logging.getLogger(__name__)
 
@@ -349,10 +349,14 @@ def write_vocabulary(path: str | Path, labels: Iterable[str]) -> None:
 
     Raises InputError for a label that the format cannot hold: an empty one, or one with a tab or a line end.
     """
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for position, label in enumerate(labels):
-            require_writable(path, label)
-            file.write(f"{label}\t{position}\n")
+    write_together({Path(path): vocabulary_lines(path, labels)})
+
+
+def vocabulary_lines(path: str | Path, labels: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of `write_vocabulary`."""
+    for position, label in enumerate(labels):
+        require_writable(path, label)
+        yield f"{label}\t{position}\n"
 
 
 def require_writable(path: str | Path, *labels: str) -> None:
@@ -492,11 +496,15 @@ def write_triples(path: str | Path, label_triples: Iterable[tuple[str, str, str]
 
     Raises InputError for a label that the format cannot hold: an empty one, or one with a tab or a line end.
     """
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for head, relation, tail in label_triples:
-            if not (head and relation and tail) or UNWRITABLE.search(head + relation + tail):
-                require_writable(path, head, relation, tail)
-            file.write(f"{head}\t{relation}\t{tail}\n")
+    write_together({Path(path): triple_lines(path, label_triples)})
+
+
+def triple_lines(path: str | Path, label_triples: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Yield the lines of `write_triples`."""
+    for head, relation, tail in label_triples:
+        if not (head and relation and tail) or UNWRITABLE.search(head + relation + tail):
+            require_writable(path, head, relation, tail)
+        yield f"{head}\t{relation}\t{tail}\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ The page loads nothing, names are escaped wherever they stand, and its content s
 the one below it by digest. Tables can be sorted and searched where scripts run; nothing is lost where they do not.
 """
 
-import hashlib
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 import conve_tracin
-from conve_tracin.files import atomic_write
+from conve_tracin.files import atomic_write, digest_of_file
 from conve_tracin.influence.analyzer import Influence
 from conve_tracin.influence.summary import Concentration, InfluenceSummary, Prediction, RelationInfluence
 from conve_tracin.influence.tracing import Trace
@@ -98,7 +97,7 @@ def describe_computation(
         described["Unit of influence"] = UNITS[method]
     for place, (checkpoint, learning_rate) in enumerate(checkpoints.items(), start=1):
         title = "Checkpoint" if len(checkpoints) == 1 else f"Checkpoint {place}"
-        described[title] = f"{checkpoint}\nsha256 {sha256(checkpoint)}"
+        described[title] = f"{checkpoint}\nsha256 {digest_of_file(checkpoint)}"
         if method == TRACIN:
             described[title] += f"\nlearning rate {learning_rate:g}"
     if len(checkpoints) > 1:
@@ -107,15 +106,6 @@ def describe_computation(
     versions["Python"] = platform.python_version()
     described |= {"Training triples": str(train), **settings}
     return described | {"Versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
-
-
-def sha256(path: Path) -> str:
-    """Digest a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def report_page(traces: Sequence[Trace], names: Names, computation: Mapping[str, object]) -> Markup:
