@@ -204,6 +204,8 @@ def go_on_or_start_anew(run: Run, resume_from: Path | None) -> None:
             run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir, resumed_from=resume_from
         )
     run.state.best_mrr = distributed.announce(run.state.best_mrr)
+    # The history on disk may lack the checkpoint's own epoch, after which there may come no other.
+    write_history(run)
 
 
 def keep_if_best(run: Run, mrr: float) -> None:
@@ -223,11 +225,16 @@ def write_progress(run: Run) -> None:
     state, config = run.state, run.config
     if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
         run.save(run.checkpoint_dir / f"checkpoint_epoch_{state.epoch}.pt")
+    write_history(run)
+
+
+def write_history(run: Run) -> None:
+    """Write the history and its picture."""
     if not distributed.is_main():
         return
-    history = state.history_with_the_end()
+    history = run.state.history_with_the_end()
     write_json(run.output_dir / "training_history.json", history)
-    if "valid" in history[-1]:
+    if history and "valid" in history[-1]:
         write_training_curves(run.output_dir / "training_curves.svg", history)
 
 
