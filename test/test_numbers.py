@@ -3,19 +3,28 @@
 import importlib
 import json
 import math
+import re
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL_CONVE
 from pykeen_examples import TRAINING_TRIPLES, trained_model
+from test_cli_training import QUICK, run_main
 from test_influence import NUM_ENTITIES, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model
+from test_training import NO_DROPOUT, assert_identical, checkpoint_of, run  # noqa: F401 - `run` is a fixture
 
 import run_tracin
 import tracin_pytorch
+from conve_tracin import training, training_state
+from conve_tracin.checkpoint import build_model, load_checkpoint
+from conve_tracin.errors import InputError
 from conve_tracin.influence import conve, vectorized
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TracInReferencePyTorch
 from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
 from conve_tracin.influence.reference import ConvEScorer
+from conve_tracin.model import ConvE
 
 # Below these, float32 holds no number in full precision, and so no product of two saturated slopes.
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -172,3 +181,120 @@ def test_command_lines_tell_the_influences_on_a_saturated_triple(tmp_path, more)
     expected = 0.5 * (conve_gradients(55.0, TEST_TRIPLES[:1]) @ conve_gradients(55.0, TRAINING).T)[0].numpy()
     found = [influence["influence"] for influence in result["influences"]]
     np.testing.assert_allclose(np.abs(found), np.sort(np.abs(expected))[::-1][:4], rtol=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Float16 and its scaler
+
+
+@pytest.fixture
+def float16(monkeypatch):
+    """Make mixed precision float16 on the CPU, with a scaler that begins at the given scale."""
+
+    def begin_at(scale):
+        with_float16 = lambda config, _: torch.float16 if config.use_mixed_precision else None  # noqa: E731
+        for module in (training, training_state):
+            monkeypatch.setattr(module, "mixed_precision_dtype", with_float16)
+        scaler = partial(torch.amp.GradScaler, init_scale=scale, growth_interval=4)
+        monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+
+    return begin_at
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+@pytest.mark.parametrize("approach", ["1vsall", "kvsall"])
+def test_a_step_that_overflows_in_float16_is_skipped_and_the_scale_is_lowered(
+    run,
+    graph,
+    tmp_path,
+    float16,
+    approach,
+    optimizer,  # noqa: F811
+):
+    settings = {"training_approach": approach, "optimizer": optimizer, "batch_size": 100, "use_mixed_precision": True}
+    torch.manual_seed(42)
+    start = ConvE(num_entities=6, num_relations=3, **SMALL_CONVE)
+    float16(2.0**60)
+    run("overflown", num_epochs=1, **settings)
+    float16(2.0**10)
+    run("fits", num_epochs=1, **settings)
+    overflown, fits = (checkpoint_of(tmp_path / name / "final_model.pt") for name in ("overflown", "fits"))
+    assert overflown["scaler_state_dict"]["scale"] == 2.0**59
+    assert fits["scaler_state_dict"]["scale"] == 2.0**10
+    for name, parameter in start.named_parameters():
+        assert torch.equal(overflown["model_state_dict"][name], parameter), name
+        moved = not torch.equal(fits["model_state_dict"][name], parameter)
+        # What comes before a BatchNorm has no gradient but rounding, which float16 may lose.
+        assert moved or name.endswith(".bias"), name
+    moments = [value for state in overflown["optimizer_state_dict"]["state"].values() for value in state.values()]
+    assert all(not moment.any() for moment in moments)
+
+
+def test_training_in_float16_gets_over_its_overflows_and_resumes_with_its_scale(run, tmp_path, float16):  # noqa: F811
+    settings = {"use_mixed_precision": True, "sizes": NO_DROPOUT, "checkpoint_frequency": 5}
+    losses = {}
+    for name, scale, mixed in (("float32", 1.0, False), ("fits", 2.0**10, True), ("overflows", 2.0**40, True)):
+        float16(scale)
+        run(name, num_epochs=10, **settings | {"use_mixed_precision": mixed})
+        history = json.loads((tmp_path / name / "training_history.json").read_text())
+        losses[name] = [record["loss"] for record in history]
+    np.testing.assert_allclose(losses["fits"], losses["float32"], rtol=0.02)
+    assert losses["overflows"][-1] < losses["overflows"][0]
+    # The scale of the run's middle, not the first one: a resumed run that began with 2⁴⁰ would skip its steps anew.
+    middle, end = (checkpoint_of(tmp_path / f"overflows/checkpoints/checkpoint_epoch_{n}.pt") for n in (5, 10))
+    assert middle["scaler_state_dict"]["scale"] < 2.0**35
+    run("resumed", num_epochs=10, resume=tmp_path / "overflows/checkpoints/checkpoint_epoch_5.pt", **settings)
+    resumed = checkpoint_of(tmp_path / "resumed/checkpoints/checkpoint_epoch_10.pt")
+    assert resumed["scaler_state_dict"] == end["scaler_state_dict"]
+    assert resumed["scaler_state_dict"] != middle["scaler_state_dict"]
+    assert_identical(resumed["model_state_dict"], end["model_state_dict"])
+    assert_identical(resumed["optimizer_state_dict"], end["optimizer_state_dict"])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# A loss that is not finite
+
+
+@pytest.mark.parametrize("looked_at_after", [2, 100])
+@pytest.mark.parametrize(("poisoned", "epoch", "batch"), [(4, 2, 1), (5, 2, 2), (9, 3, 3)])
+def test_the_batch_whose_loss_is_not_finite_is_named_and_the_last_checkpoint_stays(
+    run,
+    tmp_path,
+    monkeypatch,
+    poisoned,
+    epoch,
+    batch,
+    looked_at_after,  # noqa: F811
+):
+    train_batch, calls = training.train_batch, []
+
+    def train_with_poison(state, *rest, **options):
+        calls.append(1)
+        if len(calls) == poisoned:
+            state.model.fc.weight.data[0, 0] = float("nan")
+        return train_batch(state, *rest, **options)
+
+    monkeypatch.setattr(training, "train_batch", train_with_poison)
+    monkeypatch.setattr(training, "BATCHES_BETWEEN_LOSS_CHECKS", looked_at_after)
+    # Eleven queries in batches of four: three batches an epoch.
+    with pytest.raises(InputError, match=f"not finite in epoch {epoch}, batch {batch}; resume"):
+        run("a", checkpoint_frequency=1)
+    good = tmp_path / f"a/checkpoints/checkpoint_epoch_{epoch - 1}.pt"
+    assert training_state.newest_checkpoint(good.parent) == good
+    build_model(load_checkpoint(good))
+    monkeypatch.setattr(training, "train_batch", train_batch)
+    assert math.isfinite(run("a", resume=good)["mean_reciprocal_rank"])
+
+
+def test_a_loss_that_is_not_finite_is_one_line_of_the_command_line(graph_files, tmp_path, monkeypatch, capsys):
+    given = [*graph_files.arguments(), "-o", tmp_path / "out", *QUICK, "--checkpoint-frequency", "1"]
+    assert run_main(monkeypatch, *given) == 0
+    capsys.readouterr()
+    more = ["--num-epochs", "9", "--learning-rate", "1e38", "--resume-from-checkpoint", "auto"]
+    assert run_main(monkeypatch, *given, *more) == 2
+    *progress, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"train_pytorch.py: error: the training loss is not finite in epoch 3, batch \d; .*", last)
+    assert not [line for line in progress if "error" in line or "Traceback" in line]
+    newest = tmp_path / "out/checkpoints/checkpoint_epoch_2.pt"
+    assert training_state.newest_checkpoint(newest.parent) == newest
+    build_model(load_checkpoint(newest))
