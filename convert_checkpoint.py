@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from conve_tracin import cli
 from conve_tracin.errors import InputError
+from conve_tracin.outputs import require_usable_outputs
 
 if TYPE_CHECKING:
     from conve_tracin.pykeen_bridge import Conversion
@@ -75,6 +76,7 @@ def convert_one(source: Path, target: Path, *, force: bool, options: dict) -> bo
     """Convert a single file and print what was done; return whether its verification passed."""
     from conve_tracin.pykeen_bridge import VerificationError, convert_file
 
+    require_usable_outputs({"--output": target})
     if target.exists() and not force:
         raise InputError(f"{target}: exists already; give --force to overwrite it")
     try:
@@ -100,7 +102,7 @@ def convert_directory(input_dir: Path, output_dir: Path, *, pattern: str, force:
     # Shorter names first puts epoch 2 before epoch 10.
     for source in sorted(found, key=lambda path: (len(path.name), path.name)):
         target = output_dir / f"{source.stem}{suffix}.pt"
-        if target.exists() and not force:
+        if target.is_file() and not force:
             print(f"{target}: kept, it exists already (--force overwrites it)")
             counts["kept"] += 1
             continue

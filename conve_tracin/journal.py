@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,7 +53,8 @@ class Journal:
         if self._file is not None or self._has_other_writer:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        # Without a buffer, which would hold what a full disk has not taken, and write it later.
+        file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
         if lock_file(file, wait=False):
             self._file = file
             return
@@ -63,9 +64,7 @@ class Journal:
 
     def _close(self) -> None:
         if self._file is not None:
-            # What a full disk has not taken is tried again here.
-            with suppress(OSError):
-                self._file.close()
+            self._file.close()
             self._file = None
 
     @contextmanager
@@ -79,7 +78,11 @@ class Journal:
             ) from error
 
     def _read(self) -> None:
-        first, *lines = self.path.read_bytes().splitlines(keepends=True) or [b""]
+        try:
+            first, *lines = self.path.read_bytes().splitlines(keepends=True) or [b""]
+        except FileNotFoundError:
+            # Its writer has finished.
+            return
         if first != self._first_line:
             logger.info("%s: belongs to a run with other settings or files; this run starts afresh", self.path)
             return
@@ -109,12 +112,22 @@ class Journal:
             self._open()
             if self._file is None:
                 return
-            self._file.seek(self._length)
-            self._file.truncate()
-            self._file.write(lines)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            try:
+                self._append(self._file, lines)
+            except OSError:
+                self._file.truncate(self._length)
+                if not self._length:
+                    self.remove()
+                raise
         self._length += len(lines)
+
+    def _append(self, file: BinaryIO, lines: bytes) -> None:
+        file.truncate(self._length)
+        file.seek(self._length)
+        rest = memoryview(lines)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
 
     def remove(self) -> None:
         """Delete the file, as the output is complete; one that another process writes stays."""

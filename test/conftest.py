@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conve_tracin.model import ConvE
+from conve_tracin.training import TrainingConfig, TrainingData, train
 
 # The models are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
@@ -29,6 +30,7 @@ TRAIN = np.array(
 VALID = np.array([(1, TREATS, 4), (5, ASSOCIATED, 3)])
 TEST = np.array([(5, ASSOCIATED, 4), (4, ASSOCIATED, 5), (4, ASSOCIATED, 2)])
 
+DIGEST = {"entity": "e" * 64, "relation": "r" * 64}
 SMALL_CONVE = {
     "embedding_dim": 12, "embedding_height": 3, "embedding_width": 4,
     "output_channels": 4, "kernel_height": 2, "kernel_width": 3,
@@ -84,6 +86,24 @@ def graph_files(graph, tmp_path) -> GraphFiles:
         paths[name] = directory / f"{name}.tsv"
         paths[name].write_text("".join(content), encoding="utf-8", newline="\n")
     return GraphFiles(directory, **paths)
+
+
+@pytest.fixture
+def run(graph, tmp_path):
+    """Train on the graph into tmp_path/NAME; settings of training, sizes of the model and splits can be changed."""
+
+    def run(name, *, resume=None, sizes=(), digest=DIGEST, splits=(), **settings):
+        chosen = {"train": graph.train, "valid": graph.valid, "test": graph.test, **dict(splits)}
+        defaults = {"num_epochs": 6, "batch_size": 4, "learning_rate": 0.01, "lr_decay": 0.9, "checkpoint_frequency": 3}
+        return train(
+            TrainingData(**chosen, num_entities=6, num_relations=3, mapping_digest=digest),
+            TrainingConfig(**defaults | settings),
+            model_sizes={**SMALL_CONVE, **dict(sizes)},
+            output_dir=tmp_path / name,
+            resume_from=resume,
+        )
+
+    return run
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import importlib
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -47,6 +48,8 @@ def _run_script(script, arguments, log, faults):
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    # Those of the server know another kind of file behind the descriptors.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     sys.argv = [script, *arguments]
     sys.path.insert(0, str(ROOT))
     import torch
@@ -96,16 +99,39 @@ def kill_at_step(number, count_file=None):
 
 def signal_at_call(module_name, name, number, signal_number=signal.SIGKILL):
     """Send a signal to this process at a call of a function, counted from 1; without one it dies without warning."""
+    do_at_call(module_name, name, number, lambda: os.kill(os.getpid(), signal_number))
+
+
+def do_at_call(module_name, name, number, action):
+    """Do something before a call of a function, counted from 1."""
     module = importlib.import_module(module_name)
     function, calls = getattr(module, name), []
 
     def called(*arguments, **settings):
         calls.append(1)
         if len(calls) == number:
-            os.kill(os.getpid(), signal_number)
+            action()
         return function(*arguments, **settings)
 
     setattr(module, name, called)
+
+
+def limit_file_size(size):
+    """Let no file of this process grow past some bytes: what a full disk does, on any machine and for any user."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def print_into(path):
+    """Let the standard output be another file."""
+    descriptor = os.open(path, os.O_WRONLY)
+    os.dup2(descriptor, 1)
+    os.close(descriptor)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+
+
+def remove_at_call(module_name, name, number, path):
+    """Remove a file at a call of a function, counted from 1."""
+    do_at_call(module_name, name, number, Path(path).unlink)
 
 
 def die():

@@ -13,7 +13,7 @@ from conftest import SMALL_CONVE
 from pykeen_examples import TRAINING_TRIPLES, trained_model
 from test_cli_training import QUICK, run_main
 from test_influence import NUM_ENTITIES, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model
-from test_training import NO_DROPOUT, assert_identical, checkpoint_of, run  # noqa: F401 - `run` is a fixture
+from test_training import NO_DROPOUT, assert_identical, checkpoint_of
 
 import run_tracin
 import tracin_pytorch
@@ -204,12 +204,7 @@ def float16(monkeypatch):
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
 @pytest.mark.parametrize("approach", ["1vsall", "kvsall"])
 def test_a_step_that_overflows_in_float16_is_skipped_and_the_scale_is_lowered(
-    run,
-    graph,
-    tmp_path,
-    float16,
-    approach,
-    optimizer,  # noqa: F811
+    run, graph, tmp_path, float16, approach, optimizer
 ):
     settings = {"training_approach": approach, "optimizer": optimizer, "batch_size": 100, "use_mixed_precision": True}
     torch.manual_seed(42)
@@ -230,7 +225,7 @@ def test_a_step_that_overflows_in_float16_is_skipped_and_the_scale_is_lowered(
     assert all(not moment.any() for moment in moments)
 
 
-def test_training_in_float16_gets_over_its_overflows_and_resumes_with_its_scale(run, tmp_path, float16):  # noqa: F811
+def test_training_in_float16_gets_over_its_overflows_and_resumes_with_its_scale(run, tmp_path, float16):
     settings = {"use_mixed_precision": True, "sizes": NO_DROPOUT, "checkpoint_frequency": 5}
     losses = {}
     for name, scale, mixed in (("float32", 1.0, False), ("fits", 2.0**10, True), ("overflows", 2.0**40, True)):
@@ -258,13 +253,7 @@ def test_training_in_float16_gets_over_its_overflows_and_resumes_with_its_scale(
 @pytest.mark.parametrize("looked_at_after", [2, 100])
 @pytest.mark.parametrize(("poisoned", "epoch", "batch"), [(4, 2, 1), (5, 2, 2), (9, 3, 3)])
 def test_the_batch_whose_loss_is_not_finite_is_named_and_the_last_checkpoint_stays(
-    run,
-    tmp_path,
-    monkeypatch,
-    poisoned,
-    epoch,
-    batch,
-    looked_at_after,  # noqa: F811
+    run, tmp_path, monkeypatch, poisoned, epoch, batch, looked_at_after
 ):
     train_batch, calls = training.train_batch, []
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL_CONVE
+from conftest import DIGEST, SMALL_CONVE
 
 from conve_tracin import ranking, training
 from conve_tracin.checkpoint import build_model, load_checkpoint
@@ -16,30 +16,11 @@ from conve_tracin.errors import InputError
 from conve_tracin.influence.loading import find_checkpoints
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
-from conve_tracin.training import TrainingConfig, TrainingData, next_batch, train, training_queries
+from conve_tracin.training import TrainingConfig, next_batch, training_queries
 from conve_tracin.training_state import newest_checkpoint
 from conve_tracin.triples import group_by_query, with_inverse_triples
 
-DIGEST = {"entity": "e" * 64, "relation": "r" * 64}
 METRICS = {"mean_rank", "mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10"}
-
-
-@pytest.fixture
-def run(graph, tmp_path):
-    """Train on the graph into tmp_path/NAME; settings of training, sizes of the model and splits can be changed."""
-
-    def run(name, *, resume=None, sizes=(), digest=DIGEST, splits=(), **settings):
-        chosen = {"train": graph.train, "valid": graph.valid, "test": graph.test, **dict(splits)}
-        defaults = {"num_epochs": 6, "batch_size": 4, "learning_rate": 0.01, "lr_decay": 0.9, "checkpoint_frequency": 3}
-        return train(
-            TrainingData(**chosen, num_entities=6, num_relations=3, mapping_digest=digest),
-            TrainingConfig(**defaults | settings),
-            model_sizes={**SMALL_CONVE, **dict(sizes)},
-            output_dir=tmp_path / name,
-            resume_from=resume,
-        )
-
-    return run
 
 
 @pytest.fixture
