@@ -33,7 +33,7 @@ RESCORED = 512
 Triples = np.ndarray | Tensor | Sequence[Sequence[int]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Influence:
     """One training triple's influence on a test triple; `position` is its place in the training set."""
 
