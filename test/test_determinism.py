@@ -64,7 +64,7 @@ def assert_same_run(one, other):
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["1vsall", "kvsall, bfloat16, cross-entropy"])
 def test_two_processes_give_the_same_checkpoints_and_scores_and_so_do_two_parts_of_a_run(graph_files, tmp_path, name):
     compare_runs(run_forked, graph_files, tmp_path, SETTINGS[name])
 

@@ -129,10 +129,10 @@ def test_a_disk_that_fills_up_while_training_costs_no_checkpoint(graph_files, tm
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_place_that_even_root_cannot_write_is_one_line(tmp_path, words, name):
     (tmp_path / "file").write_text("occupied")
-    for number, place in enumerate((tmp_path / "file", tmp_path / "file" / "deep", "/proc/nowhere")):
+    for number, place in enumerate((tmp_path / "file" / "deep", "/proc/nowhere")):
         log = tmp_path / f"log {number}.txt"
         assert finish(name.split()[0], *words(name, place), log=log) == 2
-        assert "cannot be written" in (line := assert_one_line(log, name)) or "is a file" in line
+        assert "cannot be written" in (line := assert_one_line(log, name))
         assert str(place) in line
     assert (tmp_path / "file").read_text() == "occupied"
 
