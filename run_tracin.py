@@ -98,11 +98,11 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, analyse, write."""
     args = parse_args(argv)
     cli.start_on_all_gpus(args)
-    from conve_tracin.analysis import run_tracin_analysis
+    from conve_tracin.analysis import analyse
     from conve_tracin.distributed import processes
 
     with processes():
-        run_tracin_analysis(**cli.members_of(TracInOptions, args))
+        analyse(TracInOptions(**cli.members_of(TracInOptions, args)), keep_content=False)
 
 
 if __name__ == "__main__":

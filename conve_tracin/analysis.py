@@ -17,11 +17,11 @@ import torch
 
 from conve_tracin import cli, distributed
 from conve_tracin.errors import InputError
-from conve_tracin.files import write_json
+from conve_tracin.files import json_text_of_many, write_json, write_together
 from conve_tracin.influence import tracing
 from conve_tracin.influence.analyzer import Influence, rank_influences
 from conve_tracin.influence.loading import CheckpointLoader, choose_learning_rates, find_checkpoints
-from conve_tracin.influence.resuming import resume_traces
+from conve_tracin.influence.resuming import StoredTraces, resume_traces
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.tracing import Trace, trace
 from conve_tracin.journal import Journal, digest_of, open_in_directory
@@ -100,14 +100,20 @@ def run_tracin_analysis(**keywords: Any) -> dict[str, Any]:
 
     Raises InputError for files or options that cannot be used.
     """
-    options = TracInOptions(**keywords)
+    return analyse(TracInOptions(**keywords), keep_content=True)
+
+
+def analyse(options: TracInOptions, *, keep_content: bool) -> dict[str, Any]:
+    """Do the same; without `keep_content` the results of many test triples go to the disk only, and {} is returned."""
     require_outputs(options)
     run = prepare(options)
     if not distributed.is_main():
         return follow(run)
     for message in settings_without_effect(run.options):
         logger.info(message)
-    return rank_by_self_influence(run) if run.options.mode == "self" else trace_test_triples(run)
+    if run.options.mode == "self":
+        return rank_by_self_influence(run)
+    return trace_test_triples(run, keep_content=keep_content)
 
 
 def follow(run: Run) -> dict[str, Any]:
@@ -268,8 +274,8 @@ def _inputs_without_effect(options: TracInOptions) -> Iterator[str]:
         yield f"--output-per-triple {in_mode}: there is one ranking"
 
 
-def trace_test_triples(run: Run) -> dict[str, Any]:
-    """Trace the test triples (modes "test" and "single"), write the results and return them."""
+def trace_test_triples(run: Run, *, keep_content: bool) -> dict[str, Any]:
+    """Trace the test triples (modes "test" and "single") and write the results; return them where they are kept."""
     options = run.options
     passes = len(run.training_triples) * len(run.checkpoints) * -(-len(run.test_triples) // tracing.GROUP_SIZE)
     backward = options.method == TRACIN and not options.use_optimized_tracin
@@ -278,41 +284,60 @@ def trace_test_triples(run: Run) -> dict[str, Any]:
             f"{passes:,} backward passes lie ahead; --use-optimized-tracin computes the same scores in far less time"
         )
     with open_journal(run) if options.mode == "test" else nullcontext() as journal:
-        traces = list(resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)))
-        content, written = write_traces(run, traces)
-        if journal is not None:
-            journal.remove()
-    print_results([trace_as_table(traced, run.names, method=run.method) for traced in traces], written)
-    return content
+        traces = collect_traces(run, journal)
+        results = results_of(run, traces)
+        if keep_content:
+            results = list(results)
+        written = [write_results(run, results), *write_more(run, traces)]
+        try:
+            print_results((trace_as_table(traced, run.names, method=run.method) for traced in traces), written)
+        finally:
+            if journal is not None:
+                journal.remove()
+    return content_of(run, results) if keep_content else {}
 
 
-def write_traces(run: Run, traces: list[Trace]) -> tuple[dict[str, Any], list[Path | str]]:
-    """Write all outputs; return the content of the JSON, and what was written, in words or as paths."""
-    options = run.options
-    results = [
-        trace_as_json(
+def collect_traces(run: Run, journal: Journal | None) -> list[Trace] | StoredTraces:
+    """Trace what is missing; return all traces, which stay on the disk where this run has a journal."""
+    traces = []
+    for traced in resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)):
+        if journal is None or journal.has_other_writer:
+            traces.append(traced)
+    return traces if journal is None or journal.has_other_writer else StoredTraces(journal)
+
+
+def results_of(run: Run, traces: Iterable[Trace]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON of each trace."""
+    method = {name: value for name, value in run.settings.items() if name in ("method", "damping", "checkpoints")}
+    for index, result in zip(run.test_indices, traces, strict=True):
+        yield trace_as_json(
             result,
             run.names,
-            top_k=options.top_k,
+            top_k=run.options.top_k,
             learning_rate=run.settings["learning_rate"],
-            method={name: value for name, value in run.settings.items() if name in ("method", "damping", "checkpoints")}
-            | {"test_index": index},
+            method=method | {"test_index": index},
         )
-        for index, result in zip(run.test_indices, traces, strict=True)
-    ]
-    content = {"mode": options.mode, **run.settings, "results": results}
-    if options.mode == "single" and len(results) == 1:
-        content = results[0]
-    written = [write_results(run, results, content)]
+
+
+def content_of(run: Run, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the content of the JSON as one file: a single result itself in mode "single"."""
+    if run.options.mode == "single" and len(results) == 1:
+        return results[0]
+    return {"mode": run.options.mode, **run.settings, "results": results}
+
+
+def write_more(run: Run, traces: list[Trace] | StoredTraces) -> list[Path]:
+    """Write the table and the page, as far as they are wanted; return their paths."""
+    options, written = run.options, []
     if options.csv_path is not None:
         own = self_influences_of(run, {influence.position for result in traces for influence in result.influences})
         rows = (row for result in traces for row in trace_as_csv_rows(result, run.names, own))
         write_csv(options.csv_path, rows)
         written.append(options.csv_path)
     if options.report is not None:
-        write_report(run, traces)
+        write_report(run, list(traces))
         written.append(options.report)
-    return content, written
+    return written
 
 
 def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:
@@ -373,12 +398,17 @@ def digest_of_run(run: Run) -> str:
     )
 
 
-def write_results(run: Run, results: list[dict[str, Any]], content: dict[str, Any]) -> str:
+def write_results(run: Run, results: Iterable[dict[str, Any]]) -> str:
     """Write the JSON, as one file or as one for each test triple; return what was written, in words."""
     directory = run.options.output_directory
     if directory is None:
-        write_json(run.options.output, content)
-        return str(run.options.output)
+        output = Path(run.options.output)
+        if run.options.mode == "single":
+            write_json(output, content_of(run, list(results)))
+        else:
+            text = json_text_of_many({"mode": run.options.mode, **run.settings}, "results", results)
+            write_together({output: text})
+        return str(output)
     for result in results:
         triple = result["test_triple"]
         labels = (
@@ -387,7 +417,7 @@ def write_results(run: Run, results: list[dict[str, Any]], content: dict[str, An
             run.names.entities.labels[triple["tail"]],
         )
         write_json(directory / safe_file_name(f"test_{result['test_index']}", *labels, suffix=".json"), result)
-    return f"{len(results)} files in {directory}"
+    return f"{len(run.test_indices)} files in {directory}"
 
 
 def rank_by_self_influence(run: Run) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from conve_tracin.errors import InputError
 
@@ -137,6 +137,20 @@ def json_text(content: object) -> Iterator[str]:
         # What JSON has for half a character happens to be what Python writes with backslashes.
         yield piece.encode("utf-8", "backslashreplace").decode("utf-8")
     yield "\n"
+
+
+def json_text_of_many(content: Mapping[str, Any], name: str, members: Iterable[object]) -> Iterator[str]:
+    """Yield the pieces of `content`, a mapping that is not empty, and after it the list `name`, a member at a time.
+
+    The text is that of `json_text`, but never as a whole in memory.
+    """
+    whole = "".join(json_text(content))
+    yield whole.removesuffix("\n}\n") + f",\n  {json.dumps(name)}: ["
+    separator = "\n    "
+    for member in members:
+        yield separator + "".join(json_text(member)).rstrip("\n").replace("\n", "\n    ")
+        separator = ",\n    "
+    yield "]\n}\n" if separator[0] == "\n" else "\n  ]\n}\n"
 
 
 def digest_of_file(path: Path) -> str:

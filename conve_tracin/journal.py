@@ -19,28 +19,30 @@ class Journal:
     """Records of finished parts, one JSON line each, below a line that says which run they belong to.
 
     Records of another run (other settings or files) are dropped with a message. A last line that was cut off when
-    the run was killed is dropped, too. A file that another process is writing is read, but not written. Leaving the
-    context closes the file.
+    the run was killed is dropped, too. Records stay on the disk and take no memory. A file that another process is
+    writing is left alone. Leaving the context closes the file.
 
     Args:
         path: the journal's file; it is made with the first records.
         digest: stands for everything that the records depend on, see `digest_of`.
 
     Attributes:
-        records: what an earlier run has finished; those that this one adds are on the disk only.
+        has_other_writer: whether another process is writing the file, so that this one keeps no records.
     """
 
     def __init__(self, path: Path, digest: str) -> None:
         self.path = path
         self._first_line = _as_line({"digest": digest})
-        self.records: list[dict[str, Any]] = []
-        self._length = 0
+        self.has_other_writer = False
         self._file: BinaryIO | None = None
-        self._has_other_writer = False
+        self._has_first_line = False
+        # Where each record ends, in bytes.
+        self._ends: list[int] = []
         if path.is_file():
             with self._named_errors():
                 self._open()
-                self._read()
+                if self._file is not None:
+                    self._find_records()
 
     def __enter__(self) -> "Journal":
         return self
@@ -48,9 +50,21 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._close()
 
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @property
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield what this run and the earlier ones have finished, read from the disk."""
+        if self._ends:
+            with self._named_errors(), self.path.open("rb") as file:
+                file.seek(len(self._first_line))
+                for _ in self._ends:
+                    yield json.loads(file.readline())
+
     def _open(self) -> None:
         """Open the file for writing, unless another process has: two that write into one would garble it."""
-        if self._file is not None or self._has_other_writer:
+        if self._file is not None or self.has_other_writer:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Without a buffer, which would hold what a full disk has not taken, and write it later.
@@ -59,7 +73,7 @@ class Journal:
             self._file = file
             return
         file.close()
-        self._has_other_writer = True
+        self.has_other_writer = True
         logger.info("%s: another process writes it; this one starts afresh if it is killed", self.path)
 
     def _close(self) -> None:
@@ -77,49 +91,48 @@ class Journal:
                 f"{self.path}: cannot be written ({reason}); free the disk or choose another place"
             ) from error
 
-    def _read(self) -> None:
-        try:
-            first, *lines = self.path.read_bytes().splitlines(keepends=True) or [b""]
-        except FileNotFoundError:
-            # Its writer has finished.
-            return
-        if first != self._first_line:
-            logger.info("%s: belongs to a run with other settings or files; this run starts afresh", self.path)
-            return
-        self._length = len(first)
-        for line in lines:
-            record = _parse_line(line)
-            if record is None:
-                break
-            self.records.append(record)
-            self._length += len(line)
+    @property
+    def _length(self) -> int:
+        if self._ends:
+            return self._ends[-1]
+        return len(self._first_line) if self._has_first_line else 0
+
+    def _find_records(self) -> None:
+        with self.path.open("rb") as file:
+            self._has_first_line = file.readline() == self._first_line
+            if not self._has_first_line:
+                logger.info("%s: belongs to a run with other settings or files; this run starts afresh", self.path)
+                return
+            for line in file:
+                if not _is_record(line):
+                    break
+                self._ends.append(self._length + len(line))
 
     def keep(self, count: int) -> None:
         """Forget all records but the first `count`."""
-        for record in self.records[count:]:
-            self._length -= len(_as_line(record))
-        del self.records[count:]
+        del self._ends[count:]
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
         """Append records; they are on the disk when this returns, unless another process writes the file.
 
         Raises InputError where they cannot be written.
         """
-        lines = b"".join(map(_as_line, records))
-        if not self._length:
-            lines = self._first_line + lines
+        lines = [_as_line(record) for record in records]
+        first_line = b"" if self._has_first_line else self._first_line
         with self._named_errors():
             self._open()
             if self._file is None:
                 return
             try:
-                self._append(self._file, lines)
+                self._append(self._file, first_line + b"".join(lines))
             except OSError:
                 self._file.truncate(self._length)
                 if not self._length:
                     self.remove()
                 raise
-        self._length += len(lines)
+        self._has_first_line = True
+        for line in lines:
+            self._ends.append(self._length + len(line))
 
     def _append(self, file: BinaryIO, lines: bytes) -> None:
         file.truncate(self._length)
@@ -132,7 +145,7 @@ class Journal:
     def remove(self) -> None:
         """Delete the file, as the output is complete; one that another process writes stays."""
         self._close()
-        if not self._has_other_writer:
+        if not self.has_other_writer:
             with self._named_errors():
                 self.path.unlink(missing_ok=True)
 
@@ -160,11 +173,8 @@ def _as_line(record: dict[str, Any]) -> bytes:
     return json.dumps(record).encode() + b"\n"
 
 
-def _parse_line(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None
+def _is_record(line: bytes) -> bool:
     try:
-        record = json.loads(line)
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
     except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+        return False

@@ -129,6 +129,30 @@ def print_into(path):
     sys.stdout = os.fdopen(1, "w", closefd=False)
 
 
+def note_memory(path, every):
+    """Write into a file, a line each, the resident bytes after every so many test triples, and when all is written."""
+    from conve_tracin import analysis
+
+    trace_rest, print_results = analysis.trace_rest, analysis.print_results
+
+    def note():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        with Path(path).open("a") as file:
+            file.write(f"{pages * resource.getpagesize()}\n")
+
+    def trace_and_note(*arguments):
+        for number, traced in enumerate(trace_rest(*arguments)):
+            if number % every == 0:
+                note()
+            yield traced
+
+    def print_and_note(tables, written):
+        print_results(tables, written)
+        note()
+
+    analysis.trace_rest, analysis.print_results = trace_and_note, print_and_note
+
+
 def remove_at_call(module_name, name, number, path):
     """Remove a file at a call of a function, counted from 1."""
     do_at_call(module_name, name, number, Path(path).unlink)

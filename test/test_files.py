@@ -13,7 +13,7 @@ import torch
 
 from conve_tracin.checkpoint import save_checkpoint
 from conve_tracin.errors import InputError
-from conve_tracin.files import atomic_write, write_json
+from conve_tracin.files import atomic_write, json_text_of_many, write_json
 
 
 def everything_below(directory):
@@ -26,6 +26,13 @@ def test_json_is_written_into_a_new_directory(tmp_path):
     text = (tmp_path / "new/deep/names.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"name": "fièvre"}
     assert "fièvre" in text
+
+
+@pytest.mark.parametrize("members", [[], [{"name": "fièvre\u2028\n", "ids": [1, []]}], [1, [], {}, [{"a": {}}]]])
+def test_a_list_written_a_member_at_a_time_is_the_same_text(members):
+    content = {"mode": "test", "checkpoints": ["a", "b"], "top_k": 3}
+    text = "".join(json_text_of_many(content, "results", iter(members)))
+    assert text == json.dumps(content | {"results": members}, indent=2, ensure_ascii=False) + "\n"
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, RuntimeError])

@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import ROOT, finish, start
+from processes import ROOT, finish, note_memory, start
 from test_influence import EVERYTHING, NUM_ENTITIES, NUM_RELATIONS, TRAINING, gradients_by_hand, make_model
 from test_resuming import WANTED, content_of, files  # noqa: F401 - `files` is a fixture
 from test_resuming import arguments as tracin_arguments
@@ -86,3 +87,22 @@ def test_eight_different_runs_side_by_side_in_one_directory_write_a_correct_file
     assert sorted(content_of(tmp_path / "out")) == [f"{number}.json" for number in range(8)]
     for number, triple in enumerate(WANTED[:8]):
         assert_influences(json.loads((tmp_path / "out" / f"{number}.json").read_text()), triple)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_test_triples(files, tmp_path):  # noqa: F811
+    measured, out = tmp_path / "memory.txt", tmp_path / "out"
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("resident memory is read from /proc, which is Linux's")
+    count = 3000
+    files["test.txt"].write_text("".join(f"e{h}\tr{r}\te{t}\n" for h, r, t in (WANTED * count)[:count]))
+    given = ["--test", files["test.txt"], "--output", out / "out.json", "--csv-output", "--use-optimized-tracin"]
+    fault = (note_memory, measured, 500)
+    assert finish("run_tracin.py", *tracin_arguments(files, *given), log=tmp_path / "log.txt", faults=[fault]) == 0
+    results = json.loads((out / "out.json").read_text())["results"]
+    assert len(results) == count
+    resident = [int(line) for line in measured.read_text().splitlines()]
+    assert len(resident) == 7
+    # Holding the results of 2,500 test triples took 26 MB. The first 500 bring the libraries' own memory.
+    assert max(resident) - resident[1] < 4e6
+    assert_influences(results[-1], (WANTED * count)[count - 1])

@@ -167,50 +167,81 @@ def test_what_another_run_left_is_not_used(files, tmp_path, change, caplog, monk
 RECORDS = [{"score": 0.1 + 0.2, "ids": [1, 2]}, {"score": -1e-300}, {"score": 3.0}]
 
 
+def write_records(path, digest, records):
+    with Journal(path, digest) as journal:
+        journal.add(records)
+
+
+def records_in(path, digest):
+    with Journal(path, digest) as journal:
+        records = list(journal.records)
+        assert len(journal) == len(records)
+        return records
+
+
 def test_journal_gives_back_what_was_added(tmp_path):
     path = tmp_path / "deep" / "run.unfinished"
-    Journal(path, "a").add(RECORDS[:2])
-    again = Journal(path, "a")
-    assert again.records == RECORDS[:2]
-    again.add(RECORDS[2:])
-    assert Journal(path, "a").records == RECORDS
-    again.remove()
+    write_records(path, "a", RECORDS[:2])
+    with Journal(path, "a") as again:
+        assert list(again.records) == RECORDS[:2]
+        again.add(RECORDS[2:])
+        assert list(again.records) == RECORDS
+    assert records_in(path, "a") == RECORDS
+    with Journal(path, "a") as again:
+        again.remove()
     assert not path.exists()
-    assert Journal(path, "a").records == []
+    assert records_in(path, "a") == []
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_journal_drops_a_line_that_was_cut_off(tmp_path, cut):
     path = tmp_path / "run.unfinished"
-    Journal(path, "a").add(RECORDS)
+    write_records(path, "a", RECORDS)
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    journal = Journal(path, "a")
-    missing = len(RECORDS) - len(journal.records)
-    assert journal.records == RECORDS[: len(journal.records)]
-    assert missing >= 1
-    journal.add(RECORDS[len(journal.records) :])
+    with Journal(path, "a") as journal:
+        left = list(journal.records)
+        assert left == RECORDS[: len(left)]
+        assert len(left) < len(RECORDS)
+        journal.add(RECORDS[len(left) :])
     assert path.read_bytes() == whole
 
 
 def test_journal_of_another_run_is_replaced(tmp_path):
     path = tmp_path / "run.unfinished"
-    Journal(path, "a").add(RECORDS)
-    other = Journal(path, "b")
-    assert other.records == []
-    other.add(RECORDS[:1])
-    assert Journal(path, "b").records == RECORDS[:1]
+    write_records(path, "a", RECORDS)
+    assert records_in(path, "b") == []
+    write_records(path, "b", RECORDS[:1])
+    assert records_in(path, "b") == RECORDS[:1]
     path.write_bytes(b"")
-    assert Journal(path, "b").records == []
+    assert records_in(path, "b") == []
 
 
 def test_journal_keeps_the_first_records(tmp_path):
     path = tmp_path / "run.unfinished"
-    Journal(path, "a").add(RECORDS)
-    journal = Journal(path, "a")
-    journal.keep(1)
-    journal.add([{"new": 1}])
-    assert Journal(path, "a").records == [RECORDS[0], {"new": 1}]
+    write_records(path, "a", RECORDS)
+    with Journal(path, "a") as journal:
+        journal.keep(1)
+        journal.add([{"new": 1}])
+        assert list(journal.records) == [RECORDS[0], {"new": 1}]
+    assert records_in(path, "a") == [RECORDS[0], {"new": 1}]
+
+
+@pytest.mark.parametrize("digest", ["a", "b"])
+def test_journal_that_another_process_writes_is_left_alone(tmp_path, digest, caplog):
+    pytest.importorskip("fcntl")
+    path = tmp_path / "run.unfinished"
+    caplog.set_level("INFO")
+    with Journal(path, "a") as writer:
+        writer.add(RECORDS[:1])
+        with Journal(path, digest) as other:
+            assert other.has_other_writer
+            assert list(other.records) == []
+            other.add(RECORDS[1:])
+            other.remove()
+        writer.add(RECORDS[1:2])
+    assert caplog.text.count("another process writes it") == 1
+    assert records_in(path, "a") == RECORDS[:2]
 
 
 def test_journal_that_cannot_be_written_is_an_input_error(tmp_path):

@@ -31,16 +31,28 @@ def resume_traces(
         yield from trace_rest(test_triples)
         return
     # Whole groups only: a group is computed as one, so that a resumed run rounds as an undisturbed one does.
-    journal.keep(len(journal.records) // tracing.GROUP_SIZE * tracing.GROUP_SIZE)
-    num_finished = len(journal.records)
+    journal.keep(len(journal) // tracing.GROUP_SIZE * tracing.GROUP_SIZE)
+    num_finished = len(journal)
     if num_finished:
         logger.info(f"{journal.path}: goes on, {num_finished} of {len(test_triples)} test triples are finished")
-    for record in journal.records:
-        yield from_plain(Trace, record)
+    yield from StoredTraces(journal)
     traces = trace_rest(test_triples[num_finished:])
     while group := list(islice(traces, tracing.GROUP_SIZE)):
         journal.add([dataclasses.asdict(traced) for traced in group])
         yield from group
+
+
+class StoredTraces:
+    """The traces in a journal, which take no memory: they are read whenever they are gone through."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+    def __len__(self) -> int:
+        return len(self.journal)
+
+    def __iter__(self) -> Iterator[Trace]:
+        return (from_plain(Trace, record) for record in self.journal.records)
 
 
 def from_plain(kind: Any, value: Any) -> Any:
