@@ -271,8 +271,8 @@ def test_a_full_standard_output_is_one_line_once_the_files_are_written(files, tm
     if script == "tracin_pytorch.py":
         given = tracin_arguments(files, "--test-triple", "e0", "r0", "e1", "--output", output)
     log = tmp_path / "log.txt"
-    assert finish(script, *given, log=log, faults=[(print_into, "/dev/full")]) == 1
-    assert assert_one_line(log, script) == f"{script}: error: [Errno 28] No space left on device (--debug shows where)"
+    assert finish(script, *given, log=log, faults=[(print_into, "/dev/full")]) == 2
+    assert assert_one_line(log, script) == f"{script}: error: No space left on device; --debug shows where"
     assert output.stat().st_size > 0
 
 
@@ -282,9 +282,9 @@ def test_other_errors_of_the_system_are_one_line_too(graph_files, tmp_path, monk
 
     monkeypatch.setattr(train_pytorch, "read_data", fail)
     given = [*graph_files.arguments(), *QUICK, "--output-dir", tmp_path / "out"]
-    assert run_main(monkeypatch, *given) == 1
+    assert run_main(monkeypatch, *given) == 2
     error = capsys.readouterr().err
-    assert error == "train_pytorch.py: error: [Errno 5] Input/output error: 'somewhere' (--debug shows where)\n"
+    assert error == "train_pytorch.py: error: somewhere: Input/output error; check the path\n"
     with pytest.raises(OSError, match="somewhere"):
         raise_with_debug(monkeypatch, given)
 
