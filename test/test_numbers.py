@@ -17,7 +17,7 @@ from test_training import NO_DROPOUT, assert_identical, checkpoint_of
 
 import run_tracin
 import tracin_pytorch
-from conve_tracin import training, training_state
+from conve_tracin import batch_loss, training, training_state
 from conve_tracin.checkpoint import build_model, load_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.influence import conve, vectorized
@@ -193,7 +193,7 @@ def float16(monkeypatch):
 
     def begin_at(scale):
         with_float16 = lambda config, _: torch.float16 if config.use_mixed_precision else None  # noqa: E731
-        for module in (training, training_state):
+        for module in (batch_loss, training_state):
             monkeypatch.setattr(module, "mixed_precision_dtype", with_float16)
         scaler = partial(torch.amp.GradScaler, init_scale=scale, growth_interval=4)
         monkeypatch.setattr(torch.amp, "GradScaler", scaler)
