@@ -207,6 +207,7 @@ def test_training_killed_within_its_work_ends_with_the_same_bits(graph_files, tm
 
 def test_a_truncated_newest_checkpoint_is_passed_over_with_a_line(graph_files, tmp_path):
     training = Training(graph_files, tmp_path, "1vsall, float16 with its scaler")
+    assert 0 < load_checkpoint(training.whole / "final_model.pt")["scaler_state_dict"]["scale"] < 2.0**45
     output = tmp_path / "killed"
     assert training.run(output, (signal_at_call, "conve_tracin.training", "evaluate_model", 8)) == -signal.SIGKILL
     assert newest_epoch(output) == 6
