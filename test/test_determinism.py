@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import ROOT, finish
+from fault_injection import ROOT, finish
 from test_cli_training import SMALL_MODEL
 from test_training import assert_same_training, checkpoint_of
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from processes import finish, limit_file_size, print_into, remove_at_call
+from fault_injection import finish, limit_file_size, print_into, remove_at_call
 from test_cli_training import QUICK, run_main
 from test_kill import assert_all_whole
 from test_resuming import arguments as tracin_arguments

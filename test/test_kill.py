@@ -9,7 +9,7 @@ import time
 from xml.etree import ElementTree
 
 import pytest
-from processes import finish, kill_at_step, signal_at_call, start, train_in_float16
+from fault_injection import finish, kill_at_step, signal_at_call, start, train_in_float16
 from test_cli_training import SMALL_MODEL
 from test_resuming import arguments as tracin_arguments
 from test_resuming import content_of, files  # noqa: F401 - `files` is a fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import ROOT, finish, note_memory, start
+from fault_injection import ROOT, finish, note_memory, start
 from test_influence import EVERYTHING, NUM_ENTITIES, NUM_RELATIONS, TRAINING, gradients_by_hand, make_model
 from test_resuming import WANTED, content_of, files  # noqa: F401 - `files` is a fixture
 from test_resuming import arguments as tracin_arguments
