@@ -25,6 +25,7 @@ from benchmarks import common
 from conve_tracin.batch_loss import BatchLoss
 from conve_tracin.influence import reference, vectorized
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
+from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
 from conve_tracin.model import ConvE
 from conve_tracin.training import TrainingConfig, new_state, run_epoch, training_queries
 
@@ -98,6 +99,7 @@ def measure(model: ConvE, triples: np.ndarray, args: argparse.Namespace) -> dict
     best_of(products(linear, 1), rates, "fc alone", len(triples))
     best_of(products(with_convolution, 1), rates, "fc and conv1", len(triples))
     norms = best_of(lambda: exact.self_products(triples), rates, "self-influence", len(triples))
+    time_gauss_newton(model, tests[:4], triples, rates)
 
     few = torch.from_numpy(triples[sample[:50]]).to(device)
     loop_norms = reference.self_products(reference.ConvEScorer(model), few)
@@ -123,6 +125,18 @@ def best_of(work: Callable[[], Tensor], rates: dict[str, float], name: str, pair
     best, result = min((common.seconds(work) for _ in tqdm(range(repeats), desc=name)), key=lambda pair: pair[0])
     rates[name] = pairs / best
     return result
+
+
+def time_gauss_newton(model: ConvE, tests: np.ndarray, triples: np.ndarray, rates: dict[str, float]) -> None:
+    """Time Gauss–Newton influence on one test triple at a time, each with curvatures of its own."""
+
+    def one_by_one() -> Tensor:
+        analyzers = [GaussNewtonAnalyzer(model, training_approach="kvsall") for _ in tests]
+        return torch.cat(
+            [one.gradient_products(test[None], triples) for one, test in zip(analyzers, tests, strict=True)]
+        )
+
+    best_of(one_by_one, rates, "Gauss–Newton, one test triple", len(tests) * len(triples), repeats=1)
 
 
 def time_loop(
