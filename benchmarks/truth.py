@@ -94,8 +94,8 @@ def record(args: argparse.Namespace, setup: Any, result: dict[str, Any]) -> None
     from truth_lib import tables
 
     command = shlex.join(["python", "benchmarks/truth.py", *sys.argv[1:]])
-    tables.merge_result(args.results, ["machine"], machine())
-    content = tables.merge_result(args.results, [args.command, setup.name], result | {"command": command})
+    result |= {"command": command, "machine": machine()}
+    content = tables.merge_result(args.results, [args.command, setup.name], result)
     tables.write_report(args.results.with_suffix(".md"), content)
 
 

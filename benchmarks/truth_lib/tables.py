@@ -34,7 +34,6 @@ def shortest(value: float) -> str:
 def write_report(path: Path, content: dict[str, Any]) -> None:
     """Write every result in `content` (see `merge_result`) as one Markdown page."""
     lines = ["# How true the scores are", ""]
-    lines += [_machine_line(content["machine"]), ""] if "machine" in content else []
     lines += [*(f"- {note}" for note in content.get("notes", [])), ""]
     lines += _lds_lines(content.get("lds", {}))
     lines += _removal_lines(content.get("remove", {}))
@@ -43,10 +42,12 @@ def write_report(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _machine_line(machine: dict[str, Any]) -> str:
+def _origin(result: dict[str, Any]) -> str:
+    """Say where a result was measured, and with which command."""
+    machine = result["machine"]
     kind = f"{machine['processor']}{' with AMX' if machine['amx'] else ''}"
     place = "CPU" if machine["gpu"] is None else machine["gpu"]
-    return f"Measured on {machine['cores']} cores of an {kind}, torch {machine['torch']}, {place}."
+    return f"{machine['cores']} cores of an {kind}, torch {machine['torch']}, {place}; `{result['command']}`"
 
 
 def _lds_lines(results: dict[str, Any]) -> list[str]:
@@ -65,7 +66,7 @@ def _lds_lines(results: dict[str, Any]) -> list[str]:
     rows.append(["recommended above the best simple rule, paired", *(_cell(cell) for cell in above)])
     counts = [
         f"- {name}: {result['halves']} halves × {result['seeds']} seeds, {result['test_triples']} test triples, "
-        f"{result['models']} models, {result['retraining_minutes']:.0f} minutes of retraining; `{result['command']}`"
+        f"{result['models']} models, {result['retraining_minutes']:.0f} minutes of retraining; {_origin(result)}"
         for name, result in results.items()
     ]
     return [
@@ -101,7 +102,7 @@ def _removal_lines(results: dict[str, Any]) -> list[str]:
         ]
         lines += [
             f"{name}: {result['test_triples']} test triples that the model ranks first, their top {result['top_k']} "
-            f"proponents removed together, {result['seeds']} seeds; `{result['command']}`",
+            f"proponents removed together, {result['seeds']} seeds; {_origin(result)}",
             "",
             *markdown_table(["removed", "triples", "filtered tail MRR after", "Hits@1", "mean score"], rows),
             "",
@@ -122,6 +123,6 @@ def _planted_lines(results: dict[str, Any]) -> list[str]:
         "",
         *markdown_table(["suspicion", *results], rows),
         "",
-        *(f"- {name}: {result['draws']} draws; `{result['command']}`" for name, result in results.items()),
+        *(f"- {name}: {result['draws']} draws; {_origin(result)}" for name, result in results.items()),
         "",
     ]
