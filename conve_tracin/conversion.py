@@ -6,7 +6,6 @@ Checked against pykeen 1.11.1. `convert_checkpoint.py` is the command line of th
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -194,9 +193,8 @@ def to_native_checkpoint(
     else:
         config = infer_conve_config(pykeen_state, embedding_height=embedding_height, embedding_width=embedding_width)
         native = _training_loop_content(content) if source_format == PYKEEN_TRAINING_LOOP else {"epoch": 0}
-    config = conve_config({"entity_bias": True, **config})
-    state = convert_pykeen_to_native_state_dict(pykeen_state, has_entity_bias=config.entity_bias)
-    config = replace(config, entity_bias="entity_bias" in state)
+    state = convert_pykeen_to_native_state_dict(pykeen_state, has_entity_bias=config.get("entity_bias", True))
+    config = conve_config({**config, "entity_bias": "entity_bias" in state})
     require_shapes(state, config)
     native |= {"model_state_dict": state, "model_config": config.as_dict()}
     _convert_optimizer(

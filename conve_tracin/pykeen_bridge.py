@@ -8,7 +8,7 @@ import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,8 +197,8 @@ def _from_weights(
         stored = content["model_config"]
     else:
         stored = infer_conve_config(state, embedding_height=embedding_height, embedding_width=embedding_width)
-    config = conve_config({"entity_bias": True, **stored})
-    require_pykeen_shapes(state, replace(config, entity_bias=True))
+    config = conve_config({**stored, "entity_bias": True})
+    require_pykeen_shapes(state, config)
     inverse_triples = _has_inverse_rows(
         rows=len(state[RELATION_EMBEDDINGS]),
         num_relations=num_relations,
@@ -214,7 +214,7 @@ def _from_weights(
     # Numbers that float32 does not hold have become infinite.
     require_sound_weights(model.state_dict(), source="its weights")
     bias = state[ENTITY_BIAS]
-    if not config.entity_bias and not bias.any():
+    if not stored.get("entity_bias", True) and not bias.any():
         model.get_parameter(ENTITY_BIAS).requires_grad_(False)
     return LoadedPyKEENModel(
         model=model.float().eval(),

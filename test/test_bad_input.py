@@ -513,11 +513,6 @@ REFUSED = {
         without_weight("converted.pt", "relation_representations.0._embeddings.weight"),
         r"^converted\.pt: its weights lack relation_representations\.0.*; use an undamaged",
     ),
-    "a bias that is neither there nor not": (
-        "run converted",
-        stored("converted.pt", lambda loaded: loaded[CONFIG].update(entity_bias=torch.zeros(2))),
-        r"^converted\.pt: entity_bias is .*; it must be true or false",
-    ),
     "PyKEEN's weights for tracin_pytorch.py": (
         "tracin", nothing,
         r"^converted\.pt: is a PyKEEN checkpoint; analyse it with run_tracin\.py", "--model-path", "converted.pt",

@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""Train by a recipe, and record the accuracy that it reaches on the test triples.
+
+    python benchmarks/accuracy/reproduce.py umls
+    python benchmarks/accuracy/reproduce.py fb15k-237 --data FB15k-237.tar.gz
+
+A recipe is a JSON file beside this script: flags of train_pytorch.py and their values. A run that was stopped goes on
+from its newest checkpoint. The last line is JSON, which also goes into --results.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import common  # noqa: E402
+
+RECIPES = Path(__file__).resolve().parent
+SPLITS = ("train", "valid", "test")
+METRICS = ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@10")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", choices=sorted(path.stem for path in RECIPES.glob("*.json")))
+    parser.add_argument(
+        "--data", type=Path, help="folder or tar.gz with train.txt, valid.txt, test.txt (default: what PyKEEN brings)"
+    )
+    parser.add_argument("--output-dir", type=Path, help="where data and models go (default: accuracy/RECIPE)")
+    parser.add_argument("--random-seed", type=int, default=42, help="of weights, order and dropout")
+    parser.add_argument("--num-epochs", type=int, help="fewer epochs than the recipe's, where time is short")
+    parser.add_argument("--no-gpu", action="store_true", help="train on the CPU even where there is a GPU")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.json")
+    return parser.parse_args(argv)
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Return the flags of train_pytorch.py, without their dashes, and their values."""
+    return json.loads((RECIPES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    """Turn settings into arguments: true is a flag by itself.
+
+    >>> flags({"num-epochs": 5, "inverse-triples": True})
+    ['--num-epochs', '5', '--inverse-triples']
+    """
+    return [part for name, value in settings.items() for part in ([f"--{name}"] + ([str(value)] * (value is not True)))]
+
+
+def run_script(name: str, *arguments: str) -> None:
+    """Run one of the suite's scripts; its own message ends the benchmark where it fails."""
+    code = subprocess.run([sys.executable, str(ROOT / name), *arguments]).returncode
+    if code:
+        sys.exit(code)
+
+
+def unpack(archive: Path, directory: Path) -> Path:
+    """Write the three splits of a tar.gz into `directory`, which is returned."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as members:
+        for member in members.getmembers():
+            if Path(member.name).name in {f"{split}.txt" for split in SPLITS}:
+                (directory / Path(member.name).name).write_bytes(members.extractfile(member).read())
+    return directory
+
+
+def prepare(name: str, data: Path | None, directory: Path) -> None:
+    """Write the input files of train_pytorch.py unless an earlier run did."""
+    if (directory / "relation_to_id.tsv").exists():
+        return
+    if data is None:
+        source = ["--dataset", name]
+    else:
+        source = ["--triples", str(data if data.is_dir() else unpack(data, directory / "published"))]
+    run_script("prepare_data.py", *source, "--output-dir", str(directory))
+
+
+def train(settings: dict[str, Any], data: Path, model: Path) -> dict[str, Any]:
+    """Train with `settings`, or go on; return the test metrics and what the training took."""
+    files = {split: data / f"{split}.txt" for split in SPLITS}
+    files |= {name: data / f"{name.replace('-', '_')}.tsv" for name in ("entity-to-id", "relation-to-id")}
+    run_script(
+        "train_pytorch.py", *flags(files), *flags(settings), "--output-dir", str(model),
+        "--resume-from-checkpoint", "auto",
+    )  # fmt: skip
+    results = json.loads((model / "test_results.json").read_text(encoding="utf-8"))
+    history = json.loads((model / "training_history.json").read_text(encoding="utf-8"))
+    return {
+        **{metric: round(results[metric], 4) for metric in METRICS},
+        "ranked": results["ranked"],
+        "epochs": len(history),
+        "best_epoch": results["epoch"],
+        "training_seconds": round(sum(record["seconds"] for record in history), 1),
+    }
+
+
+def record(path: Path, name: str, result: dict[str, Any]) -> None:
+    """Add the result to the JSON file: recipe → seed → result."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content.setdefault(name, {})[str(result["seed"])] = result
+    common.print_json(content, path)
+
+
+def main() -> None:
+    """Prepare, train, and print what the model reaches."""
+    args = parse_args()
+    settings = read_recipe(args.recipe) | {"random-seed": args.random_seed}
+    if args.num_epochs is not None:
+        settings["num-epochs"] = args.num_epochs
+    if args.no_gpu:
+        settings["no-gpu"] = True
+    output_dir = args.output_dir or Path("accuracy") / args.recipe
+    prepare(args.recipe, args.data, output_dir / "data")
+    reached = train(settings, output_dir / "data", output_dir / f"model-{args.random_seed}")
+    command = f"python benchmarks/accuracy/reproduce.py {args.recipe}"
+    result = {"command": command, "seed": args.random_seed, "machine": common.machine(), **reached}
+    record(args.results, args.recipe, result)
+
+
+if __name__ == "__main__":
+    main()
