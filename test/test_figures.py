@@ -55,6 +55,11 @@ FIGURES = [
          (*RATIO, "16 test triples")],
     ),
     ("README.md", "captum's TracInCP ({} a second", [(*INFLUENCE, "captum TracInCP, fc and conv1")]),
+    *(
+        ("README.md", f"| {name} | {{}} | {{}} |",
+         [("accuracy", recipe, "42", metric) for metric in ("mean_reciprocal_rank", "hits@10")])
+        for name, recipe in (("UMLS", "umls"), ("Kinships", "kinships"), ("Nations", "nations"))
+    ),
     (
         "README.md", "takes {} seconds a test triple at d = 32 and {} at d = 200, in {} GB",
         [("scale", 0, "influence_seconds"), ("scale", 1, "influence_seconds"), ("scale", 1, "peak_memory_gb")],
