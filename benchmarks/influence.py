@@ -27,6 +27,7 @@ from conve_tracin.influence import reference, vectorized
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
 from conve_tracin.model import ConvE
+from conve_tracin.precision import set_tf32
 from conve_tracin.training import TrainingConfig, new_state, run_epoch, training_queries
 
 LINEAR_AND_CONVOLUTION = ["fc.weight", "fc.bias", "conv1.weight", "conv1.bias"]
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     args = parser.parse_args()
+    set_tf32(allowed=False)
 
     triples, num_entities, num_relations = load_triples(args)
     model = make_model(triples, num_entities, num_relations, args)
@@ -89,9 +91,8 @@ def measure(model: ConvE, triples: np.ndarray, args: argparse.Namespace) -> dict
     with_convolution = TracInAnalyzerPyTorch(model, last_layer_names=LINEAR_AND_CONVOLUTION)
 
     def products(analyzer: TracInAnalyzerPyTorch, count: int) -> Callable[[], Tensor]:
-        return lambda: analyzer.gradient_products(tests[:count], triples, batch_size=args.batch_size)
+        return lambda: analyzer.gradient_products(tests[:count], triples)
 
-    args.batch_size = 256 if device.type == "cpu" else 4096
     one = best_of(products(exact, 1), rates, "one test triple", len(triples))
     many = best_of(products(exact, 16), rates, "16 test triples", 16 * len(triples))
     best_of(products(rounded, 1), rates, "one test triple, mixed precision", len(triples))

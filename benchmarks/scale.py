@@ -24,6 +24,8 @@ from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
 from conve_tracin.influence.tracing import make_trace
 from conve_tracin.model import ConvE
+from conve_tracin.options import DEFAULT_BATCH_SIZE
+from conve_tracin.precision import set_tf32
 
 ENTITIES, RELATIONS = 400_000, 300
 # Distinct (head, relation) pairs for each triple, about as in FB15k-237.
@@ -36,14 +38,16 @@ def main() -> None:
     parser.add_argument("--triples", type=int, default=16_000_000)
     parser.add_argument("--test-triples", type=int, default=1)
     parser.add_argument("--embedding-size", default="8x4", help="height x width of an embedding")
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH_SIZE)
     parser.add_argument("--use-mixed-precision", action="store_true")
+    parser.add_argument("--use-tf32", action="store_true")
     parser.add_argument("--method", choices=("tracin", "gauss-newton"), default="tracin")
     parser.add_argument("--loading", action="store_true", help="also write and read the files")
     parser.add_argument("--growth", type=Path, metavar="SVG", help="draw how the time grows, instead")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     args = parser.parse_args()
+    set_tf32(args.use_tf32)
     result = measure_growth(args) if args.growth else measure_one(args)
     common.print_json({"machine": common.machine(), **result}, args.output)
 
@@ -90,7 +94,10 @@ def time_influence(triples: np.ndarray, height: int, width: int, tests: int, arg
 
     def work() -> None:
         products = analyzer.gradient_products(
-            triples[:tests], triples, batch_size=args.batch_size, progress=f"d = {height * width}, {tests} test triples"
+            triples[:tests],
+            triples,
+            batch_size=args.batch_size,
+            progress=f"d = {height * width}, {tests} test triples",
         )
         for test_triple, scores in zip(triples[:tests], products, strict=True):
             make_trace(test_triple, scores, triples, top_k=100)

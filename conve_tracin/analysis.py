@@ -28,6 +28,7 @@ from conve_tracin.journal import Journal, digest_of, open_in_directory
 from conve_tracin.names import Names
 from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions, shared_settings_without_effect
 from conve_tracin.outputs import require_usable_outputs
+from conve_tracin.precision import set_tf32, supports_tf32
 from conve_tracin.pykeen_bridge import find_training_mappings
 from conve_tracin.report import page
 from conve_tracin.report.formats import (
@@ -130,6 +131,7 @@ def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = Checkpoi
     checkpoints = find_checkpoints(options.model_path)
     names = read_names(options, checkpoints[0])
     device = cli.choose_device(options.device)
+    choose_tf32(options, device)
     rates = choose_learning_rates(checkpoints, options)
     test_triples, test_indices = read_test(options, names)
     training_triples, *known = (
@@ -225,6 +227,18 @@ def read_rows(path: Path, indices: Sequence[int], names: Names) -> np.ndarray:
     return np.array(rows, dtype=np.int64)
 
 
+def choose_tf32(options: TracInOptions, device: str) -> None:
+    """Let the device multiply in TensorFloat-32 where the options ask for it; where it does not, say why."""
+    if not options.use_tf32:
+        return
+    if options.method != GAUSS_NEWTON and not options.use_optimized_tracin:
+        logger.info("--use-tf32 has no effect on the reference loop, which defines the exact scores")
+    elif not supports_tf32(device):
+        logger.info(f"--use-tf32 has no effect: this {device} has no TensorFloat-32")
+    else:
+        set_tf32(allowed=True)
+
+
 def settings_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say which given options change nothing in this run, one line each."""
     yield from shared_settings_without_effect(options)
@@ -242,7 +256,7 @@ def settings_without_effect(options: TracInOptions) -> Iterator[str]:
         flag = "--cache-test-gradients" if options.cache_test_gradients else "--disable-test-gradient-caching"
         yield f"{flag} has no effect: each test gradient is needed, and computed, once"
     if options.use_torch_compile:
-        yield "--use-torch-compile has no effect: compiled passes measured no faster"
+        yield "--use-torch-compile has no effect: compiled passes measured no faster on a CPU"
     yield from multi_gpu_without_effect(options)
     if options.disable_memory_cleanup:
         yield "--disable-memory-cleanup has no effect: there is no cleanup to leave out"

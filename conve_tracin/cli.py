@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from conve_tracin.errors import InputError, TerminatedError, exit_code_of
-from conve_tracin.options import METHODS, TRACIN
+from conve_tracin.options import DEFAULT_BATCH_SIZE, METHODS, TRACIN
 
 if TYPE_CHECKING:
     from conve_tracin.names import Names
@@ -186,13 +186,17 @@ def add_influence_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     influence.add_argument("--num-last-layers", type=positive_int, default=2, help="how many tensors that is")
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--batch-size", type=positive_int, default=256, help="(head, relation) pairs in a batch")
+    machine.add_argument(
+        "--batch-size", type=positive_int, default=DEFAULT_BATCH_SIZE,
+        help="(head, relation) pairs in a batch; the default is raised on a GPU",
+    )  # fmt: skip
     machine.add_argument(
         "--auto-batch-size", action="store_true",
         help="always on here: a batch that does not fit into memory is halved, which changes no result",
     )  # fmt: skip
     machine.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
     machine.add_argument("--use-mixed-precision", action="store_true", help="matrix products in bfloat16")
+    machine.add_argument("--use-tf32", action="store_true", help="products on a GPU with TensorFloat-32's 10 bits")
     machine.add_argument("--use-gradient-checkpointing", action="store_true", help="accepted; see the message")
     machine.add_argument("--enable-multi-gpu", action="store_true", help="one process for each visible GPU")
 
@@ -213,7 +217,7 @@ def members_of(dataclass_type: type, args: argparse.Namespace) -> dict[str, Any]
 
 
 def choose_device(name: str) -> str:
-    """Turn `--device` into a device: "auto" is the GPU where there is one.
+    """Turn `--device` into a device, which then multiplies float32 exactly: "auto" is the GPU where there is one.
 
     Raises InputError for a device that this machine lacks, or of a kind on which nothing here was tried.
     """
@@ -223,6 +227,7 @@ def choose_device(name: str) -> str:
     import torch
 
     from conve_tracin.distributed import own_gpu
+    from conve_tracin.precision import set_tf32
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -231,6 +236,7 @@ def choose_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available here; use --device cpu") from error
+    set_tf32(allowed=False)
     return name
 
 

@@ -8,6 +8,7 @@ from conve_tracin.errors import InputError
 
 MODES = ("test", "single", "self")
 DEFAULT_LEARNING_RATE = 0.001
+DEFAULT_BATCH_SIZE = 256
 
 TRACIN = "tracin"
 GAUSS_NEWTON = "gauss-newton"
@@ -56,8 +57,9 @@ class TracInOptions:
     use_optimized_tracin: bool = False
 
     device: str = "auto"
-    batch_size: int = 256
+    batch_size: int = DEFAULT_BATCH_SIZE
     use_mixed_precision: bool = False
+    use_tf32: bool = False
     use_gradient_checkpointing: bool = False
     use_vectorized_gradients: bool | None = None
     cache_test_gradients: bool | None = None

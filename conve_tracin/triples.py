@@ -713,11 +713,21 @@ def group_by_query(triples: np.ndarray) -> QueryIndex:
     heads, relations, tails = triples.T
     num_relations = int(relations.max(initial=0)) + 1
     keys = heads * num_relations + relations  # (N,)
-    order = np.argsort(keys, kind="stable")
-    sorted_keys = keys[order]
+    sorted_keys, order = _sort_stably(keys)
     starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))  # (Q,)
     queries = np.stack(np.divmod(sorted_keys[starts], num_relations), axis=1)  # (Q, 2)
     return QueryIndex(queries=queries, offsets=np.append(starts, len(keys)), tails=tails[order], order=order)
+
+
+def _sort_stably(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort keys (N,) of at least 0; return them and where each was, equal ones in their order."""
+    bits = len(keys).bit_length()
+    if int(keys.max(initial=0)).bit_length() + bits > 63:
+        order = np.argsort(keys, kind="stable")
+        return keys[order], order
+    # Key and place in one number: sorting values takes half the time of sorting places by their keys.
+    packed = np.sort((keys << bits) | np.arange(len(keys)))
+    return packed >> bits, packed & ((1 << bits) - 1)
 
 
 def distinct_triples(triples: np.ndarray) -> np.ndarray:

@@ -30,7 +30,13 @@ def listed_tails(queries, chosen):
     return lists
 
 
-@pytest.mark.parametrize("triples", [random_triples(), random_triples(3, seed=1), np.zeros((1, 3), dtype=np.int64)])
+# Their keys, beside a place each, do not fit into one integer.
+LARGE_IDS = random_triples(seed=2) * np.array([2**54, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "triples", [random_triples(), random_triples(3, seed=1), np.zeros((1, 3), dtype=np.int64), LARGE_IDS]
+)
 def test_distinct_queries_have_all_their_tails_in_order(triples):
     queries = Queries.distinct(group_by_query(triples))
     expected = tails_by_query(triples)

@@ -32,6 +32,7 @@ from conve_tracin.influence.tangent import (
     ConvETangent,
 )
 from conve_tracin.model import ConvE
+from conve_tracin.options import DEFAULT_BATCH_SIZE
 
 # Measured on a CPU: from here on one backward product for each triple is cheaper than forward products for each
 # pair and tangent (benchmarks/scale.py --growth).
@@ -39,8 +40,10 @@ FACTORED_FROM = 4
 # Up to this size on a CPU, and always on a GPU, a pair's feature maps are copied for each of its triples: that is
 # cheaper than going through the pairs one by one.
 COPIED_FEATURES = 4096
-# On a CPU the feature maps of a batch should stay in a core's cache; a GPU wants all that the user allows.
+# The feature maps of a batch should stay in a CPU core's cache. A GPU is kept busy by large batches; these take some
+# gigabytes, and less where that is too much (see `sweep`).
 CPU_BATCH_FEATURES = 700_000
+GPU_BATCH_FEATURES = 2**26
 
 
 def iterate_derivatives(
@@ -48,7 +51,7 @@ def iterate_derivatives(
     tangents: list[ConvETangent],
     triples: np.ndarray,
     *,
-    batch_size: int = 256,
+    batch_size: int = DEFAULT_BATCH_SIZE,
     low_precision: torch.dtype | None = None,
     progress: str | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -60,7 +63,7 @@ def iterate_derivatives(
         model: ConvE in eval mode.
         tangents: the n directions.
         triples: ids, int64.
-        batch_size: the most distinct (head, relation) pairs in a batch.
+        batch_size: the most distinct (head, relation) pairs in a batch; see `choose_batch_size`.
         low_precision: bfloat16 or float16 for the convolution and the products with `fc.weight`, or None.
         progress: what to call the work on a progress bar; none is shown without.
     """
@@ -82,7 +85,7 @@ def iterate_squared_norms(
     *,
     names: Iterable[str],
     loss_fn: LossFunction,
-    batch_size: int = 256,
+    batch_size: int = DEFAULT_BATCH_SIZE,
     low_precision: torch.dtype | None = None,
     progress: str | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -100,10 +103,11 @@ def iterate_squared_norms(
 
 
 def choose_batch_size(batch_size: int, model: ConvE) -> int:
-    """Lower the user's batch size to what is fast on a CPU."""
-    if model.fc.weight.device.type != "cpu":
-        return batch_size
-    return max(1, min(batch_size, CPU_BATCH_FEATURES // model.config.feature_map_size))
+    """Lower the batch size to what is fast on a CPU; on a GPU raise the default one, and leave what the user chose."""
+    features = model.config.feature_map_size
+    if model.fc.weight.device.type == "cpu":
+        return max(1, min(batch_size, CPU_BATCH_FEATURES // features))
+    return max(batch_size, GPU_BATCH_FEATURES // features) if batch_size == DEFAULT_BATCH_SIZE else batch_size
 
 
 def _touched(tangents: list[ConvETangent], triples: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from conve_tracin.checkpoint import (
     NATIVE,
@@ -28,6 +27,7 @@ from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyze
 from conve_tracin.influence.tracing import TracedCheckpoint
 from conve_tracin.model import ConvE
 from conve_tracin.options import DEFAULT_LEARNING_RATE, GAUSS_NEWTON, TracInOptions
+from conve_tracin.precision import supports_bfloat16
 from conve_tracin.pykeen_bridge import as_native_conve, load_pykeen_model, read_pykeen_file
 from conve_tracin.triples import Vocabulary
 
@@ -262,14 +262,6 @@ def gauss_newton_analyzer(
         inverse_triples=uses_inverse_triples(checkpoint),
         training_triples=training_triples,
     )
-
-
-def supports_bfloat16(device: str) -> bool:
-    """Whether the device has instructions for bfloat16; without them it is slower than float32."""
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
-    # torch has no public name for this question on a CPU.
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _epoch(epoch: int | None) -> str:
