@@ -14,7 +14,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conve_tracin.cli import fraction, make_parser, members_of, non_negative_int, positive_float, positive_int, run
+from conve_tracin.cli import (
+    choose_device,
+    fraction,
+    make_parser,
+    members_of,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    run,
+)
 
 
 def add_setup_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +48,7 @@ def add_setup_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num-models", type=positive_int, default=3, help="models trained on everything")
     group.add_argument("--cache", type=Path, default=Path("benchmarks/cache"), help="where trainings are kept")
     group.add_argument("--results", type=Path, default=Path("benchmarks/results/truth.json"), help="JSON to add to")
+    group.add_argument("--device", default="cpu", help="where models are trained: cpu, cuda, cuda:1, …")
     group.add_argument("--workers", type=positive_int, default=1, help="trainings side by side, one thread each")
 
 
@@ -83,6 +93,7 @@ def setup_of(args: argparse.Namespace) -> Any:
         embedding_height=args.embedding_height,
         embedding_width=args.embedding_width,
         dropouts=(args.input_dropout, args.feature_map_dropout, args.output_dropout),
+        device=choose_device(args.device),
     )
     require_same_setup(setup, args.cache)
     return setup

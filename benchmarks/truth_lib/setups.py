@@ -36,6 +36,7 @@ class Setup:
         config: the training; its seed is replaced for each retraining.
         embedding_height, embedding_width: d is their product.
         dropouts: of input, feature maps and query vector.
+        device: where models are trained; they score on the CPU.
     """
 
     data_dir: Path
@@ -43,6 +44,7 @@ class Setup:
     embedding_height: int = 8
     embedding_width: int = 8
     dropouts: tuple[float, float, float] = (0.2, 0.2, 0.3)
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -89,13 +91,13 @@ class Setup:
         """Train on `triples` (N, 3) for all epochs; returns the last epoch's model in eval mode."""
         config = replace(self.config, random_seed=seed)
         torch.manual_seed(seed)
-        device = torch.device("cpu")
+        device = torch.device(self.device)
         state = new_state(self.model_config(data), config, device)
         queries = training_queries(triples, config, device)
         for _ in range(config.num_epochs):
             state.epoch += 1
             run_epoch(state, queries, config, batch_loss=BatchLoss(state.model, config))
-        return state.model.eval()
+        return state.model.cpu().eval()
 
     def model_triples(self, triples: np.ndarray) -> np.ndarray:
         """Translate triples (N, 3) to the model's relation ids: (N, 3), or (2N, 3) with the inverses behind."""
