@@ -69,6 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--training-approach", choices=("1vsall", "kvsall"), default="1vsall",
         help="one target for each triple, or all tails of each (head, relation) at once",
     )  # fmt: skip
+    training.add_argument(
+        "--query-weights", choices=("equal", "tails"), default="equal",
+        help="of kvsall: each query counts alike, or as often as it has tails, as 1vsall has it",
+    )  # fmt: skip
     training.add_argument("--inverse-triples", action="store_true", help="also train, and rank by, (t, inverse r, h)")
     training.add_argument(
         "--early-stopping-patience", type=cli.non_negative_int, default=0,
@@ -189,6 +193,8 @@ def report_settings_without_effect(args: argparse.Namespace, parser: argparse.Ar
         logger.info("--lr-patience has no effect without --lr-scheduler plateau")
     if args.lr_decay != parser.get_default("lr_decay") and args.lr_scheduler == "none":
         logger.info("--lr-decay has no effect with --lr-scheduler none")
+    if args.query_weights != parser.get_default("query_weights") and args.training_approach == "1vsall":
+        logger.info("--query-weights has no effect with --training-approach 1vsall: each of its queries has one tail")
     if args.use_torch_compile and args.use_gradient_checkpointing:
         logger.info("--use-torch-compile has no effect together with --use-gradient-checkpointing")
     if distributed.count() > 1:

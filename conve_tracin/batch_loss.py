@@ -12,7 +12,7 @@ from conve_tracin.training_state import TrainingConfig, autocast, mixed_precisio
 
 
 class BatchLoss(nn.Module):
-    """The mean loss of some queries; a module, as `distributed.average_gradients` wraps modules.
+    """The mean loss of some queries, as they weigh; a module, as `distributed.average_gradients` wraps modules.
 
     Args:
         model: whose parameters get the gradients.
@@ -42,6 +42,7 @@ class BatchLoss(nn.Module):
             table,
             Targets(*queries.tails_of(chosen)),
             bias=model.entity_bias,
+            weights=queries.weights_by_tails(chosen) if config.query_weights == "tails" else None,
             label_smoothing=config.label_smoothing,
             low_precision=mixed_precision_dtype(config, chosen.device),
         )

@@ -35,6 +35,11 @@ class Queries:
     def __len__(self) -> int:
         return len(self.heads)
 
+    def weights_by_tails(self, queries: Tensor) -> Tensor:
+        """Weigh the queries (B,) by their numbers of tails, with 1 as the mean over all queries: (B,) float64."""
+        counts = self.offsets[queries + 1] - self.offsets[queries]
+        return counts.double() * (len(self) / len(self.tails))
+
     def tails_of(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """List the tails of the queries (B,) as two (M,) tensors: the place in the batch, and the tail."""
         starts = self.offsets[queries]

@@ -8,7 +8,8 @@ smoothing ε and scores s_k = q · e_k + b_k:
     BCE:  labels y_k = (1 − ε)·1[k ∈ T] + ε/K;      loss (Σ_k softplus(s_k) − Σ_k y_k·s_k) / K, gradient (σ(s) − y) / K
     CE:   labels y_k = (1 − ε)·1[k ∈ T]/|T| + ε/K;  loss log Σ_k exp(s_k) − Σ_k y_k·s_k, gradient softmax(s) − y
 
-Cross-entropy needs log Σ exp before any gradient, so it goes over the entities twice.
+Cross-entropy needs log Σ exp before any gradient, so it goes over the entities twice. Where queries have weights, their
+losses and gradients are multiplied by them.
 """
 
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ def streamed_loss(
     targets: Targets,
     *,
     bias: Tensor | None = None,
+    weights: Tensor | None = None,
     label_smoothing: float = 0.0,
     low_precision: torch.dtype | None = None,
     chunk_size: int | None = None,
@@ -55,6 +57,7 @@ def streamed_loss(
         entities: the entity table, shape (K, d).
         targets: the true tails of each query.
         bias: added to each entity's scores, shape (K,).
+        weights: of the queries, shape (B,); all 1 without.
         label_smoothing: ε in the module's formulas, at least 0 and below 1.
         low_precision: of the matrix products; everything else keeps the precision of `entities`.
         chunk_size: entities at a time; chosen for the cache or the memory without.
@@ -62,20 +65,22 @@ def streamed_loss(
     Returns:
         A scalar; its backward pass hands out gradients of queries, entities and bias that are there already.
     """
-    return _StreamedLoss.apply(queries, entities, bias, targets, kind, label_smoothing, low_precision, chunk_size)
+    settings = {"label_smoothing": label_smoothing, "low_precision": low_precision, "chunk_size": chunk_size}
+    return _StreamedLoss.apply(queries, entities, bias, targets, kind, weights, settings)
 
 
 class _StreamedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, queries, entities, bias, targets, kind, label_smoothing, low_precision, chunk_size):
+    def forward(ctx, queries, entities, bias, targets, kind, weights, settings):
         sweep = _Sweep(
             queries.detach().to(entities.dtype),
             entities.detach(),
             None if bias is None else bias.detach(),
-            low_precision=low_precision or entities.dtype,
-            chunk_size=chunk_size or choose_chunk_size(len(queries), entities.device),
+            weights=None if weights is None else weights.to(entities.dtype),
+            low_precision=settings["low_precision"] or entities.dtype,
+            chunk_size=settings["chunk_size"] or choose_chunk_size(len(queries), entities.device),
         )
-        total = _LOSSES[kind](sweep, targets, label_smoothing)
+        total = _LOSSES[kind](sweep, targets, settings["label_smoothing"])
         ctx.query_dtype = queries.dtype
         # No saved tensors, since the backward pass scales them in place: copies would be as large as the table.
         ctx.gradients = (sweep.query_grad, sweep.entity_grad, sweep.bias_grad)
@@ -93,7 +98,7 @@ class _StreamedLoss(torch.autograd.Function):
                 if gradient is not None:
                     gradient *= grad_output
         query_grad, entity_grad, bias_grad = gradients
-        return query_grad.to(ctx.query_dtype), entity_grad, bias_grad, None, None, None, None, None
+        return query_grad.to(ctx.query_dtype), entity_grad, bias_grad, None, None, None, None
 
 
 def choose_chunk_size(batch_size: int, device: torch.device) -> int:
@@ -122,10 +127,11 @@ class _Sweep:
         entities: Tensor,
         bias: Tensor | None,
         *,
+        weights: Tensor | None = None,
         low_precision: torch.dtype,
         chunk_size: int,
     ) -> None:
-        self.queries, self.entities, self.bias = queries, entities, bias
+        self.queries, self.entities, self.bias, self.weights = queries, entities, bias, weights
         self.low_precision = low_precision
         self.chunk_size = min(chunk_size, len(entities))
         self.query_grad = torch.zeros_like(queries)
@@ -150,7 +156,9 @@ class _Sweep:
         return self._buffers[number][: len(self.queries) * width].view(-1, width)
 
     def accumulate(self, chunk: _Chunk, score_grad: Tensor, *, scale: float) -> None:
-        """Take in the gradient of a chunk's scores, (B, n); that of the queries waits for `scale`."""
+        """Take in the gradient of a chunk's scores, (B, n), and overwrite it; that of the queries waits for `scale`."""
+        if self.weights is not None:
+            score_grad *= self.weights[:, None]
         low_grad = score_grad.to(self.low_precision)
         if low_grad.dtype == self.query_grad.dtype:
             self.query_grad.addmm_(low_grad, chunk.rows)
@@ -169,6 +177,8 @@ class _Sweep:
 
         `weights` (M,) are the labels of the targets, beyond what smoothing gives every entity.
         """
+        if self.weights is not None:
+            weights = weights * self.weights[targets.rows]
         total = torch.zeros((), dtype=torch.float64, device=weights.device)
         self.query_grad *= scale
         pieces = (part.split(TARGETS_AT_ONCE) for part in (targets.rows, targets.tails, weights))
@@ -183,6 +193,10 @@ class _Sweep:
             self.entity_grad.index_add_(0, tails, query_rows * weight[:, None], alpha=-scale)
         return total
 
+    def total(self, losses: Tensor) -> Tensor:
+        """Sum what the queries lose, (B,), as they weigh."""
+        return losses.sum() if self.weights is None else losses @ self.weights.to(losses.dtype)
+
     @staticmethod
     def _multiply(left: Tensor, right: Tensor, *, out: Tensor) -> None:
         if left.dtype == out.dtype:
@@ -194,31 +208,32 @@ class _Sweep:
 def _binary_cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> Tensor:
     batch_size, num_entities = len(sweep.queries), len(sweep.entities)
     scale = 1 / (batch_size * num_entities)
-    total = torch.zeros((), dtype=torch.float64, device=sweep.queries.device)
+    losses = torch.zeros(batch_size, dtype=torch.float64, device=sweep.queries.device)
     for chunk in sweep.chunks():
         workspace = sweep.buffer(chunk.scores.shape[1], number=1)
-        total += binary_terms_(chunk.scores, workspace, everywhere=label_smoothing / num_entities)
+        losses += binary_terms_(chunk.scores, workspace, everywhere=label_smoothing / num_entities)
         sweep.accumulate(chunk, chunk.scores, scale=scale)
     weights = torch.full_like(targets.rows, 1 - label_smoothing, dtype=sweep.queries.dtype)
-    return (total - sweep.take_targets(targets, weights, scale=scale)) * scale
+    return (sweep.total(losses) - sweep.take_targets(targets, weights, scale=scale)) * scale
 
 
 def binary_terms_(scores: Tensor, workspace: Tensor, *, everywhere: float) -> Tensor:
-    """Sum softplus(s) − everywhere · s over the scores, and turn them into its derivative, σ(s) − everywhere.
+    """Sum softplus(s) − everywhere · s over the scores (B, n) of each query: (B,); make them its derivative.
 
-    One exponential serves both: with e = exp(s), σ(s) = e / (1 + e) and softplus(s) = log(1 + e).
+    That is σ(s) − everywhere. One exponential serves both: with e = exp(s), σ(s) = e / (1 + e) and
+    softplus(s) = log(1 + e).
     """
-    linear = scores.sum()
+    linear = scores.sum(dim=1)
     # Scores this large are rare, and looking for them on a GPU would make it wait.
     excess = 0.0
     if scores.device.type != "cpu" or scores.amax() > LARGE_SCORE:
-        excess = torch.sub(scores, LARGE_SCORE, out=workspace).clamp_(min=0).sum()
+        excess = torch.sub(scores, LARGE_SCORE, out=workspace).clamp_(min=0).sum(dim=1)
     exponentials = scores.clamp_(max=LARGE_SCORE).exp_()
     ones_plus = torch.add(exponentials, 1, out=workspace)
     exponentials.div_(ones_plus)
     if everywhere:
         scores -= everywhere
-    return ones_plus.log_().sum() + excess - everywhere * linear
+    return ones_plus.log_().sum(dim=1) + excess - everywhere * linear
 
 
 def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> Tensor:
@@ -226,9 +241,9 @@ def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> T
     scale = 1 / batch_size
     everywhere = label_smoothing / num_entities
     top = sweep.queries.new_full((batch_size,), -torch.inf)
-    exponentials, linear = torch.zeros_like(top), torch.zeros((), dtype=torch.float64, device=top.device)
+    exponentials, linear = torch.zeros_like(top), torch.zeros_like(top, dtype=torch.float64)
     for _, _, scores in sweep.chunks():
-        linear += scores.sum()
+        linear += scores.sum(dim=1)
         new_top = torch.maximum(top, scores.amax(dim=1))
         exponentials = exponentials * (top - new_top).exp() + scores.sub_(new_top[:, None]).exp_().sum(dim=1)
         top = new_top
@@ -240,8 +255,8 @@ def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> T
         sweep.accumulate(chunk, score_grad, scale=scale)
     targets_in_row = torch.bincount(targets.rows, minlength=batch_size)
     weights = (1 - label_smoothing) / targets_in_row[targets.rows].to(sweep.queries.dtype)
-    total = log_normalizer.sum(dtype=torch.float64) - everywhere * linear
-    return (total - sweep.take_targets(targets, weights, scale=scale)) * scale
+    losses = log_normalizer.double() - everywhere * linear
+    return (sweep.total(losses) - sweep.take_targets(targets, weights, scale=scale)) * scale
 
 
 _LOSSES = {"bce": _binary_cross_entropy, "ce": _cross_entropy}

@@ -36,6 +36,8 @@ class TrainingConfig:
     Attributes:
         training_approach: "1vsall", one query with one target per triple, or "kvsall", one query with all its
             targets per distinct (head, relation).
+        query_weights: the weights of kvsall's queries: "equal", or "tails", each its number of targets, so that
+            cross-entropy is that of 1vsall.
         inverse_triples: also train (t, inverse of r, h); relation r becomes row 2r, its inverse row 2r + 1.
         loss: "bce" or "ce", see `streamed_loss`.
         label_smoothing: ε of the loss.
@@ -61,6 +63,7 @@ class TrainingConfig:
     lr_patience: int = 2
     label_smoothing: float = 0.1
     training_approach: str = "1vsall"
+    query_weights: str = "equal"
     inverse_triples: bool = False
     early_stopping_patience: int = 0
     eval_frequency: int = 1

@@ -10,7 +10,10 @@ from conve_tracin.batch_loss import BatchLoss
 from conve_tracin.training import next_batch, train_batch, training_queries
 from conve_tracin.training_state import TrainingConfig, TrainingState
 
-CASES = [(approach, loss) for approach in ("1vsall", "kvsall") for loss in ("bce", "ce")]
+CASES = [
+    *((approach, loss, "equal") for approach in ("1vsall", "kvsall") for loss in ("bce", "ce")),
+    ("kvsall", "ce", "tails"),
+]
 BATCH_SIZE = 5
 SMOOTHING = 0.2
 
@@ -20,10 +23,11 @@ def make_model():
     return make_small_conve(num_relations=6, entity_bias=True)
 
 
-def make_queries(approach, loss="bce"):
+def make_queries(approach, loss="bce", query_weights="equal"):
     config = TrainingConfig(
-        training_approach=approach, loss=loss, inverse_triples=True, label_smoothing=SMOOTHING, batch_size=BATCH_SIZE
-    )
+        training_approach=approach, loss=loss, query_weights=query_weights,
+        inverse_triples=True, label_smoothing=SMOOTHING, batch_size=BATCH_SIZE,
+    )  # fmt: skip
     return config, training_queries(TRAIN, config, torch.device("cpu"))
 
 
@@ -36,9 +40,9 @@ def batches_of(queries):
         yield order[batch]
 
 
-def gradients_of_batches(approach, loss):
+def gradients_of_batches(approach, loss, query_weights):
     """Train on each batch with a learning rate of 0; list (loss, gradients by parameter)."""
-    config, queries = make_queries(approach, loss)
+    config, queries = make_queries(approach, loss, query_weights)
     model = make_model()
     state = TrainingState(
         model=model,

@@ -7,8 +7,10 @@ from batch_gradients import CASES, SMOOTHING, batches_of, gradients_of_batches, 
 from conftest import TRAIN
 from several_processes import ROOT, run_processes
 
+from conve_tracin.batch_loss import BatchLoss
 
-def dense_results(approach, loss):
+
+def dense_results(approach, loss, query_weights):
     """The same from scores of all entities and a matrix of labels, without any code of training."""
     _, queries = make_queries(approach)
     known = [(h, 2 * r, t) for h, r, t in TRAIN.tolist()] + [(t, 2 * r + 1, h) for h, r, t in TRAIN.tolist()]
@@ -22,11 +24,14 @@ def dense_results(approach, loss):
                 head, relation = queries.heads[query].item(), queries.relations[query].item()
                 labels[row, [t for h, r, t in known if (h, r) == (head, relation)]] = 1
         scores = model(queries.heads[chosen], queries.relations[chosen])
+        # The mean number of tails is that of all queries, not of the batch.
+        weights = labels.sum(dim=1) / (len(known) / len({(h, r) for h, r, _ in known}))
         if loss == "ce":
             labels = labels / labels.sum(dim=1, keepdim=True)
         labels = (1 - SMOOTHING) * labels + SMOOTHING / 6
         dense = F.cross_entropy if loss == "ce" else F.binary_cross_entropy_with_logits
-        value = dense(scores, labels)
+        losses = dense(scores, labels, reduction="none").view(len(chosen), -1).mean(dim=1)
+        value = (losses * weights).mean() if query_weights == "tails" else losses.mean()
         value.backward()
         yield value.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
 
@@ -49,14 +54,24 @@ def assert_same_results(found, expected):
             assert gradient.abs().max() > 1e-4, f"{name} has no gradient to compare"
 
 
-@pytest.mark.parametrize(("approach", "loss"), CASES)
-def test_one_process_has_the_dense_loss_and_gradients(approach, loss):
-    assert_same_results(gradients_of_batches(approach, loss), list(dense_results(approach, loss)))
+@pytest.mark.parametrize("case", CASES)
+def test_one_process_has_the_dense_loss_and_gradients(case):
+    assert_same_results(gradients_of_batches(*case), list(dense_results(*case)))
 
 
-@pytest.mark.parametrize(("approach", "loss"), CASES)
-def test_two_processes_have_the_dense_loss_and_gradients(of_two_processes, approach, loss):
-    assert_same_results(of_two_processes[approach, loss], list(dense_results(approach, loss)))
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_have_the_dense_loss_and_gradients(of_two_processes, case):
+    assert_same_results(of_two_processes[case], list(dense_results(*case)))
+
+
+def test_cross_entropy_of_queries_weighted_by_tails_is_that_of_their_triples():
+    values = {}
+    for case in (("kvsall", "ce", "tails"), ("1vsall", "ce", "equal"), ("kvsall", "ce", "equal")):
+        config, queries = make_queries(*case)
+        values[case] = BatchLoss(make_model(), config)(queries, torch.arange(len(queries))).item()
+    by_tails, of_triples, equal = values.values()
+    assert by_tails == pytest.approx(of_triples, rel=1e-12)
+    assert abs(equal - of_triples) > 1e-3
 
 
 @pytest.mark.parametrize(("approach", "sizes"), [("1vsall", [5, 5, 5, 7]), ("kvsall", [5, 5, 5])])

@@ -100,10 +100,12 @@ def test_impossible_values_are_one_line(wrong, capsys):
         (("--lr-patience", "5", "--lr-scheduler", "none"), "--lr-patience has no effect without"),
         (("--lr-decay", "0.9", "--lr-scheduler", "none"), "--lr-decay has no effect with --lr-scheduler none"),
         (("--lr-decay", "0.9"), ""),
+        (("--query-weights", "tails"), "--query-weights has no effect with --training-approach 1vsall"),
+        (("--query-weights", "tails", "--training-approach", "kvsall"), ""),
         (("--lr-patience", "5", "--lr-decay", "0.9", "--lr-scheduler", "plateau"), ""),
     ],
 )
-def test_settings_of_the_schedule_that_change_nothing_are_named(caplog, settings, message):
+def test_settings_that_change_nothing_are_named(caplog, settings, message):
     parser = train_pytorch.build_parser()
     args = parser.parse_args([part for flag in REQUIRED for part in (flag, "x")] + list(settings))
     with caplog.at_level("INFO"):

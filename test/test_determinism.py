@@ -16,7 +16,9 @@ SETTINGS = {
     "kvsall, inverses, plateau, adagrad": (
         "--training-approach kvsall --inverse-triples --optimizer adagrad --lr-scheduler plateau --lr-decay 0.5"
     ),
-    "kvsall, bfloat16, cross-entropy": "--training-approach kvsall --use-mixed-precision --loss ce --entity-bias",
+    "kvsall, bfloat16, cross-entropy": (
+        "--training-approach kvsall --use-mixed-precision --loss ce --entity-bias --query-weights tails"
+    ),
 }
 TRIPLE = ("aspirin", "treats", "fièvre")
 

@@ -21,8 +21,8 @@ WITHOUT_COMMANDS = ["CHANGELOG.md", "docs/notes.md"]
 SMALLER = {
     "python benchmarks/truth.py lds": "--num-halves 3 --num-seeds 1 --num-models 1 --num-test 5 --num-epochs 1 "
     "--cache cache --results lds.json",
-    "python benchmarks/truth.py remove": "--num-seeds 1 --num-models 1 --num-test 5 --num-epochs 1 --cache cache_of_one "
-    "--results removed.json",
+    "python benchmarks/truth.py remove": "--num-seeds 1 --num-models 1 --num-test 5 --num-epochs 1 "
+    "--cache cache_for_removal --results removed.json",
     "python benchmarks/accuracy/reproduce.py": "--num-epochs 2 --results accuracy.json",
 }  # fmt: skip
 # The suite within the suite: everything but the tests themselves.

@@ -117,13 +117,22 @@ def test_a_checkpoint_and_its_conversion_score_alike(files, tmp_path, approach):
     np.testing.assert_allclose([i for _, i in scores[0]], [i for _, i in scores[1]], rtol=1e-4)
 
 
-def test_another_loss_is_mentioned(files, caplog):  # noqa: F811
-    save_model(files["model.pt"], make_model(dtype=torch.float32), training_config={"loss": "ce"})
+@pytest.mark.parametrize(
+    ("training", "mentioned"),
+    [
+        ({"loss": "ce"}, ["was trained with cross-entropy"]),
+        ({"query_weights": "tails"}, ["was trained with --query-weights tails"]),
+        ({"loss": "bce", "query_weights": "equal"}, []),
+    ],
+)
+def test_another_objective_is_mentioned(files, caplog, training, mentioned):  # noqa: F811
+    save_model(files["model.pt"], make_model(dtype=torch.float32), training_config=training)
     with caplog.at_level("INFO"):
         run_tracin.main(
             [*arguments(files), "--method", "gauss-newton", "--mode", "self", "--output", str(files["out.json"])]
         )
-    assert "was trained with cross-entropy" in caplog.text
+    assert [text for text in mentioned if text in caplog.text] == mentioned
+    assert caplog.text.count("agreement with retraining") == len(mentioned)
 
 
 def test_effects_have_no_learning_rate_unless_one_is_given():

@@ -26,13 +26,17 @@ def make_inputs(batch_size, *, spread=1.0, bias=True, dtype=torch.float64):
     return draw(batch_size, DIM), draw(NUM_ENTITIES, DIM), draw(NUM_ENTITIES) if bias else None
 
 
-def dense_loss(kind, queries, entities, bias, targets, label_smoothing):
+def dense_loss(kind, queries, entities, bias, targets, label_smoothing, weights=None):
     scores = queries @ entities.T + (0 if bias is None else bias)
     labels = torch.zeros_like(scores)
     for row, tails in enumerate(targets):
         labels[row, tails] = 1 if kind == "bce" else 1 / len(tails)
     labels = (1 - label_smoothing) * labels + label_smoothing / NUM_ENTITIES
-    return F.binary_cross_entropy_with_logits(scores, labels) if kind == "bce" else F.cross_entropy(scores, labels)
+    if kind == "bce":
+        losses = F.binary_cross_entropy_with_logits(scores, labels, reduction="none").mean(dim=1)
+    else:
+        losses = F.cross_entropy(scores, labels, reduction="none")
+    return losses.mean() if weights is None else (weights * losses).mean()
 
 
 def as_targets(targets):
@@ -74,6 +78,19 @@ def test_equals_dense_loss_in_float64(kind, case, label_smoothing, chunk_size):
         kind, *inputs[:2], as_targets(targets), bias=inputs[2], label_smoothing=label_smoothing, chunk_size=chunk_size
     )
     dense = dense_loss(kind, *inputs, targets, label_smoothing)
+    assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_weighted_queries(kind, label_smoothing):
+    inputs, targets = make_inputs(5), TARGETS["kvsall"]
+    weights = torch.tensor([0.3, 0.1, 2.7, 0.0, 1.0], dtype=torch.float64)
+    streamed = streamed_loss(
+        kind, *inputs[:2], as_targets(targets), bias=inputs[2], weights=weights, label_smoothing=label_smoothing,
+        chunk_size=7,
+    )  # fmt: skip
+    dense = dense_loss(kind, *inputs, targets, label_smoothing, weights)
     assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
 
 
@@ -142,10 +159,11 @@ def test_gradients_are_handed_out_once():
 
 
 def test_one_exponential_gives_softplus_and_sigmoid():
-    scores = torch.tensor([[-1e4, -100.0, -30.0, -1.0, 0.0, 1.0, 30.0, 59.0, 61.0, 100.0, 1e4]], dtype=torch.float64)
+    scores = torch.tensor([-1e4, -100.0, -30.0, -1.0, 0.0, 1.0, 30.0, 59.0, 61.0, 100.0, 1e4, 7.0], dtype=torch.float64)
+    scores = scores.view(3, 4)
     derivative = scores.clone()
     total = binary_terms_(derivative, torch.empty_like(scores), everywhere=0.01)
-    expected = torch.nn.functional.softplus(scores, threshold=500).sum() - 0.01 * scores.sum()
+    expected = (torch.nn.functional.softplus(scores, threshold=500) - 0.01 * scores).sum(dim=1)
     torch.testing.assert_close(total, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(derivative, torch.sigmoid(scores) - 0.01, rtol=1e-12, atol=1e-16)
 

@@ -231,10 +231,16 @@ class CheckpointLoader:
         return {"use_mixed_precision": True, "rescored": max(RESCORED, 2 * self.options.top_k)}
 
     def _say_of_the_loss(self, checkpoint: Mapping[str, Any], path: Path) -> None:
-        if checkpoint.get("training_config", {}).get("loss", "bce") != "bce":
+        training = checkpoint.get("training_config", {})
+        if training.get("loss", "bce") != "bce":
             self._say(
                 f"{path}: was trained with cross-entropy; the curvature of --method {GAUSS_NEWTON} is that of binary "
                 "cross-entropy, and its agreement with retraining was measured for that loss only"
+            )
+        if training.get("query_weights", "equal") != "equal":
+            self._say(
+                f"{path}: was trained with --query-weights {training['query_weights']}; the curvature of --method "
+                f"{GAUSS_NEWTON} weighs all queries alike, and its agreement with retraining was measured that way only"
             )
 
     def _say(self, message: str) -> None:
