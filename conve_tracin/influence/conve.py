@@ -121,7 +121,7 @@ def _touched(tangents: list[ConvETangent], triples: np.ndarray) -> np.ndarray:
 
 
 class _SharedQueries:
-    """What both engines compute of each pair: images, maps, features, linear products and query vectors."""
+    """What both engines compute of each pair: images, features, linear products and query vectors."""
 
     def __init__(self, model: ConvE, tangents: list[ConvETangent], *, low_precision: torch.dtype | None = None) -> None:
         self.model = model
@@ -219,11 +219,11 @@ class ForwardDerivatives(_SharedQueries):
         size = len(batch.heads)
         maps = self.stacked_convolution(self.pair_images(batch))  # (B, (1 + moving) · C, …)
         maps = maps.view(size, 1 + len(self.moving), -1)  # (B, 1 + moving, F)
-        # The features and their tangents side by side: one product with fc.weight serves them all.
-        features = torch.empty_like(maps)
-        torch.clamp_min(maps[:, 0], 0, out=features[:, 0])
+        # The features and their tangents, in the place of the maps: one product with fc.weight serves them all.
+        features = maps
         for place in range(1, 1 + len(self.moving)):
             mask_where_inactive(maps[:, place], maps[:, 0], out=features[:, place])
+        features[:, 0].clamp_(min=0)
         linear = (features.flatten(0, 1) @ self.linear_weight.T).to(self.table.dtype)
         linear = linear.view(size, 1 + len(self.moving), -1)  # (B, 1 + moving, d)
 
@@ -234,19 +234,19 @@ class ForwardDerivatives(_SharedQueries):
             if place in self.moving:
                 through_convolution = linear[:, 1 + self.moving.index(place)] * self.scale
                 moved = through_convolution if moved is None else moved + through_convolution
-            moved = self._add_embedding_tangent(moved, tangent, batch, maps[:, 0])
+            moved = self._add_embedding_tangent(moved, tangent, batch, features[:, 0])
             query_tangents.append(None if moved is None else mask_where_inactive(moved, before_relu))
         return F.relu(before_relu), query_tangents
 
     def _add_embedding_tangent(
-        self, moved: Tensor | None, tangent: ConvETangent, batch: PairBatch, maps: Tensor
+        self, moved: Tensor | None, tangent: ConvETangent, batch: PairBatch, features: Tensor
     ) -> Tensor | None:
         """Add what the moving rows of the tables do to the pairs (B, d) that have them."""
         pairs, images = self._image_tangent(tangent, batch)
         if not len(pairs):
             return moved
         moved_maps = F.conv2d(images, self.input_kernel).flatten(start_dim=1)
-        moved_features = mask_where_inactive(moved_maps, maps[pairs])
+        moved_features = mask_where_inactive(moved_maps, features[pairs])
         through_input = (moved_features @ self.linear_weight.T).to(self.table.dtype) * self.scale
         if moved is None:
             moved = self.table.new_zeros(len(batch.heads), self.table.shape[1])
@@ -335,11 +335,10 @@ class FactoredDerivatives(_SharedQueries):
 
     def _pairs(self, batch: PairBatch) -> "_Pairs":
         images = self.pair_images(batch)
-        maps = self.low_convolution(images).flatten(start_dim=1)  # (B, F)
-        features = F.relu(maps)
+        features = F.relu_(self.low_convolution(images)).flatten(start_dim=1)  # (B, F)
         linear = (features @ self.linear_weight.T).to(self.table.dtype)  # (B, d)
         before_relu = self.before_relu(linear)
-        return _Pairs(images, maps, features, linear, before_relu, F.relu(before_relu))
+        return _Pairs(images, features, linear, before_relu, F.relu(before_relu))
 
     def _copies_maps(self) -> bool:
         return self.table.device.type != "cpu" or self.model.config.feature_map_size <= COPIED_FEATURES
@@ -348,11 +347,11 @@ class FactoredDerivatives(_SharedQueries):
         """Go back through fc and ReLU: gradients (M, d) to gradients by the maps (M, C, P)."""
         by_maps = by_linear.to(self.precision) @ self.linear_weight  # (M, F), before the ReLU's derivative
         if self._copies_maps():
-            by_maps = mask_where_inactive(by_maps, pairs.maps[batch.rows])
+            by_maps = mask_where_inactive(by_maps, pairs.features[batch.rows])
             return by_maps.view(len(by_maps), self.model.config.output_channels, -1)
         for pair, triples in enumerate(batch.triples_of_pairs()):
             here = by_maps[triples]
-            mask_where_inactive(here, pairs.maps[pair].expand_as(here), out=here)
+            mask_where_inactive(here, pairs.features[pair].expand_as(here), out=here)
         return by_maps.view(len(by_maps), self.model.config.output_channels, -1)
 
     def _by_convolution(self, by_maps: Tensor, pairs: "_Pairs", batch: PairBatch) -> tuple[Tensor, Tensor]:
@@ -441,21 +440,20 @@ def _stack_tangents(model: ConvE, tangents: list[ConvETangent], convolution: fol
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The activations of B pairs: images, maps and features (B, F), linear, before_relu and queries (B, d)."""
+    """The activations of B pairs: images, features (B, F), linear, before_relu and queries (B, d)."""
 
     images: Tensor
-    maps: Tensor
     features: Tensor
     linear: Tensor
     before_relu: Tensor
     queries: Tensor
 
 
-def mask_where_inactive(values: Tensor, before_relu: Tensor, out: Tensor | None = None) -> Tensor:
-    """Set `values` to zero where a ReLU was off: its derivative, in one fused operation."""
+def mask_where_inactive(values: Tensor, activations: Tensor, out: Tensor | None = None) -> Tensor:
+    """Set `values` to zero where a ReLU, whose input or output `activations` are, was off: its derivative, fused."""
     if out is None:
-        return torch.ops.aten.threshold_backward(values, before_relu, 0)
-    return torch.ops.aten.threshold_backward.grad_input(values, before_relu, 0, grad_input=out)
+        return torch.ops.aten.threshold_backward(values, activations, 0)
+    return torch.ops.aten.threshold_backward.grad_input(values, activations, 0, grad_input=out)
 
 
 def _squared(gradients: Tensor) -> Tensor:
