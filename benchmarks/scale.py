@@ -64,7 +64,9 @@ def measure_one(args: argparse.Namespace) -> dict[str, Any]:
         "embedding_dim": height * width,
         "test_triples": args.test_triples,
         "method": args.method,
+        "device": args.device,
         "mixed_precision": args.use_mixed_precision,
+        "tf32": args.use_tf32,
         "influence_seconds": round(seconds, 1),
         "peak_memory_gb": round(common.peak_memory_gb(), 2),
     }

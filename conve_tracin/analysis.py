@@ -131,7 +131,7 @@ def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = Checkpoi
     checkpoints = find_checkpoints(options.model_path)
     names = read_names(options, checkpoints[0])
     device = cli.choose_device(options.device)
-    choose_tf32(options, device)
+    options = choose_tf32(options, device)
     rates = choose_learning_rates(checkpoints, options)
     test_triples, test_indices = read_test(options, names)
     training_triples, *known = (
@@ -227,16 +227,25 @@ def read_rows(path: Path, indices: Sequence[int], names: Names) -> np.ndarray:
     return np.array(rows, dtype=np.int64)
 
 
-def choose_tf32(options: TracInOptions, device: str) -> None:
-    """Let the device multiply in TensorFloat-32 where the options ask for it; where it does not, say why."""
+def choose_tf32(options: TracInOptions, device: str) -> TracInOptions:
+    """Let the device multiply in TensorFloat-32 where the options ask for it and it makes sense; return what holds."""
     if not options.use_tf32:
-        return
-    if options.method != GAUSS_NEWTON and not options.use_optimized_tracin:
-        logger.info("--use-tf32 has no effect on the reference loop, which defines the exact scores")
-    elif not supports_tf32(device):
-        logger.info(f"--use-tf32 has no effect: this {device} has no TensorFloat-32")
-    else:
-        set_tf32(allowed=True)
+        return options
+    obstacle = _obstacle_to_tf32(options, device)
+    if obstacle is not None:
+        logger.info(f"--use-tf32 has no effect {obstacle}")
+    set_tf32(allowed=obstacle is None)
+    return replace(options, use_tf32=obstacle is None)
+
+
+def _obstacle_to_tf32(options: TracInOptions, device: str) -> str | None:
+    if options.method == GAUSS_NEWTON:
+        return f"with --method {GAUSS_NEWTON}, which inverts what it multiplies"
+    if not options.use_optimized_tracin:
+        return "on the reference loop, which defines the exact scores"
+    if options.use_mixed_precision:
+        return "beside --use-mixed-precision, which scores the strongest again in full precision"
+    return None if supports_tf32(device) else f"on this {device}, which has no TensorFloat-32"
 
 
 def settings_without_effect(options: TracInOptions) -> Iterator[str]:

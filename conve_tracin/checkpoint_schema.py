@@ -72,6 +72,7 @@ def _is_training_config(value: Any) -> bool:
         and isinstance(value.get("inverse_triples", False), bool)
         and value.get("training_approach", TRAINING_APPROACHES[0]) in TRAINING_APPROACHES
         and isinstance(value.get("loss", ""), str)
+        and isinstance(value.get("query_weights", ""), str)
         and isinstance(value.get("optimizer", ""), str)
         and _is_rate(value.get("learning_rate", 1.0))
     )

@@ -10,6 +10,8 @@ Result = TypeVar("Result")
 
 # Of Linux and macOS, of Windows, and of sizes that no address reaches.
 CPU_ALLOCATOR_TEXTS = ("allocate memory", "not enough memory", "Storage size calculation overflowed")
+# Of the libraries behind a GPU's products and convolutions.
+GPU_LIBRARY_TEXTS = ("STATUS_ALLOC_FAILED",)
 
 
 def compute_in_halves(compute: Callable[[slice], Result], batch: slice) -> list[Result]:
@@ -40,5 +42,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch, on a GPU or a CPU, is about memory."""
     # The CPU's allocator raises a plain RuntimeError, with a text of its own on each system.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in CPU_ALLOCATOR_TEXTS)
+        isinstance(error, RuntimeError)
+        and any(text in str(error) for text in (*CPU_ALLOCATOR_TEXTS, *GPU_LIBRARY_TEXTS))
     )

@@ -6,8 +6,7 @@ import torch
 def set_tf32(allowed: bool) -> None:
     """Have GPUs round the factors of float32 products to TensorFloat-32's 10 bits, or not.
 
-    torch by itself rounds those of convolutions, but not those of matrices, so that scores would differ between
-    machines from the fourth digit on. This holds for the whole process.
+    torch by itself rounds those of convolutions, but not those of matrices. This holds for the whole process.
     """
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
@@ -15,7 +14,8 @@ def set_tf32(allowed: bool) -> None:
 
 def supports_tf32(device: str) -> bool:
     """Whether the device has units for TensorFloat-32: NVIDIA's GPUs from Ampere on."""
-    return device.startswith("cuda") and torch.cuda.get_device_capability(device) >= (8, 0)
+    is_nvidia = device.startswith("cuda") and torch.version.hip is None
+    return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def supports_bfloat16(device: str) -> bool:

@@ -138,6 +138,10 @@ class _Sweep:
         self.entity_grad = torch.empty_like(entities)
         self.bias_grad = None if bias is None else torch.empty_like(bias)
         self._low_queries = queries.to(low_precision)
+        self._low_weighted_queries = self._low_queries
+        if weights is not None:
+            # Weights on the gradients of the scores, in their place, would make their products overflow in float16.
+            self._low_weighted_queries = (queries * weights[:, None]).to(low_precision)
         self._buffers = [queries.new_empty(len(queries) * self.chunk_size) for _ in range(2)]
 
     def chunks(self) -> Iterator[_Chunk]:
@@ -156,20 +160,18 @@ class _Sweep:
         return self._buffers[number][: len(self.queries) * width].view(-1, width)
 
     def accumulate(self, chunk: _Chunk, score_grad: Tensor, *, scale: float) -> None:
-        """Take in the gradient of a chunk's scores, (B, n), and overwrite it; that of the queries waits for `scale`."""
-        if self.weights is not None:
-            score_grad *= self.weights[:, None]
+        """Take in the gradient of a chunk's scores, (B, n), unweighted; that of the queries waits for its factors."""
         low_grad = score_grad.to(self.low_precision)
         if low_grad.dtype == self.query_grad.dtype:
             self.query_grad.addmm_(low_grad, chunk.rows)
         else:
             self.query_grad += low_grad @ chunk.rows
         entity_grad = self.entity_grad[chunk.entities]
-        self._multiply(low_grad.T, self._low_queries, out=entity_grad)
+        self._multiply(low_grad.T, self._low_weighted_queries, out=entity_grad)
         entity_grad *= scale
         if self.bias_grad is not None:
             bias_grad = self.bias_grad[chunk.entities]
-            torch.sum(score_grad, dim=0, out=bias_grad)
+            bias_grad.copy_(self.total(score_grad.T))
             bias_grad *= scale
 
     def take_targets(self, targets: "Targets", weights: Tensor, *, scale: float) -> Tensor:
@@ -179,6 +181,7 @@ class _Sweep:
         """
         if self.weights is not None:
             weights = weights * self.weights[targets.rows]
+            self.query_grad *= self.weights[:, None]
         total = torch.zeros((), dtype=torch.float64, device=weights.device)
         self.query_grad *= scale
         pieces = (part.split(TARGETS_AT_ONCE) for part in (targets.rows, targets.tails, weights))
@@ -193,9 +196,9 @@ class _Sweep:
             self.entity_grad.index_add_(0, tails, query_rows * weight[:, None], alpha=-scale)
         return total
 
-    def total(self, losses: Tensor) -> Tensor:
-        """Sum what the queries lose, (B,), as they weigh."""
-        return losses.sum() if self.weights is None else losses @ self.weights.to(losses.dtype)
+    def total(self, values: Tensor) -> Tensor:
+        """Sum values of the queries, (…, B), as these weigh: (…)."""
+        return values.sum(dim=-1) if self.weights is None else values @ self.weights.to(values.dtype)
 
     @staticmethod
     def _multiply(left: Tensor, right: Tensor, *, out: Tensor) -> None:

@@ -725,7 +725,7 @@ def _sort_stably(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if int(keys.max(initial=0)).bit_length() + bits > 63:
         order = np.argsort(keys, kind="stable")
         return keys[order], order
-    # Key and place in one number: sorting values takes half the time of sorting places by their keys.
+    # Key and place in one number: numbers are sorted in less time than places by their keys.
     packed = np.sort((keys << bits) | np.arange(len(keys)))
     return packed >> bits, packed & ((1 << bits) - 1)
 

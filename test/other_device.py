@@ -10,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from conve_tracin import training_state
-from conve_tracin.influence import conve, folding, forward, tangent
+from conve_tracin import checkpoint, training_state
+from conve_tracin.influence import folding
 from conve_tracin.model import ConvE
 
 DEVICE = torch.device("meta")
@@ -91,7 +91,8 @@ def make_usable(monkeypatch):
     make_tensor, adam = torch.tensor, torch.optim.Adam
 
     def tensor(data, *, device=None, **settings):
-        return make_tensor(data, **settings).to(device or "cpu")
+        made = make_tensor(data, **settings)
+        return made if device is None else made.to(device)
 
     def adam_of_any_device(parameters, *, fused, **settings):
         return adam(parameters, foreach=False, **settings)
@@ -99,7 +100,12 @@ def make_usable(monkeypatch):
     def is_plain_tensor(value, *, known=training_state.is_plain_tensor):
         return known(here(value))
 
+    def model_without_memory(config, *, known=checkpoint.model_without_memory):
+        with _disable_current_modes():
+            return known(config)
+
     monkeypatch.setattr(torch, "tensor", tensor)
+    monkeypatch.setattr(checkpoint, "model_without_memory", model_without_memory)
     monkeypatch.setattr(torch.optim, "Adam", adam_of_any_device)
     monkeypatch.setattr(training_state, "is_plain_tensor", is_plain_tensor)
 
@@ -113,11 +119,5 @@ def make_usable(monkeypatch):
         with _disable_current_modes():
             return there(known(model_here(model), *here(gradients)))
 
-    def loss_slopes(scores, *args, known=forward.loss_slopes, **settings):
-        with _disable_current_modes():
-            return there(known(here(scores), *args, **settings))
-
     monkeypatch.setattr(folding, "folded_tangent", folded_tangent)
     monkeypatch.setattr(folding, "unfolded_gradients", unfolded_gradients)
-    for module in (forward, conve, tangent):
-        monkeypatch.setattr(module, "loss_slopes", loss_slopes)

@@ -121,7 +121,9 @@ def test_a_checkpoint_and_its_conversion_score_alike(files, tmp_path, approach):
     ("training", "mentioned"),
     [
         ({"loss": "ce"}, ["was trained with cross-entropy"]),
-        ({"query_weights": "tails"}, ["was trained with --query-weights tails"]),
+        ({"training_approach": "kvsall", "query_weights": "tails"}, ["was trained with --query-weights tails"]),
+        # One tail for each query, whatever the weights.
+        ({"training_approach": "1vsall", "query_weights": "tails"}, []),
         ({"loss": "bce", "query_weights": "equal"}, []),
     ],
 )

@@ -19,6 +19,7 @@ def test_this_systems_own_error_is_one_of_memory():
         (MemoryError(), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("shapes cannot be multiplied"), False),
         (ValueError("cannot allocate memory"), False),
     ],

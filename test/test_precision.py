@@ -1,5 +1,7 @@
 """Exact products on a GPU: what a machine without one can tell of them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_cli_tracin import files, run  # noqa: F401 - the fixture
@@ -32,28 +34,36 @@ def test_the_device_that_a_script_chooses_multiplies_exactly():
     [
         ([], True, None, False),
         (["--use-tf32"], True, None, True),
-        (["--use-tf32", "--method", "gauss-newton"], True, None, True),
-        (["--use-tf32"], False, "this cpu has no TensorFloat-32", False),
+        (["--use-tf32"], False, "on this cpu, which has no TensorFloat-32", False),
         (["--use-tf32", "--engine", "reference"], True, "on the reference loop", False),
+        (["--use-tf32", "--use-mixed-precision"], True, "beside --use-mixed-precision", False),
+        (["--use-tf32", "--method", "gauss-newton"], True, "with --method gauss-newton", False),
     ],
 )
 def test_tf32_is_on_where_it_was_asked_for(files, flags, available, told, on, caplog, monkeypatch):  # noqa: F811
     monkeypatch.setattr(analysis, "supports_tf32", lambda _: available)
     caplog.set_level("INFO")
-    run(files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]), "--device", "cpu", *flags)
+    report = files["out.json"].with_suffix(".html")
+    where = ["--output", str(files["out.json"]), "--report", str(report), "--device", "cpu"]
+    run(files, "--test-triple", "0", "1", "2", *where, *flags)
     assert tf32_is_on() == {on}
+    assert ("TensorFloat" in report.read_text(encoding="utf-8")) == on
     messages = [message for message in caplog.messages if message.startswith("--use-tf32 has no effect")]
     assert len(messages) == (told is not None)
     assert all(told in message for message in messages)
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 20), (4, 8)])
-def test_batches_fill_a_gpu_unless_the_user_says(height, width):
+def test_batches_fill_a_gpu_unless_the_user_says(height, width, monkeypatch):
     model = ConvE(
         num_entities=5, num_relations=2, embedding_dim=height * width, embedding_height=height, embedding_width=width
     )
     assert choose_batch_size(256, model) <= 256
-    gpu_model = model.to("meta")  # no CPU, and here everywhere
-    numbers = choose_batch_size(256, gpu_model) * model.config.feature_map_size
-    assert GPU_BATCH_FEATURES * 0.99 < numbers <= GPU_BATCH_FEATURES
-    assert [choose_batch_size(size, gpu_model) for size in (1, 100, 1000)] == [1, 100, 1000]
+    features = model.config.feature_map_size
+    on_gpu = SimpleNamespace(
+        config=model.config, fc=SimpleNamespace(weight=SimpleNamespace(device=torch.device("cuda")))
+    )
+    for free_bytes, most in ((80e9, GPU_BATCH_FEATURES), (1e9, 1e9 / 64), (1e6, 256 * features)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free_bytes: (int(free), 80_000_000_000))
+        assert most * 0.98 < choose_batch_size(256, on_gpu) * features <= most
+        assert [choose_batch_size(size, on_gpu) for size in (1, 100, 1000)] == [1, 100, 1000]

@@ -142,6 +142,22 @@ def test_low_precision_products_stay_close(kind, low_precision, tolerance):
     assert_close(found, value_and_gradients(dense, inputs), tolerance)
 
 
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_large_weights_fit_into_float16(kind):
+    generator = torch.Generator().manual_seed(5)
+    queries = torch.rand(4, 200, generator=generator).requires_grad_()
+    entities = (torch.randn(5000, 200, generator=generator) / 14 + 0.05).requires_grad_()
+    targets, weights = as_targets([[3], [4, 5], [0], [4999]]), torch.tensor([1000.0, 0.3, 0.3, 0.3])
+    found, expected = (
+        value_and_gradients(
+            streamed_loss(kind, queries, entities, targets, weights=weights, low_precision=precision),
+            (queries, entities),
+        )
+        for precision in (torch.float16, None)
+    )
+    assert_close(found, expected, 1e-2)
+
+
 def test_queries_of_low_precision_get_a_gradient_of_theirs():
     queries, entities, _ = make_inputs(5, dtype=torch.float32)
     low_queries = queries.detach().bfloat16().requires_grad_()

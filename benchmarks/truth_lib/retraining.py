@@ -18,6 +18,7 @@ from tqdm import tqdm
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, write_json
 from conve_tracin.model import ConvE
+from conve_tracin.precision import set_tf32
 from truth_lib.setups import Setup, rank_tails, score_triples
 
 
@@ -57,6 +58,7 @@ def random_halves(num_triples: int, num_halves: int, *, seed: int = 0) -> np.nda
 def run_job(job: Job) -> float:
     """Train, score the test triples and write the result; returns the seconds it took."""
     torch.set_num_threads(1)
+    set_tf32(allowed=False)
     started = time.perf_counter()
     data = job.setup.load()
     triples = data.train[job.kept] if job.kept.dtype == bool else job.kept

@@ -64,7 +64,10 @@ class Setup:
         return TrainingData(*splits, len(entities.labels), len(relations.labels), {})
 
     def describe(self) -> dict[str, Any]:
-        """Return everything that a trained model depends on besides its triples and its seed, as plain values."""
+        """Return what a trained model depends on besides its triples and its seed, as plain values.
+
+        The device is left out: its rounding is one more source of noise, as the seed is.
+        """
         data = self.load()
         settings = {name: getattr(self.config, name) for name in _SETTINGS}
         return {

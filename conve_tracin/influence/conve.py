@@ -40,10 +40,11 @@ FACTORED_FROM = 4
 # Up to this size on a CPU, and always on a GPU, a pair's feature maps are copied for each of its triples: that is
 # cheaper than going through the pairs one by one.
 COPIED_FEATURES = 4096
-# The feature maps of a batch should stay in a CPU core's cache. A GPU is kept busy by large batches; these take some
-# gigabytes, and less where that is too much (see `sweep`).
+# The feature maps of a batch should stay in a CPU core's cache. A GPU is kept busy by large batches, as far as its
+# memory goes: each feature of a pair is there in at most four triples, and these in up to four arrays, of float32.
 CPU_BATCH_FEATURES = 700_000
 GPU_BATCH_FEATURES = 2**26
+GPU_BYTES_PER_FEATURE = 4 * 4 * 4
 
 
 def iterate_derivatives(
@@ -103,11 +104,17 @@ def iterate_squared_norms(
 
 
 def choose_batch_size(batch_size: int, model: ConvE) -> int:
-    """Lower the batch size to what is fast on a CPU; on a GPU raise the default one, and leave what the user chose."""
-    features = model.config.feature_map_size
-    if model.fc.weight.device.type == "cpu":
+    """Lower the batch size to what is fast on a CPU; on a GPU raise the default one to what is, and leave any other."""
+    device, features = model.fc.weight.device, model.config.feature_map_size
+    if device.type == "cpu":
         return max(1, min(batch_size, CPU_BATCH_FEATURES // features))
-    return max(batch_size, GPU_BATCH_FEATURES // features) if batch_size == DEFAULT_BATCH_SIZE else batch_size
+    if batch_size != DEFAULT_BATCH_SIZE:
+        return batch_size
+    at_once = GPU_BATCH_FEATURES
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        at_once = min(at_once, free_bytes // GPU_BYTES_PER_FEATURE)
+    return max(batch_size, at_once // features)
 
 
 def _touched(tangents: list[ConvETangent], triples: np.ndarray) -> np.ndarray:

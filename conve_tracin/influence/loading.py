@@ -237,7 +237,7 @@ class CheckpointLoader:
                 f"{path}: was trained with cross-entropy; the curvature of --method {GAUSS_NEWTON} is that of binary "
                 "cross-entropy, and its agreement with retraining was measured for that loss only"
             )
-        if training.get("query_weights", "equal") != "equal":
+        if training.get("training_approach") == "kvsall" and training.get("query_weights", "equal") != "equal":
             self._say(
                 f"{path}: was trained with --query-weights {training['query_weights']}; the curvature of --method "
                 f"{GAUSS_NEWTON} weighs all queries alike, and its agreement with retraining was measured that way only"

@@ -66,14 +66,19 @@ def settings_of(options: object) -> dict[str, str]:
     else:
         settings["Tracked parameters"] = _tracked_parameters(options)
         settings["Engine"] = _engine(options)
-    settings["Matrix products"] = "bfloat16" if options.use_mixed_precision else "full precision"
-    return settings | {"Batch size": str(options.batch_size), "Device": str(options.device)}
+    return settings | {"Matrix products": _precision(options), "Device": str(options.device)}
 
 
 def _tracked_parameters(options: object) -> str:
     if getattr(options, "last_layer_names", None):
         return ", ".join(options.last_layer_names)
     return f"the last {options.num_last_layers} before the scoring layer" if options.use_last_layers_only else "all"
+
+
+def _precision(options: object) -> str:
+    if options.use_mixed_precision:
+        return "bfloat16"
+    return "TensorFloat-32" if options.use_tf32 else "full precision"
 
 
 def _engine(options: object) -> str:
