@@ -44,6 +44,8 @@ from conve_tracin.triples import label_blocks, read_test_triples, read_triples, 
 
 logger = logging.getLogger(__name__)
 
+# What a result says of how it was computed.
+METHOD_SETTINGS = ("method", "damping", "training_loss", "checkpoints")
 # Backward passes that take about a minute; from there on the forward engine is worth a word.
 MANY_BACKWARD_PASSES = 10_000
 
@@ -89,6 +91,7 @@ class Run:
             "learning_rate": rates[0] if len(rates) == 1 else rates,
             "method": self.options.method,
             **({"damping": self.options.damping} if self.options.method == GAUSS_NEWTON else {}),
+            **({"training_loss": True} if self.options.training_loss and self.options.method == TRACIN else {}),
             "checkpoints": [str(path) for path in self.checkpoints],
         }
 
@@ -331,7 +334,7 @@ def collect_traces(run: Run, journal: Journal | None) -> list[Trace] | StoredTra
 
 def results_of(run: Run, traces: Iterable[Trace]) -> Iterator[dict[str, Any]]:
     """Yield the JSON of each trace."""
-    method = {name: value for name, value in run.settings.items() if name in ("method", "damping", "checkpoints")}
+    method = {name: value for name, value in run.settings.items() if name in METHOD_SETTINGS}
     for index, result in zip(run.test_indices, traces, strict=True):
         yield trace_as_json(
             result,

@@ -179,6 +179,10 @@ def add_influence_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rate", type=positive_float, metavar="η",
         help="factor of every score (default: 0.001; with several checkpoints the one stored in each)",
     )  # fmt: skip
+    influence.add_argument(
+        "--training-loss", action="store_true",
+        help="ℓ of tracin is the objective that the model was trained with, not the loss of the triple's own score",
+    )  # fmt: skip
     influence.add_argument("--top-k", type=positive_int, default=10, help="how many influences to list")
     influence.add_argument(
         "--use-last-layers-only", action="store_true",

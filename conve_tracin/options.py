@@ -45,6 +45,7 @@ class TracInOptions:
 
     method: str = TRACIN
     damping: float = 1.0
+    training_loss: bool = False
     mode: str = "test"
     test_indices: Sequence[int] | None = None
     max_test_triples: int | None = None
@@ -118,8 +119,8 @@ def shared_settings_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say which flags that run_tracin.py and tracin_pytorch.py share change nothing in this run, one line each."""
     if options.method == GAUSS_NEWTON:
         yield from _without_effect_on_gauss_newton(options)
-    elif options.damping != TracInOptions.damping:
-        yield f"--damping has no effect without --method {GAUSS_NEWTON}"
+    else:
+        yield from _without_effect_on_tracin(options)
     if options.num_last_layers != TracInOptions.num_last_layers and (
         not options.use_last_layers_only or options.last_layer_names
     ):
@@ -130,6 +131,13 @@ def shared_settings_without_effect(options: TracInOptions) -> Iterator[str]:
         yield "--known has no effect without --report, which tells the rank"
 
 
+def _without_effect_on_tracin(options: TracInOptions) -> Iterator[str]:
+    if options.damping != TracInOptions.damping:
+        yield f"--damping has no effect without --method {GAUSS_NEWTON}"
+    if options.training_loss and options.use_optimized_tracin and options.use_mixed_precision:
+        yield "--use-mixed-precision has no effect with --training-loss"
+
+
 def _without_effect_on_gauss_newton(options: TracInOptions) -> Iterator[str]:
     has_no_effect = f"has no effect with --method {GAUSS_NEWTON}"
     if options.learning_rate is not None:
@@ -138,3 +146,5 @@ def _without_effect_on_gauss_newton(options: TracInOptions) -> Iterator[str]:
         yield f"--use-last-layers-only and --last-layer-names {has_no_effect}: it follows the three embedding rows"
     if options.use_mixed_precision:
         yield f"--use-mixed-precision {has_no_effect}: it touches too few triples to gain"
+    if options.training_loss:
+        yield f"--training-loss {has_no_effect}: it estimates what the training's objective does to a score"

@@ -14,6 +14,7 @@ from test_influence import EVERYTHING, NUM_RELATIONS, TRAINING, make_model, prod
 import tracin_pytorch
 from conve_tracin.errors import InputError
 from conve_tracin.influence import loading
+from conve_tracin.influence.objective import Objective, TrainingLossReference
 
 ROOT = Path(__file__).parents[1]
 ENTITIES = ["aspirin", "head ache", "café", "CHEBI:4", "e4", "e5"]
@@ -77,6 +78,22 @@ def test_labels_layers_learning_rate_and_engine(files, engine):
     )  # fmt: skip
     names = ["fc.bias", "fc.weight", "bn1.bias", "bn1.weight"]
     assert_influences(content, 0.5 * products_by_hand(make_model(), names)[0].numpy())
+
+
+@pytest.mark.parametrize("engine", ["forward", "reference"])
+def test_the_training_loss_is_that_of_the_checkpoint(files, engine, caplog):
+    training = {"training_approach": "kvsall", "loss": "ce"}
+    save_model(files["model.pt"], make_model(dtype=torch.float32), training_config=training)
+    flags = ["--training-loss", "--engine", engine, "--output", str(files["out.json"])]
+    content = run(files, "--test-triple", "0", "1", "2", *flags)
+    assert content["training_loss"] is True
+    analyzer = TrainingLossReference(make_model(), objective=Objective.of(training), training_triples=TRAINING)
+    expected = 0.001 * analyzer.gradient_products([[0, 1, 2]], TRAINING)[0].numpy()
+    assert_influences(content, expected)
+    caplog.set_level("INFO")
+    content = run(files, "--test-triple", "0", "1", "2", *flags, "--method", "gauss-newton")
+    assert "training_loss" not in content
+    assert "--training-loss has no effect with --method gauss-newton" in caplog.text
 
 
 def test_many_test_triples_write_the_files_of_single_runs(files, tmp_path):

@@ -58,7 +58,8 @@ FIGURES = [
     *(
         ("README.md", f"| {name} | {{}} | {{}} |",
          [("accuracy", recipe, "42", metric) for metric in ("mean_reciprocal_rank", "hits@10")])
-        for name, recipe in (("UMLS", "umls"), ("Kinships", "kinships"), ("Nations", "nations"))
+        for name, recipe in (("UMLS", "umls"), ("Kinships", "kinships"), ("Nations", "nations"),
+                             ("FB15k-237", "fb15k-237"), ("WN18RR", "wn18rr"))
     ),
     (
         "README.md", "takes {} seconds a test triple at d = 32 and {} at d = 200, in {} GB",

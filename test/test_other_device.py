@@ -9,6 +9,7 @@ from test_influence import TRAINING, make_model
 
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TracInReferencePyTorch
 from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
+from conve_tracin.influence.objective import Objective, TrainingLossReference
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import rank_triples
 from conve_tracin.training import TrainingConfig, TrainingData, train
@@ -40,6 +41,9 @@ ANALYZERS = {
     "reference": TracInReferencePyTorch,
     "fast": TracInAnalyzerPyTorch,
     "last layers": lambda model: TracInAnalyzerPyTorch(model, use_last_layers_only=True),
+    "training loss, reference": lambda model: TrainingLossReference(
+        model, objective=Objective.of({"training_approach": "kvsall"}), training_triples=TRAINING
+    ),
     "bfloat16": lambda model: TracInAnalyzerPyTorch(model, use_mixed_precision=True, rescored=20),
     "gauss-newton, kvsall": lambda model: GaussNewtonAnalyzer(model, training_approach="kvsall"),
     "gauss-newton, 1vsall": lambda model: GaussNewtonAnalyzer(model, training_approach="1vsall"),

@@ -252,7 +252,7 @@ def test_how_it_was_computed(method, in_words, tmp_path):
 
 def test_settings_are_those_that_have_an_effect():
     shared = {"device": "cpu", "use_mixed_precision": False, "use_tf32": False, "use_last_layers_only": True}
-    shared |= {"num_last_layers": 4}
+    shared |= {"num_last_layers": 4, "training_loss": False}
     tracin = settings_of(SimpleNamespace(**shared, method="tracin", engine="reference"))
     assert tracin["Tracked parameters"] == "the last 4 before the scoring layer"
     assert tracin["Engine"] == "backward loop"

@@ -277,6 +277,12 @@ def test_the_optimized_engine_changes_no_result(files, more):
     pd.testing.assert_frame_equal(table, pd.read_csv(files["out.csv"]), rtol=1e-4, atol=1e-8)
 
 
+def test_pykeens_training_is_not_guessed(files):
+    torch.save(to_pykeen_checkpoint(torch.load(files["model.pt"], weights_only=True)), files["model.pt"])
+    with pytest.raises(InputError, match=r"--training-loss is for checkpoints of train_pytorch\.py"):
+        run_test(files, "--training-loss")
+
+
 def test_last_layers_are_the_ones_that_were_asked_for(files):
     content = run_test(files, "--last-layer-names", "bn2.weight", "conv1.bias")
     expected = 0.001 * products_by_hand(make_model(), ["bn2.weight", "conv1.bias"])

@@ -23,6 +23,7 @@ from conve_tracin.conversion import stored_learning_rate
 from conve_tracin.errors import InputError
 from conve_tracin.influence.analyzer import RESCORED, TracInAnalyzerPyTorch, TracInReferencePyTorch, TripleAnalyzer
 from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
+from conve_tracin.influence.objective import Objective, TrainingLossAnalyzer, TrainingLossReference
 from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyzerOptimized
 from conve_tracin.influence.tracing import TracedCheckpoint
 from conve_tracin.model import ConvE
@@ -164,6 +165,10 @@ class CheckpointLoader:
             self._say_of_the_loss(checkpoint, path)
             return analyzer
         settings = self._settings() | {"inverse_triples": uses_inverse_triples(checkpoint)}
+        if self.options.training_loss:
+            kind = TrainingLossAnalyzer if self.options.use_optimized_tracin else TrainingLossReference
+            objective = Objective.of(checkpoint.get("training_config", {}))
+            return kind(model, objective=objective, training_triples=self.training_triples, **settings)
         if self.options.use_optimized_tracin:
             return TracInAnalyzerPyTorch(model, **self._low_precision(), **settings)
         return TracInReferencePyTorch(model, **settings)
@@ -195,6 +200,8 @@ class CheckpointLoader:
                 inverse_triples=loaded.inverse_triples,
                 training_triples=self.training_triples,
             )
+        if self.options.training_loss:
+            raise InputError(f"{path}: --training-loss is for checkpoints of train_pytorch.py; leave it out")
         if not self.options.use_optimized_tracin:
             return TracInAnalyzer(model, **self._settings())
         analyzer = TracInAnalyzerOptimized(model, **self._low_precision(), **self._settings())

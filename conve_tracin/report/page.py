@@ -66,6 +66,8 @@ def settings_of(options: object) -> dict[str, str]:
     else:
         settings["Tracked parameters"] = _tracked_parameters(options)
         settings["Engine"] = _engine(options)
+        if options.training_loss:
+            settings["Loss"] = "the training's objective"
     return settings | {"Matrix products": _precision(options), "Device": str(options.device)}
 
 

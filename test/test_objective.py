@@ -1,0 +1,107 @@
+"""TracIn with the objective of training as ℓ, against autograd on dense labels and on training's own loss."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TRAIN, make_small_conve
+
+from conve_tracin.batch_loss import BatchLoss
+from conve_tracin.errors import InputError
+from conve_tracin.influence.objective import Objective, TrainingLossAnalyzer, TrainingLossReference
+from conve_tracin.training import TrainingConfig, training_queries
+from conve_tracin.triples import with_inverse_triples
+
+SETTINGS = {
+    "1vsall": {},
+    "1vsall, ce, inverse": {"loss": "ce", "inverse_triples": True},
+    "kvsall": {"training_approach": "kvsall", "label_smoothing": 0.0},
+    "kvsall, inverse": {"training_approach": "kvsall", "inverse_triples": True, "label_smoothing": 0.2},
+    "kvsall, ce, tails": {"training_approach": "kvsall", "loss": "ce", "query_weights": "tails"},
+    "kvsall, ce": {"training_approach": "kvsall", "loss": "ce", "inverse_triples": True},
+}
+TEST = np.array([[0, 1, 2], [4, 0, 4], [5, 2, 1]])
+# Of the inverse relations, too, so that the same model serves with and without.
+NUM_RELATIONS = 6
+
+
+def make(name, kind, **settings):
+    config = TrainingConfig(**SETTINGS[name])
+    analyzer = kind(
+        make_small_conve(num_relations=NUM_RELATIONS, entity_bias=True),
+        objective=Objective.of({key: getattr(config, key) for key in Objective.__dataclass_fields__}),
+        training_triples=TRAIN,
+        inverse_triples=config.inverse_triples,
+        **settings,
+    )
+    return config, analyzer
+
+
+def dense_loss(model, config, triple):
+    """Write ℓ of one triple out with a row of labels for each query that it belongs to."""
+    triples, known = triple[None], TRAIN
+    if config.inverse_triples:
+        triples, known = with_inverse_triples(triples), with_inverse_triples(known)
+    total = 0.0
+    for head, relation, tail in triples.tolist():
+        tails = {tail}
+        if config.training_approach == "kvsall":
+            tails |= {t for h, r, t in known.tolist() if (h, r) == (head, relation)}
+        labels = torch.zeros(1, 6, dtype=torch.float64)
+        labels[0, list(tails)] = 1 / len(tails) if config.loss == "ce" else 1
+        labels = (1 - config.label_smoothing) * labels + config.label_smoothing / 6
+        scores = model(torch.tensor([head]), torch.tensor([relation]))
+        loss = F.cross_entropy if config.loss == "ce" else F.binary_cross_entropy_with_logits
+        total = total + loss(scores, labels) / (1 if config.query_weights == "tails" else len(tails))
+    return total
+
+
+def flat_gradient(model, loss):
+    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+@pytest.mark.parametrize("kind", [TrainingLossReference, TrainingLossAnalyzer])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_products_are_those_of_dense_gradients(name, kind):
+    config, analyzer = make(name, kind)
+    gradients = {
+        which: torch.stack([flat_gradient(analyzer.model, dense_loss(analyzer.model, config, row)) for row in triples])
+        for which, triples in (("test", TEST), ("train", TRAIN))
+    }
+    expected = gradients["test"] @ gradients["train"].T
+    assert len(expected[0].unique()) > 5
+    torch.testing.assert_close(analyzer.gradient_products(TEST, TRAIN, batch_size=2), expected, rtol=1e-10, atol=1e-13)
+    norms = gradients["train"].square().sum(dim=1)
+    torch.testing.assert_close(analyzer.self_products(TRAIN), norms, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_triples_share_what_training_minimises(name):
+    config, analyzer = make(name, TrainingLossReference)
+    queries = training_queries(TRAIN, config, torch.device("cpu"))
+    loss = BatchLoss(analyzer.model, config)(queries, torch.arange(len(queries)))
+    total = flat_gradient(analyzer.model, loss)
+    shared = sum(
+        torch.cat([part.flatten() for part in analyzer.compute_gradient(*triple).values()])
+        for triple in (np.unique(TRAIN, axis=0) if config.training_approach == "kvsall" else TRAIN)
+    )
+    torch.testing.assert_close(shared / shared.norm(), total / total.norm(), rtol=0, atol=1e-10)
+
+
+def test_some_parameters():
+    _, analyzer = make("kvsall, inverse", TrainingLossAnalyzer, last_layer_names=["fc.bias", "conv1.weight"])
+    _, reference = make("kvsall, inverse", TrainingLossReference, last_layer_names=["fc.bias", "conv1.weight"])
+    assert reference.compute_gradient(0, 1, 2).keys() == {"fc.bias", "conv1.weight"}
+    expected = reference.gradient_products(TEST, TRAIN)
+    torch.testing.assert_close(analyzer.gradient_products(TEST, TRAIN), expected, rtol=1e-10, atol=1e-13)
+
+
+def test_an_objective_has_no_false_triples():
+    with pytest.raises(InputError, match="label 0"):
+        make("kvsall", TrainingLossReference)[1].compute_gradient(0, 1, 2, label=0.0)
+
+
+def test_settings_that_a_checkpoint_does_not_hold_are_the_documented_ones():
+    assert Objective.of({}) == Objective("1vsall", "bce", 0.1, "equal")
+    assert Objective.of({"loss": "ce", "learning_rate": 0.1}) == Objective("1vsall", "ce", 0.1, "equal")
