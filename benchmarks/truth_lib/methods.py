@@ -5,7 +5,7 @@ A method takes a model, its setup, n test triples (n, 3) and N training triples 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
+from conve_tracin.influence.objective import Objective, TrainingLossAnalyzer
 from conve_tracin.model import ConvE
 from truth_lib.setups import Setup
 
@@ -27,6 +28,17 @@ def tracin(
 ) -> np.ndarray:
     """Score by the documented definition, over the parameters `names` or all."""
     analyzer = TracInAnalyzerPyTorch(model, last_layer_names=names, inverse_triples=setup.config.inverse_triples)
+    return analyzer.gradient_products(test, train).numpy()
+
+
+def tracin_with_training_loss(model: ConvE, setup: Setup, test: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Score by TracIn with the objective of the training as ℓ, over all parameters."""
+    analyzer = TrainingLossAnalyzer(
+        model,
+        objective=Objective.of(asdict(setup.config)),
+        training_triples=train,
+        inverse_triples=setup.config.inverse_triples,
+    )
     return analyzer.gradient_products(test, train).numpy()
 
 
@@ -82,6 +94,7 @@ BASELINES: dict[str, Method] = {
 TRACIN: dict[str, Method] = {
     "TracIn, last layers": partial(tracin, LAST_LAYERS[:2]),
     "TracIn, all parameters": partial(tracin, None),
+    "TracIn, all parameters, training's objective": tracin_with_training_loss,
     "TracIn, without the embeddings": without_embeddings,
     "TracIn, embeddings alone": partial(tracin, EMBEDDINGS),
 }
