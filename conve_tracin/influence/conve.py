@@ -42,7 +42,7 @@ FACTORED_FROM = 4
 COPIED_FEATURES = 4096
 # The feature maps of a batch should stay in a CPU core's cache. A GPU is kept busy by large batches, as far as its
 # memory goes: each feature of a pair is there in at most four triples, and these in up to four arrays, of float32.
-CPU_BATCH_FEATURES = 700_000
+CPU_BATCH_FEATURES = 1_400_000
 GPU_BATCH_FEATURES = 2**26
 GPU_BYTES_PER_FEATURE = 4 * 4 * 4
 
