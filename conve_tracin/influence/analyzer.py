@@ -5,12 +5,13 @@ differs between them is the engine behind `gradient_products`; the definition is
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from conve_tracin.errors import InputError
 from conve_tracin.influence import conve, forward, reference, tangent
@@ -129,6 +130,10 @@ class TripleAnalyzer:
 
     compute_batch_gradients = compute_batch_individual_gradients
 
+    def _gradients(self, triples: Triples, progress: str | None) -> Iterator[dict[str, Tensor]]:
+        bar = tqdm(as_ids(triples).tolist(), desc=progress, disable=progress is None, unit="triple")
+        return (self.compute_gradient(*triple) for triple in bar)
+
     def get_or_compute_test_gradient(self, test_triple: Sequence[int]) -> dict[str, Tensor]:
         """Return a test triple's gradient, from the cache where it is there."""
         key = tuple(int(value) for value in test_triple)
@@ -158,13 +163,7 @@ class TripleAnalyzer:
     ) -> Tensor:
         """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU."""
         test_gradients = [self.get_or_compute_test_gradient(triple) for triple in as_ids(test_triples)]
-        return reference.products_with(
-            self.scorer,
-            test_gradients,
-            self._tensor(training_triples),
-            loss_fn=self.loss_fn,
-            progress=progress,
-        ).cpu()
+        return reference.products_with(self._gradients(training_triples, progress), test_gradients).cpu()
 
     def self_products(
         self,
@@ -174,9 +173,8 @@ class TripleAnalyzer:
         progress: str | None = None,
     ) -> Tensor:
         """Compute ‖∇ℓ(z)‖² of each triple (N, 3): (N,) on the CPU."""
-        return reference.self_products(
-            self.scorer, self._tensor(triples), names=self.names, loss_fn=self.loss_fn, progress=progress
-        ).cpu()
+        gradients = self._gradients(triples, progress)
+        return reference.squared_norms(gradients, like=next(self.scorer.parameters())).cpu()
 
     @torch.no_grad()
     def score_tails(self, head: int, relation: int, num_entities: int, *, batch_size: int = 4096) -> Tensor:

@@ -11,8 +11,9 @@ with the query's weight w, 1 or |T| as it was trained. With inverse triples ℓ 
 query have the same influence, but for what their inverses add.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, jvp
-from tqdm import tqdm
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence import reference
 from conve_tracin.influence.analyzer import TracInReferencePyTorch, Triples, as_ids
 from conve_tracin.memory import compute_in_batches
 from conve_tracin.model import ConvE
@@ -112,39 +111,6 @@ class TrainingLossReference(TracInReferencePyTorch):
         gradients = torch.autograd.grad(loss, list(names.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(names, gradients, strict=True))
 
-    def gradient_products(
-        self,
-        test_triples: Triples,
-        training_triples: Triples,
-        *,
-        batch_size: int = 256,  # noqa: ARG002 - one triple at a time
-        progress: str | None = None,
-    ) -> Tensor:
-        """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU."""
-        test_gradients = [self.get_or_compute_test_gradient(triple) for triple in as_ids(test_triples)]
-        products = torch.empty(len(test_gradients), len(training_triples), dtype=self.model.fc.weight.dtype)
-        for place, gradient in self._gradients(training_triples, progress):
-            for row, test_gradient in zip(products, test_gradients, strict=True):
-                row[place] = reference.dot(gradient, test_gradient)
-        return products
-
-    def self_products(
-        self,
-        triples: Triples,
-        *,
-        batch_size: int = 256,  # noqa: ARG002 - one triple at a time
-        progress: str | None = None,
-    ) -> Tensor:
-        """Compute ‖∇ℓ(z)‖² of each triple (N, 3), by backward passes: (N,) on the CPU."""
-        norms = torch.empty(len(triples), dtype=self.model.fc.weight.dtype)
-        for place, gradient in self._gradients(triples, progress):
-            norms[place] = reference.dot(gradient, gradient)
-        return norms
-
-    def _gradients(self, triples: Triples, progress: str | None) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        bar = tqdm(as_ids(triples).tolist(), desc=progress, disable=progress is None, unit="triple")
-        return ((place, self.compute_gradient(*triple)) for place, triple in enumerate(bar))
-
 
 class TrainingLossAnalyzer(TrainingLossReference):
     """The same by forward passes, one for each test triple, in which the triples of a query share its scores."""
@@ -159,39 +125,36 @@ class TrainingLossAnalyzer(TrainingLossReference):
     ) -> Tensor:
         """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU."""
         examples = self._examples(training_triples)
-        products = []
+        index = group_by_query(examples)
+        queries = Queries.distinct(index, self.device)
+        losses_of = self._losses_of(queries, distinct_triples(np.concatenate([self.known_triples, examples])))
+        at_once = max(1, min(batch_size, SCORES_AT_ONCE // self.model.config.num_entities))
+        rows = []
         for number, triple in enumerate(as_ids(test_triples), start=1):
             tangent = self.get_or_compute_test_gradient(triple)
             title = None if progress is None else f"{progress}, number {number}"
-            derivatives = self._derivatives(tangent, examples, batch_size=batch_size, progress=title)
-            products.append(derivatives.view(-1, len(training_triples)).sum(dim=0))
-        return torch.stack(products)
+            differentiate = partial(self._differentiate, losses_of, tangent)
+            parts = compute_in_batches(differentiate, len(queries), batch_size=at_once, progress=title)
+            rows.append(torch.cat([torch.zeros(0, dtype=self.model.fc.weight.dtype), *parts]))
+        products = torch.stack(rows)  # (n, S·N), sorted by query
+        products[:, torch.from_numpy(index.order)] = products.clone()
+        return products.view(len(products), -1, len(training_triples)).sum(dim=1)
 
-    def _derivatives(
-        self, tangent: dict[str, Tensor], examples: np.ndarray, *, batch_size: int, progress: str | None
-    ) -> Tensor:
-        """Differentiate ℓ of examples (M, 3), rows of the model, along `tangent`: (M,) on the CPU."""
-        index = group_by_query(examples)
-        queries = Queries.distinct(index, self.device)
-        known_triples = distinct_triples(np.concatenate([self.known_triples, examples]))
+    def _losses_of(self, queries: Queries, known_triples: np.ndarray) -> Callable[[slice, dict[str, Tensor]], Tensor]:
+        """Return what computes ℓ of the triples of some queries with other values for the parameters."""
         known = Queries.distinct(group_by_query(known_triples), self.device)
         known_ids = known.find(queries.heads, queries.relations, num_relations=self.model.config.num_relations)
-        primal = {name: self.model.get_parameter(name).detach() for name in tangent}
 
-        def differentiate(batch: slice) -> Tensor:
-            heads, relations = queries.heads[batch], queries.relations[batch]
+        def losses(batch: slice, values: dict[str, Tensor]) -> Tensor:
             rows, tails = queries.tails_of(torch.arange(batch.start, batch.stop, device=self.device))
-            targets = known.tails_of(known_ids[batch])
+            scores = functional_call(self.model, values, (queries.heads[batch], queries.relations[batch]))
+            return self.objective.losses(scores, rows, tails, known.tails_of(known_ids[batch]))
 
-            def losses(values: dict[str, Tensor]) -> Tensor:
-                scores = functional_call(self.model, values, (heads, relations))
-                return self.objective.losses(scores, rows, tails, targets)
+        return losses
 
-            return jvp(losses, (primal,), (tangent,))[1].cpu()
-
-        at_once = max(1, min(batch_size, SCORES_AT_ONCE // self.model.config.num_entities))
-        derivatives = torch.zeros(len(examples), dtype=self.model.fc.weight.dtype)
-        with torch.no_grad():
-            parts = compute_in_batches(differentiate, len(queries), batch_size=at_once, progress=progress)
-            derivatives[torch.from_numpy(index.order)] = torch.cat([derivatives[:0], *parts])
-        return derivatives
+    @torch.no_grad()
+    def _differentiate(
+        self, losses_of: Callable[[slice, dict[str, Tensor]], Tensor], tangent: dict[str, Tensor], batch: slice
+    ) -> Tensor:
+        primal = {name: self.model.get_parameter(name).detach() for name in tangent}
+        return jvp(partial(losses_of, batch), (primal,), (tangent,))[1].cpu()

@@ -5,12 +5,11 @@ influence(z, z′) = η · ∇ℓ(w; z) · ∇ℓ(w; z′). Every faster engine 
 A *scorer* here is a module in eval mode that takes triples of ids (B, 3) and returns their scores (B,).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -72,6 +71,18 @@ def dot(left: dict[str, Tensor], right: dict[str, Tensor]) -> Tensor:
     return torch.stack([(left[name] * right[name]).sum() for name in left]).sum()
 
 
+def triple_gradients(
+    scorer: nn.Module,
+    triples: Tensor,
+    *,
+    names: Iterable[str] | None = None,
+    loss_fn: LossFunction = binary_cross_entropy,
+) -> Iterator[dict[str, Tensor]]:
+    """Compute ∇ℓ(w; z) of each triple z (N, 3), one after the other."""
+    names = None if names is None else list(names)
+    return (triple_gradient(scorer, triple, names=names, loss_fn=loss_fn) for triple in triples)
+
+
 def gradient_products(
     scorer: nn.Module,
     test_triples: Tensor,
@@ -82,24 +93,15 @@ def gradient_products(
 ) -> Tensor:
     """Compute ∇ℓ(w; z) · ∇ℓ(w; z′) for each test triple z′ (n, 3) and training triple z (N, 3); returns (n, N)."""
     names = None if names is None else list(names)
-    test_gradients = [triple_gradient(scorer, triple, names=names, loss_fn=loss_fn) for triple in test_triples]
-    return products_with(scorer, test_gradients, training_triples, loss_fn=loss_fn)
+    test_gradients = list(triple_gradients(scorer, test_triples, names=names, loss_fn=loss_fn))
+    return products_with(triple_gradients(scorer, training_triples, names=names, loss_fn=loss_fn), test_gradients)
 
 
-def products_with(
-    scorer: nn.Module,
-    test_gradients: list[dict[str, Tensor]],
-    training_triples: Tensor,
-    *,
-    loss_fn: LossFunction = binary_cross_entropy,
-    progress: str | None = None,
-) -> Tensor:
-    """Compute ∇ℓ(w; z) · g for n test gradients g and each training triple z (N, 3); returns (n, N)."""
-    names = list(test_gradients[0])
-    columns = [test_gradients[0][names[0]].new_zeros(len(test_gradients), 0)]
-    for triple in tqdm(training_triples, desc=progress, disable=progress is None, unit="triple"):
-        gradient = triple_gradient(scorer, triple, names=names, loss_fn=loss_fn)
-        products = torch.stack([dot(gradient, test_gradient) for test_gradient in test_gradients])  # (n,)
+def products_with(gradients: Iterable[dict[str, Tensor]], test_gradients: list[dict[str, Tensor]]) -> Tensor:
+    """Multiply each of N gradients with n test gradients: (n, N)."""
+    columns = [next(iter(test_gradients[0].values())).new_zeros(len(test_gradients), 0)]
+    for gradient in gradients:
+        products = torch.stack([dot(test_gradient, gradient) for test_gradient in test_gradients])  # (n,)
         columns.append(products[:, None])
     return torch.cat(columns, dim=1)
 
@@ -110,12 +112,12 @@ def self_products(
     *,
     names: Iterable[str] | None = None,
     loss_fn: LossFunction = binary_cross_entropy,
-    progress: str | None = None,
 ) -> Tensor:
     """Compute ‖∇ℓ(w; z)‖² of each triple (N, 3); returns (N,)."""
-    names = None if names is None else list(names)
-    norms = [next(scorer.parameters()).detach().new_zeros(0)]
-    for triple in tqdm(triples, desc=progress, disable=progress is None, unit="triple"):
-        gradient = triple_gradient(scorer, triple, names=names, loss_fn=loss_fn)
-        norms.append(dot(gradient, gradient)[None])
-    return torch.cat(norms)
+    gradients = triple_gradients(scorer, triples, names=names, loss_fn=loss_fn)
+    return squared_norms(gradients, like=next(scorer.parameters()))
+
+
+def squared_norms(gradients: Iterable[dict[str, Tensor]], *, like: Tensor) -> Tensor:
+    """Square the norms of N gradients: (N,), of the kind of `like` where there are none."""
+    return torch.cat([like.detach().new_zeros(0), *(dot(gradient, gradient)[None] for gradient in gradients)])
