@@ -262,6 +262,14 @@ def test_settings_are_those_that_have_an_effect():
     damped = settings_of(SimpleNamespace(**shared, method="gauss-newton", damping=0.5))
     assert damped["Damping"].startswith("0.5 ×")
     assert not damped.keys() & {"Tracked parameters", "Engine"}
+    rounded = shared | {"use_mixed_precision": True}
+    for settings, products in (
+        ({"engine": "forward"}, "bfloat16"),
+        ({"engine": "forward", "training_loss": True}, "full precision"),
+        ({"engine": "reference"}, "full precision"),
+        ({"engine": "forward", "method": "gauss-newton", "damping": 1.0}, "full precision"),
+    ):
+        assert settings_of(SimpleNamespace(**rounded | settings))["Matrix products"] == products
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -78,7 +78,8 @@ def _tracked_parameters(options: object) -> str:
 
 
 def _precision(options: object) -> str:
-    if options.use_mixed_precision:
+    is_tracin = getattr(options, "method", TRACIN) == TRACIN
+    if options.use_mixed_precision and is_tracin and _engine(options) == "forward" and not options.training_loss:
         return "bfloat16"
     return "TensorFloat-32" if options.use_tf32 else "full precision"
 
