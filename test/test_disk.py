@@ -231,19 +231,19 @@ def test_a_checkpoint_that_vanishes_before_the_report_is_one_line(files, tmp_pat
     json.loads((tmp_path / "out/a.json").read_text())
 
 
-def test_a_checkpoint_that_vanishes_while_it_is_converted_is_one_line(files, tmp_path):  # noqa: F811
-    given, log = ["--input", files["model.pt"], "--output", tmp_path / "out/converted.pt"], tmp_path / "log.txt"
-    fault = (remove_at_call, "torch", "load", 1, files["model.pt"])
-    assert finish("convert_checkpoint.py", *given, log=log, faults=[fault]) == 2
-    assert "model.pt: " in assert_one_line(log, "convert_checkpoint.py")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_source_that_vanishes_while_it_is_prepared_is_one_line(files, tmp_path):  # noqa: F811
-    given, log = ["--triples", files["train.txt"], "--output-dir", tmp_path / "out"], tmp_path / "log.txt"
-    fault = (remove_at_call, "conve_tracin.preparation", "graph_from_file", 1, files["train.txt"])
-    assert finish("prepare_data.py", *given, log=log, faults=[fault]) == 2
-    assert "train.txt: no such file" in assert_one_line(log, "prepare_data.py")
+@pytest.mark.parametrize(
+    ("script", "given", "fault", "message"),
+    [
+        ("convert_checkpoint.py", ("--input", "model.pt", "--output"), ("torch", "load"), "model.pt: "),
+        ("prepare_data.py", ("--triples", "train.txt", "--output-dir"), ("conve_tracin.preparation", "graph_from_file"),
+         "train.txt: no such file"),
+    ],
+)  # fmt: skip
+def test_an_input_that_vanishes_while_it_is_read_is_one_line(files, tmp_path, script, given, fault, message):  # noqa: F811
+    flag, name, output_flag = given
+    words, log = [flag, files[name], output_flag, tmp_path / "out" / "made"], tmp_path / "log.txt"
+    assert finish(script, *words, log=log, faults=[(remove_at_call, *fault, 1, files[name])]) == 2
+    assert message in assert_one_line(log, script)
     assert not (tmp_path / "out").exists()
 
 

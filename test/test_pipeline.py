@@ -445,7 +445,7 @@ def test_commands_of_the_document_run_as_they_stand(tmp_path):
 @needs_snakemake
 @pytest.mark.skipif(
     importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
-    reason="snakemake-executor-plugin-slurm is not installed",
+    reason="for `pip install snakemake-executor-plugin-slurm`, which only clusters need",
 )
 @pytest.mark.slow
 def test_profile_of_a_cluster_with_stand_ins_for_slurm(tmp_path):

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import conftest
@@ -339,7 +340,7 @@ def read_by_hand(content: bytes):
     if content.startswith(b"\x1f\x8b"):
         try:
             content = gzip.decompress(content)
-        except Exception:
+        except (OSError, EOFError, zlib.error):
             return 0
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return 0
