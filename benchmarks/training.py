@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import common
 from conve_tracin.batch_loss import BatchLoss
 from conve_tracin.model import ConvE
+from conve_tracin.precision import set_tf32
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import rank_triples
 from conve_tracin.training import (
@@ -47,6 +48,7 @@ WARM_UP_BATCHES = 3
 def main() -> None:
     """Parse, measure, print."""
     args = parse_args()
+    set_tf32(allowed=False)
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.contender:

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
@@ -104,6 +105,8 @@ def _forget_unprinted() -> None:
 def _exit_with(line: str, error: BaseException) -> NoReturn:
     if "--debug" in sys.argv[1:]:
         raise  # the exception that `run` is handling
+    # The traceback holds loops with progress bars, which would end their lines after this one.
+    traceback.clear_frames(error.__traceback__)
     print(line, file=sys.stderr)
     sys.exit(exit_code_of(error))
 

@@ -24,6 +24,17 @@ def test_recipes_are_settings_of_training_under_their_full_names(name):
         assert settings[flag.replace("-", "_")] == value
 
 
+@pytest.mark.parametrize("given", ["umls", "umls --num-epochs 2", "nations --random-seed 7", "umls --random-seed 42"])
+def test_the_command_of_a_result_gives_it_again(given):
+    words = reproduce.command_of(
+        reproduce.parse_args([*given.split(), "--data", "here", "--output-dir", "there"])
+    ).split()
+    assert words[:2] == ["python", "benchmarks/accuracy/reproduce.py"]
+    names = ("recipe", "num_epochs", "random_seed")
+    again, first = (vars(reproduce.parse_args(arguments)) for arguments in (words[2:], given.split()))
+    assert {name: again[name] for name in names} == {name: first[name] for name in names}
+
+
 def test_a_seeds_result_stands_beside_the_others(tmp_path, capsys):
     path = tmp_path / "accuracy.json"
     reproduce.record(path, "umls", {"seed": 1, "hits@10": 0.5})

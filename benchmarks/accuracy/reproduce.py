@@ -23,6 +23,7 @@ from benchmarks import common  # noqa: E402
 
 RECIPES = Path(__file__).resolve().parent
 SPLITS = ("train", "valid", "test")
+DEFAULT_SEED = 42
 METRICS = ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@10")
 
 
@@ -34,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--data", type=Path, help="folder or tar.gz with train.txt, valid.txt, test.txt (default: what PyKEEN brings)"
     )
     parser.add_argument("--output-dir", type=Path, help="where data and models go (default: accuracy/RECIPE)")
-    parser.add_argument("--random-seed", type=int, default=42, help="of weights, order and dropout")
+    parser.add_argument("--random-seed", type=int, default=DEFAULT_SEED, help="of weights, order and dropout")
     parser.add_argument("--num-epochs", type=int, help="fewer epochs than the recipe's, where time is short")
     parser.add_argument("--no-gpu", action="store_true", help="train on the CPU even where there is a GPU")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.json")
@@ -102,6 +103,13 @@ def train(settings: dict[str, Any], data: Path, model: Path) -> dict[str, Any]:
     }
 
 
+def command_of(args: argparse.Namespace) -> str:
+    """Return the command that gives this result again, wherever the data are."""
+    epochs = "" if args.num_epochs is None else f" --num-epochs {args.num_epochs}"
+    seed = "" if args.random_seed == DEFAULT_SEED else f" --random-seed {args.random_seed}"
+    return f"python benchmarks/accuracy/reproduce.py {args.recipe}{epochs}{seed}"
+
+
 def record(path: Path, name: str, result: dict[str, Any]) -> None:
     """Add the result to the JSON file: recipe → seed → result."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -120,8 +128,7 @@ def main() -> None:
     output_dir = args.output_dir or Path("accuracy") / args.recipe
     prepare(args.recipe, args.data, output_dir / "data")
     reached = train(settings, output_dir / "data", output_dir / f"model-{args.random_seed}")
-    command = f"python benchmarks/accuracy/reproduce.py {args.recipe}"
-    result = {"command": command, "seed": args.random_seed, "machine": common.machine(), **reached}
+    result = {"command": command_of(args), "seed": args.random_seed, "machine": common.machine(), **reached}
     record(args.results, args.recipe, result)
 
 
