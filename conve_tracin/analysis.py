@@ -28,7 +28,7 @@ from conve_tracin.journal import Journal, digest_of, open_in_directory
 from conve_tracin.names import Names
 from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions, shared_settings_without_effect
 from conve_tracin.outputs import require_usable_outputs
-from conve_tracin.precision import set_tf32, supports_tf32
+from conve_tracin.precision import set_tf32, supports_bfloat16, supports_tf32
 from conve_tracin.pykeen_bridge import find_training_mappings
 from conve_tracin.report import page
 from conve_tracin.report.formats import (
@@ -134,7 +134,7 @@ def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = Checkpoi
     checkpoints = find_checkpoints(options.model_path)
     names = read_names(options, checkpoints[0])
     device = cli.choose_device(options.device)
-    options = choose_tf32(options, device)
+    options = choose_tf32(choose_bfloat16(options, device), device)
     rates = choose_learning_rates(checkpoints, options)
     test_triples, test_indices = read_test(options, names)
     training_triples, *known = (
@@ -228,6 +228,15 @@ def read_rows(path: Path, indices: Sequence[int], names: Names) -> np.ndarray:
         except InputError as error:
             raise InputError(f"{path}:{index + 1}: {error}") from None
     return np.array(rows, dtype=np.int64)
+
+
+def choose_bfloat16(options: TracInOptions, device: str) -> TracInOptions:
+    """Keep to full precision, and say so, where bfloat16 is asked for on a device without it; return what holds."""
+    is_tracin = options.method == TRACIN and options.use_optimized_tracin and not options.training_loss
+    if not options.use_mixed_precision or not is_tracin or supports_bfloat16(device):
+        return options
+    logger.info(f"--use-mixed-precision has no effect: this {device} does not compute in bfloat16")
+    return replace(options, use_mixed_precision=False)
 
 
 def choose_tf32(options: TracInOptions, device: str) -> TracInOptions:

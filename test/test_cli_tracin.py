@@ -12,8 +12,8 @@ import torch
 from test_influence import EVERYTHING, NUM_RELATIONS, TRAINING, make_model, products_by_hand
 
 import tracin_pytorch
+from conve_tracin import analysis
 from conve_tracin.errors import InputError
-from conve_tracin.influence import loading
 from conve_tracin.influence.objective import Objective, TrainingLossReference
 
 ROOT = Path(__file__).parents[1]
@@ -240,7 +240,7 @@ def test_a_directory_stands_for_its_checkpoints(files, tmp_path):
     ],
 )
 def test_flags_without_effect_say_so(files, more, told, caplog, monkeypatch):
-    monkeypatch.setattr(loading, "supports_bfloat16", lambda _: False)
+    monkeypatch.setattr(analysis, "supports_bfloat16", lambda _: False)
     caplog.set_level("INFO")
     run(files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]), *more)
     messages = [message for message in caplog.messages if "has no effect" in message]

@@ -53,6 +53,19 @@ def test_tf32_is_on_where_it_was_asked_for(files, flags, available, told, on, ca
     assert all(told in message for message in messages)
 
 
+@pytest.mark.parametrize("available", [True, False])
+@pytest.mark.parametrize("more", [[], ["--use-tf32"]])
+def test_the_report_names_the_precision_that_held(files, more, available, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(analysis, "supports_bfloat16", lambda _: available)
+    monkeypatch.setattr(analysis, "supports_tf32", lambda _: True)
+    report = files["out.json"].with_suffix(".html")
+    where = ["--output", str(files["out.json"]), "--report", str(report), "--device", "cpu"]
+    run(files, "--test-triple", "0", "1", "2", *where, "--use-mixed-precision", *more)
+    expected = "bfloat16" if available else "TensorFloat" if more else "full precision"
+    text = report.read_text(encoding="utf-8")
+    assert [name for name in ("bfloat16", "TensorFloat", "full precision") if name in text] == [expected]
+
+
 @pytest.mark.parametrize(("height", "width"), [(10, 20), (4, 8)])
 def test_batches_fill_a_gpu_unless_the_user_says(height, width, monkeypatch):
     model = ConvE(

@@ -17,6 +17,7 @@ from test_influence import EVERYTHING, TEST_TRIPLES, TRAINING, gradients_by_hand
 
 import run_tracin
 import tracin_pytorch
+from conve_tracin import analysis
 from conve_tracin.conversion import to_pykeen_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.influence import loading
@@ -292,7 +293,7 @@ def test_last_layers_are_the_ones_that_were_asked_for(files):
 
 @pytest.mark.parametrize("converted", [False, True])
 def test_mixed_precision_rounds_nothing_that_is_listed(files, monkeypatch, converted):
-    monkeypatch.setattr(loading, "supports_bfloat16", lambda _: True)
+    monkeypatch.setattr(analysis, "supports_bfloat16", lambda _: True)
     monkeypatch.setattr(loading, "RESCORED", 1)
     if converted:
         torch.save(to_pykeen_checkpoint(torch.load(files["model.pt"], weights_only=True)), files["model.pt"])

@@ -28,7 +28,6 @@ from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyze
 from conve_tracin.influence.tracing import TracedCheckpoint
 from conve_tracin.model import ConvE
 from conve_tracin.options import DEFAULT_LEARNING_RATE, GAUSS_NEWTON, TracInOptions
-from conve_tracin.precision import supports_bfloat16
 from conve_tracin.pykeen_bridge import as_native_conve, load_pykeen_model, read_pykeen_file
 from conve_tracin.triples import Vocabulary
 
@@ -230,9 +229,6 @@ class CheckpointLoader:
 
     def _low_precision(self) -> dict[str, Any]:
         if not self.options.use_mixed_precision:
-            return {}
-        if not supports_bfloat16(self.device):
-            self._say(f"--use-mixed-precision has no effect: this {self.device} does not compute in bfloat16")
             return {}
         # Twice as many as are listed: rounding moves some over the edge of the list.
         return {"use_mixed_precision": True, "rescored": max(RESCORED, 2 * self.options.top_k)}
