@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence import conve, forward, reference, tangent, vectorized
+from conve_tracin.influence import backward, conve, forward, reference, shared_queries, tangent, vectorized
 from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch, TracInReferencePyTorch
 from conve_tracin.model import ConvE
 
@@ -37,10 +37,10 @@ def conve_engine(request, monkeypatch):
     """Run a test with either way of ConvE's engine, whatever the number of test triples."""
     monkeypatch.setattr(conve, "FACTORED_FROM", 99 if request.param == "forward" else 1)
     if request.param == "factored pair by pair":
-        monkeypatch.setattr(conve, "COPIED_FEATURES", 0)
+        monkeypatch.setattr(backward, "COPIED_FEATURES", 0)
 
 
-def make_model(*, entity_bias=False, dtype=torch.float64) -> ConvE:
+def make_model(*, entity_bias=False, dtype=torch.float64, kernel_height=2) -> ConvE:
     """A model with BatchNorm statistics and weights far from their start."""
     torch.manual_seed(7)
     model = ConvE(
@@ -50,7 +50,7 @@ def make_model(*, entity_bias=False, dtype=torch.float64) -> ConvE:
         embedding_height=3,
         embedding_width=4,
         output_channels=5,
-        kernel_height=2,
+        kernel_height=kernel_height,
         entity_bias=entity_bias,
     ).to(dtype)
     model.train()
@@ -100,6 +100,36 @@ def test_products_of_all_parameters(analyzer_type, entity_bias, conve_engine):
     names = [name for name, _ in model.named_parameters()]
     actual = analyzer_type(model).gradient_products(TEST_TRIPLES, TRAINING)
     assert_close(actual, products_by_hand(model, names), 1e-12)
+
+
+# Maps that see both embeddings in no row, in some, in all but two, and in all; embeddings are images of three rows.
+@pytest.mark.parametrize("kernel_height", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("features_at_once", [1, 10**6])
+def test_kernels_of_every_height(kernel_height, features_at_once, conve_engine, monkeypatch):
+    monkeypatch.setattr(shared_queries, "CPU_BATCH_FEATURES", features_at_once)
+    model = make_model(kernel_height=kernel_height)
+    actual = TracInAnalyzerPyTorch(model).gradient_products(TEST_TRIPLES, TRAINING)
+    assert_close(actual, products_by_hand(model, EVERYTHING), 1e-12)
+    norms = gradients_by_hand(model, TRAINING, EVERYTHING).square().sum(dim=1)
+    assert_close(TracInAnalyzerPyTorch(model).self_products(TRAINING), norms, 1e-12)
+
+
+def test_only_the_rows_between_head_and_relation_are_convolved_for_each_pair(conve_engine, monkeypatch):
+    convolve, convolved = F.conv2d, []
+
+    def counting(images, *arguments):
+        convolved.append(images.shape)
+        return convolve(images, *arguments)
+
+    model = make_model()
+    analyzer = TracInAnalyzerPyTorch(model, last_layer_names=[name for name in EVERYTHING if "embeddings" not in name])
+    expected = analyzer.gradient_products(TEST_TRIPLES[:1], TRAINING)
+    monkeypatch.setattr(F, "conv2d", counting)
+    assert torch.equal(analyzer.gradient_products(TEST_TRIPLES[:1], TRAINING), expected)
+    heads, relations, pairs = (len(np.unique(TRAINING[:, columns], axis=0)) for columns in ([0], [1], [0, 1]))
+    test_triple, *rest = convolved
+    assert test_triple == (1, 1, 6, 4)
+    assert sorted(rest) == sorted([(relations, 1, 3, 4), (heads, 1, 3, 4), (pairs, 1, 2, 4)])
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 256])
@@ -269,6 +299,7 @@ def test_mixed_precision_rounds_the_weak_and_rescores_the_strong_of_each_sign():
 )
 def test_batches_that_do_not_fit_are_halved(error, monkeypatch):
     model = make_model()
+    monkeypatch.setattr(conve, "FACTORED_FROM", 99)
     whole = conve.ForwardDerivatives.__call__
 
     def cramped(self, batch):
@@ -285,6 +316,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
     def broken(self, batch):
         raise RuntimeError("shapes do not match")
 
+    monkeypatch.setattr(conve, "FACTORED_FROM", 99)
     monkeypatch.setattr(conve.ForwardDerivatives, "__call__", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         TracInAnalyzerPyTorch(make_model()).gradient_products(TEST_TRIPLES, TRAINING)

@@ -1,14 +1,12 @@
 """Exact products on a GPU: what a machine without one can tell of them."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from test_cli_tracin import files, run  # noqa: F401 - the fixture
 
 from conve_tracin import analysis, cli
-from conve_tracin.influence.conve import GPU_BATCH_FEATURES, choose_batch_size
-from conve_tracin.model import ConvE
+from conve_tracin.influence.conve import choose_batch_size
+from conve_tracin.influence.shared_queries import CPU_BATCH_FEATURES, GPU_BATCH_FEATURES
 
 
 def tf32_is_on():
@@ -66,17 +64,13 @@ def test_the_report_names_the_precision_that_held(files, more, available, monkey
     assert [name for name in ("bfloat16", "TensorFloat", "full precision") if name in text] == [expected]
 
 
-@pytest.mark.parametrize(("height", "width"), [(10, 20), (4, 8)])
-def test_batches_fill_a_gpu_unless_the_user_says(height, width, monkeypatch):
-    model = ConvE(
-        num_entities=5, num_relations=2, embedding_dim=height * width, embedding_height=height, embedding_width=width
-    )
-    assert choose_batch_size(256, model) <= 256
-    features = model.config.feature_map_size
-    on_gpu = SimpleNamespace(
-        config=model.config, fc=SimpleNamespace(weight=SimpleNamespace(device=torch.device("cuda")))
-    )
-    for free_bytes, most in ((80e9, GPU_BATCH_FEATURES), (1e9, 1e9 / 64), (1e6, 256 * features)):
+@pytest.mark.parametrize("features", [896, 10_368])
+def test_batches_fill_a_cache_or_a_gpu_unless_the_user_says(features, monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    fast = choose_batch_size(256, features=features, device=cpu)
+    assert CPU_BATCH_FEATURES * 0.98 < fast * features <= CPU_BATCH_FEATURES
+    assert [choose_batch_size(size, features=features, device=cpu) for size in (1, fast, 10 * fast)] == [1, fast, fast]
+    for free_bytes, most in ((80e9, GPU_BATCH_FEATURES), (1e9, 1e9 / 64)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free_bytes: (int(free), 80_000_000_000))
-        assert most * 0.98 < choose_batch_size(256, on_gpu) * features <= most
-        assert [choose_batch_size(size, on_gpu) for size in (1, 100, 1000)] == [1, 100, 1000]
+        assert most * 0.98 < choose_batch_size(256, features=features, device=gpu) * features <= most
+        assert [choose_batch_size(size, features=features, device=gpu) for size in (1, 100, 1000)] == [1, 100, 1000]

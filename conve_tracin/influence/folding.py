@@ -66,6 +66,16 @@ def folded_tangent(model: ConvE, tangent: ConvETangent) -> Convolution | None:
     return Convolution(*jvp(lambda values: fold(model, values), (primal,), (directions,))[1])
 
 
+def folded_tangents(model: ConvE, tangents: list[ConvETangent]) -> list[Convolution]:
+    """Return how the folded convolution moves along each of the tangents; none where it rests along all of them."""
+    folded = [folded_tangent(model, tangent) for tangent in tangents]
+    if all(convolution is None for convolution in folded):
+        return []
+    primal = folded_convolution(model)
+    resting = Convolution(torch.zeros_like(primal.kernel), torch.zeros_like(primal.bias))
+    return [convolution or resting for convolution in folded]
+
+
 def unfolded_gradients(model: ConvE, by_kernel: Tensor, by_bias: Tensor) -> dict[str, Tensor]:
     """Turn gradients by the folded kernel (M, C, 1, kh, kw) and bias (M, C) into those by the parameters, (M, …)."""
     pull_back = vjp(lambda values: fold(model, values), parameters(model))[1]

@@ -1,0 +1,166 @@
+"""What the engines for ConvE compute of each (head, relation) pair, and share as far as it goes.
+
+A pair's query vector needs the product of its features with `fc.weight`. The shares that the head alone and the
+relation alone have in it (see `strips`) are computed once for each of them, together with how they move along tangents.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conve_tracin.influence import folding
+from conve_tracin.influence.strips import MovedImages, Strip, StripSizes
+from conve_tracin.influence.sweep import PairBatch
+from conve_tracin.influence.tangent import ConvETangent
+from conve_tracin.model import ConvE
+
+# A product of odd width takes a CPU up to a third longer.
+EVEN_WIDTH = 8
+# The feature maps of a batch should stay in a CPU core's cache. A GPU is kept busy by large batches, as far as its
+# memory goes: each feature of a pair is there in at most four triples, and these in up to four arrays, of float32.
+CPU_BATCH_FEATURES = 1_400_000
+GPU_BATCH_FEATURES = 2**26
+GPU_BYTES_PER_FEATURE = 4 * 4 * 4
+
+
+def features_at_once(device: torch.device) -> int:
+    """Return how many features to hold at once."""
+    if device.type == "cpu":
+        return CPU_BATCH_FEATURES
+    if device.type != "cuda":
+        return GPU_BATCH_FEATURES
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return min(GPU_BATCH_FEATURES, free_bytes // GPU_BYTES_PER_FEATURE)
+
+
+class SharedQueries:
+    """The pairs' linear products, as far as they are shared, and what follows them.
+
+    Args:
+        model: ConvE in eval mode.
+        tangents: the n directions; the factors of their `fc.weight` directions have k rows together.
+        relations: the ids of all relations that will come, (R,).
+        low_precision: bfloat16 or float16 for the convolution and the products with `fc.weight`, or None.
+    """
+
+    def __init__(
+        self,
+        model: ConvE,
+        tangents: list[ConvETangent],
+        *,
+        relations: Tensor,
+        low_precision: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        self.tangents = tangents
+        self.table = model.entity_embeddings.weight.detach()
+        self.relation_table = model.relation_embeddings.weight.detach()
+        self.precision = low_precision or self.table.dtype
+        self.convolution = folding.folded_convolution(model)
+        bn2 = model.bn2
+        self.deviation = torch.sqrt(bn2.running_var + bn2.eps)
+        self.scale = bn2.weight.detach() / self.deviation
+        self.center = bn2.running_mean - model.fc.bias.detach()
+        self.shift = bn2.bias.detach()
+
+        self.sizes = StripSizes.of(model.config)
+        # Behind the rows of fc.weight come the factors that its directions multiply the features with.
+        factors = [tangent.linear_weight[1] for tangent in tangents if tangent.linear_weight is not None]
+        self.num_factors = sum(map(len, factors))
+        weight = torch.cat([model.fc.weight.detach(), *factors]).to(self.precision)  # (d + k, F)
+        weight = F.pad(weight, (0, 0, 0, -len(weight) % EVEN_WIDTH))
+        of_heads, self.weight_of_both, of_relations = (part.T.contiguous() for part in self.sizes.split(weight))
+        stacked = folding.stack([self.convolution, *folding.folded_tangents(model, tangents)]).to(self.precision)
+        self.stacked_convolution = stacked
+        self.kernel = self.convolution.kernel.to(self.precision)
+        self.head_strip, relation_strip = (
+            Strip(stacked, self.kernel, part, len(tangents)) for part in (of_heads, of_relations)
+        )
+        features_of_image = max(1, self.sizes.features_alone * (1 + len(tangents)) // 2)
+        self.images_at_once = max(1, features_at_once(self.table.device) // features_of_image)
+        self.place_of_relation = relations.new_zeros(len(self.relation_table))
+        self.place_of_relation[relations] = torch.arange(len(relations), device=relations.device)
+        relation_rows = [tangent.relation_rows for tangent in tangents]
+        with torch.no_grad():
+            self.relation_products = self._products_alone(relation_strip, self.relation_table, relations, relation_rows)
+
+    @property
+    def dimension(self) -> int:
+        """The width d of embeddings and query vectors."""
+        return self.table.shape[1]
+
+    def products_alone(self, batch: PairBatch) -> Tensor:
+        """Multiply the features that see one embedding with `fc.weight` and the factors: (B, 1 + n, at least d + k).
+
+        The pairs' own products come first, then how they move along each tangent; the factors' are of use for the
+        pairs' own alone.
+        """
+        heads, head_of_pair = batch.heads.unique_consecutive(return_inverse=True)
+        entity_rows = [tangent.entity_rows for tangent in self.tangents]
+        products = self._products_alone(self.head_strip, self.table, heads, entity_rows)[head_of_pair]
+        products += self.relation_products[self.place_of_relation[batch.relations]]
+        return products
+
+    def _products_alone(self, strip: Strip, table: Tensor, ids: Tensor, directions: list[dict[int, Tensor]]) -> Tensor:
+        """Multiply the features that see the embeddings `ids` (S,) of a table alone: (S, 1 + n, …)."""
+        products = [table.new_zeros(0, 1 + len(self.tangents), strip.weight.shape[1])]
+        for part in ids.split(self.images_at_once):
+            moved = (
+                MovedImages(place, here, self.sizes.images(direction.to(self.precision)).expand(len(here), -1, -1, -1))
+                for place, rows in enumerate(directions)
+                for row, direction in rows.items()
+                if len(here := (part == row).nonzero()[:, 0])
+            )
+            images = self.sizes.images(table[part]).to(self.precision)
+            products.append(strip(images, moved, dtype=table.dtype))
+        return torch.cat(products)
+
+    def images_of_both(self, batch: PairBatch) -> Tensor:
+        """Lay what the strip in the middle sees of the pairs: (B, 1, h, w)."""
+        images = self.sizes.images_of_both(self.table[batch.heads], self.relation_table[batch.relations])
+        return images.to(self.precision)
+
+    def moved_images_of_both(self, batch: PairBatch) -> Iterator[MovedImages]:
+        """Collect how the tangents move what the strip in the middle sees of the pairs."""
+        for place, tangent in enumerate(self.tangents):
+            moved_heads, heads_move = _rows_at(tangent.entity_rows, batch.heads, like=self.table)
+            moved_relations, relations_move = _rows_at(tangent.relation_rows, batch.relations, like=self.table)
+            pairs = (heads_move | relations_move).nonzero()[:, 0]
+            if len(pairs):
+                images = self.sizes.images_of_both(moved_heads[pairs], moved_relations[pairs])
+                yield MovedImages(place, pairs, images.to(self.precision))
+
+    def normalised(self, linear: Tensor) -> Tensor:
+        """Normalise the linear products (B, d), whose bias is still missing, with bn2's statistics."""
+        return (linear - self.center) / self.deviation
+
+    def before_relu(self, linear: Tensor) -> Tensor:
+        """Apply fc.bias and bn2 to the linear products (B, d)."""
+        return (linear - self.center) * self.scale + self.shift
+
+    def scores(self, queries: Tensor, tail_rows: Tensor, batch: PairBatch) -> Tensor:
+        """Score the triples: query vectors (M, d) and tail embeddings (M, d) to (M,)."""
+        scores = (queries * tail_rows).sum(dim=1)
+        return scores if self.model.entity_bias is None else scores + self.model.entity_bias[batch.tails]
+
+    def add_tail_terms(self, derivatives: Tensor, queries: Tensor, tails: Tensor) -> None:
+        """Add q·ė_t + ḃ_t of the triples' query vectors (M, d) to the derivatives (n, M)."""
+        for tangent, out in zip(self.tangents, derivatives, strict=True):
+            for entity, direction in tangent.entity_rows.items():
+                here = (tails == entity).nonzero()[:, 0]
+                out[here] += queries[here] @ direction.to(queries)
+            for entity, direction in tangent.entity_bias.items():
+                out += torch.where(tails == entity, direction.to(out), 0)
+
+
+def _rows_at(rows: dict[int, Tensor], ids: Tensor, *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Place {id: direction (d,)} at the ids (B,): (B, d), and which ids are among them: (B,) bool."""
+    placed = like.new_zeros(len(ids), like.shape[1])
+    moves = torch.zeros_like(ids, dtype=torch.bool)
+    for row, direction in rows.items():
+        here = ids == row
+        placed[here] = direction.to(like)
+        moves |= here
+    return placed, moves
