@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conve_tracin.influence import folding
 from conve_tracin.influence.strips import mask_where_inactive
 from conve_tracin.influence.sweep import PairBatch
 
@@ -41,7 +42,7 @@ class MapGradients:
 
     def by_convolution(self, by_maps: Tensor, images: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Go back to the convolution: kernel gradients (M, C, 1, kh, kw) and bias gradients (M, C)."""
-        patches = F.unfold(images, self.kernel.shape[2:]).transpose(1, 2)  # (B, P, kh · kw)
+        patches = folding.patches(images, self.kernel.shape[2:]).transpose(1, 2)  # (B, P, kh · kw)
         if self._copies_features:
             by_kernel = by_maps @ patches[batch.rows]  # (M, C, kh · kw)
         else:

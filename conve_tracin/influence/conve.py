@@ -30,7 +30,7 @@ from conve_tracin.options import DEFAULT_BATCH_SIZE
 
 # Measured on a CPU: from here on one backward product for each triple is cheaper than forward products for each
 # pair and tangent (benchmarks/scale.py --growth).
-FACTORED_FROM = 3
+FACTORED_FROM = 4
 
 
 def iterate_derivatives(

@@ -1,5 +1,6 @@
 """bn0, conv1 and bn1 of ConvE as one convolution: in eval mode the two normalisations are affine and fold into it."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +20,27 @@ class Convolution:
     bias: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Convolve images (B, 1, 2 · height, width) to maps (B, C, …)."""
-        return F.conv2d(images, self.kernel, self.bias)
+        """Convolve images (B, 1, h, w) to maps (B, C, P)."""
+        if images.device.type != "cpu" or images.dtype == torch.bfloat16:
+            return F.conv2d(images, self.kernel, self.bias).flatten(start_dim=2)
+        # torch's own convolution of one channel takes up to nine times as long.
+        kernel = self.kernel.flatten(start_dim=1).expand(len(images), -1, -1)  # (B, C, kh · kw)
+        return torch.baddbmm(self.bias[:, None], kernel, patches(images, self.kernel.shape[2:]))
 
     def to(self, dtype: torch.dtype) -> "Convolution":
         """Return the same convolution in another precision."""
         return Convolution(self.kernel.to(dtype), self.bias.to(dtype))
+
+
+def patches(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Collect what a kernel of (kh, kw) meets on images (B, 1, h, w): (B, kh · kw, P), as `F.unfold` but faster."""
+    height, width = size
+    rows, columns = images.shape[2] - height + 1, images.shape[3] - width + 1
+    corners = itertools.product(range(height), range(width))
+    return torch.cat(
+        [images[:, :, row : row + rows, column : column + columns].flatten(start_dim=2) for row, column in corners],
+        dim=1,
+    )
 
 
 def stack(convolutions: list[Convolution]) -> Convolution:
