@@ -31,7 +31,7 @@ class ForwardDerivatives(SharedQueries):
 
     @property
     def features_of_pair(self) -> int:
-        """How many features, and numbers that take as much, a pair has in a batch."""
+        """How many features, and directions in which they move, a pair has in a batch."""
         return max(self.dimension, self.sizes.features_of_both) * (1 + len(self.tangents))
 
     def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
@@ -94,8 +94,8 @@ class FactoredDerivatives(SharedQueries):
 
     @property
     def features_of_pair(self) -> int:
-        """How many features, and numbers that take as much, a pair has in a batch."""
-        return self.sizes.features_of_both + self.dimension * (1 + len(self.tangents))
+        """How many features, and gradients by them, a pair has in a batch."""
+        return 2 * max(self.dimension, self.sizes.features_of_both)
 
     def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the scores (M,) and their derivatives (n, M)."""

@@ -20,7 +20,7 @@ from conve_tracin.model import ConvE
 EVEN_WIDTH = 8
 # The feature maps of a batch should stay in a CPU core's cache. A GPU is kept busy by large batches, as far as its
 # memory goes: each feature of a pair is there in at most four triples, and these in up to four arrays, of float32.
-CPU_BATCH_FEATURES = 2_800_000
+CPU_BATCH_FEATURES = 1_400_000
 GPU_BATCH_FEATURES = 2**26
 GPU_BYTES_PER_FEATURE = 4 * 4 * 4
 
@@ -78,7 +78,7 @@ class SharedQueries:
         self.head_strip, relation_strip = (
             Strip(stacked, self.kernel, part, len(tangents)) for part in (of_heads, of_relations)
         )
-        features_of_image = max(1, self.sizes.features_alone * (1 + len(tangents)))
+        features_of_image = max(1, self.sizes.features_alone * (1 + len(tangents)) // 2)
         self.images_at_once = max(1, features_at_once(self.table.device) // features_of_image)
         self.place_of_relation = relations.new_zeros(len(self.relation_table))
         self.place_of_relation[relations] = torch.arange(len(relations), device=relations.device)

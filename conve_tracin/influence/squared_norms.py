@@ -37,8 +37,8 @@ class SquaredNorms(SharedQueries):
 
     @property
     def features_of_pair(self) -> int:
-        """How many features a pair has in a batch, counting as many again for its triples' gradients."""
-        return 2 * self.model.config.feature_map_size
+        """How many features a pair has in a batch."""
+        return self.model.config.feature_map_size
 
     def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the scores (M,) and the squared norms (M,) of their gradients."""
