@@ -33,7 +33,7 @@ class MapGradients:
         """Go back through the linear layer and the ReLU: gradients (M, d) to gradients by the maps (M, C, P)."""
         by_maps = by_linear.to(self.weight.dtype) @ self.weight.T  # (M, F′), before the ReLU's derivative
         if self._copies_features:
-            mask_where_inactive(by_maps, features[batch.rows], out=by_maps)
+            mask_where_inactive(by_maps, features.index_select(0, batch.rows), out=by_maps)
         else:
             for pair, triples in enumerate(batch.triples_of_pairs()):
                 here = by_maps[triples]
@@ -44,7 +44,7 @@ class MapGradients:
         """Go back to the convolution: kernel gradients (M, C, 1, kh, kw) and bias gradients (M, C)."""
         patches = folding.patches(images, self.kernel.shape[2:]).transpose(1, 2)  # (B, P, kh · kw)
         if self._copies_features:
-            by_kernel = by_maps @ patches[batch.rows]  # (M, C, kh · kw)
+            by_kernel = by_maps @ patches.index_select(0, batch.rows)  # (M, C, kh · kw)
         else:
             by_kernel = by_maps.new_empty(*by_maps.shape[:2], patches.shape[2])
             for pair, triples in enumerate(batch.triples_of_pairs()):

@@ -36,13 +36,13 @@ class ForwardDerivatives(SharedQueries):
 
     def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the scores (M,) and their derivatives (n, M)."""
-        tail_rows = self.table[batch.tails]  # (M, d)
+        tail_rows = self.table.index_select(0, batch.tails)  # (M, d)
         queries, query_tangents = self._queries(batch)
-        triple_queries = queries[batch.rows]  # (M, d)
+        triple_queries = queries.index_select(0, batch.rows)  # (M, d)
         scores = self.scores(triple_queries, tail_rows, batch)
         derivatives = scores.new_zeros(len(self.tangents), len(batch.tails))
         for query_tangent, out in zip(query_tangents, derivatives, strict=True):
-            torch.sum(query_tangent[batch.rows] * tail_rows, dim=1, out=out)
+            torch.sum(query_tangent.index_select(0, batch.rows) * tail_rows, dim=1, out=out)
         self.add_tail_terms(derivatives, triple_queries, batch.tails)
         return scores, derivatives
 
@@ -107,18 +107,19 @@ class FactoredDerivatives(SharedQueries):
             products = products + (features @ self.weight_of_both).to(products.dtype)
         linear, through_factors = products.tensor_split([self.dimension], dim=1)
         before_relu = self.before_relu(linear)
-        queries = F.relu(before_relu)[batch.rows]  # (M, d)
-        tail_rows = self.table[batch.tails]  # (M, d)
+        queries = F.relu(before_relu).index_select(0, batch.rows)  # (M, d)
+        tail_rows = self.table.index_select(0, batch.tails)  # (M, d)
         scores = self.scores(queries, tail_rows, batch)
 
-        by_before_relu = mask_where_inactive(tail_rows, before_relu[batch.rows])  # (M, d)
+        by_before_relu = mask_where_inactive(tail_rows, before_relu.index_select(0, batch.rows))  # (M, d)
         by_linear = by_before_relu * self.scale
         derivatives = self._directly(by_before_relu, by_linear, linear, batch)
         # A product of outer products is the product of the inner ones.
         through_factors = through_factors[:, : self.num_factors][batch.rows].T  # (k, M)
         derivatives.index_add_(0, self.stacked.owner, through_factors * (self.stacked.left @ by_linear.T))
-        for place, out in enumerate(derivatives, start=1):
-            out += (alone[:, place, : self.dimension][batch.rows] * by_linear).sum(dim=1)
+        moved = alone[:, 1:, : self.dimension].transpose(0, 1).contiguous()  # (n, B, d)
+        for moved_alone, out in zip(moved, derivatives, strict=True):
+            out += (moved_alone.index_select(0, batch.rows) * by_linear).sum(dim=1)
         if self.sizes.features_of_both:
             self._add_strip_of_both(derivatives, by_linear, images, features, batch)
         self.add_tail_terms(derivatives, queries, batch.tails)
@@ -128,7 +129,9 @@ class FactoredDerivatives(SharedQueries):
         """Differentiate by what comes after the linear layer's product: (n, M)."""
         derivatives = self.stacked.linear_bias @ by_linear.T
         derivatives += self.stacked.bn2_bias @ by_before_relu.T
-        derivatives += self.stacked.bn2_weight @ (by_before_relu * self.normalised(linear)[batch.rows]).T
+        derivatives += (
+            self.stacked.bn2_weight @ (by_before_relu * self.normalised(linear).index_select(0, batch.rows)).T
+        )
         return derivatives
 
     def _add_strip_of_both(

@@ -99,9 +99,9 @@ class SharedQueries:
         """
         heads, head_of_pair = batch.heads.unique_consecutive(return_inverse=True)
         entity_rows = [tangent.entity_rows for tangent in self.tangents]
-        products = self._products_alone(self.head_strip, self.table, heads, entity_rows)[head_of_pair]
-        products += self.relation_products[self.place_of_relation[batch.relations]]
-        return products
+        of_heads = self._products_alone(self.head_strip, self.table, heads, entity_rows)
+        of_relations = self.relation_products.index_select(0, self.place_of_relation[batch.relations])
+        return of_heads.index_select(0, head_of_pair).add_(of_relations)
 
     def _products_alone(self, strip: Strip, table: Tensor, ids: Tensor, directions: list[dict[int, Tensor]]) -> Tensor:
         """Multiply the features that see the embeddings `ids` (S,) of a table alone: (S, 1 + n, …)."""
@@ -113,13 +113,14 @@ class SharedQueries:
                 for row, direction in rows.items()
                 if len(here := (part == row).nonzero()[:, 0])
             )
-            images = self.sizes.images(table[part]).to(self.precision)
+            images = self.sizes.images(table.index_select(0, part)).to(self.precision)
             products.append(strip(images, moved, dtype=table.dtype))
         return torch.cat(products)
 
     def images_of_both(self, batch: PairBatch) -> Tensor:
         """Lay what the strip in the middle sees of the pairs: (B, 1, h, w)."""
-        images = self.sizes.images_of_both(self.table[batch.heads], self.relation_table[batch.relations])
+        heads, relations = self.table.index_select(0, batch.heads), self.relation_table.index_select(0, batch.relations)
+        images = self.sizes.images_of_both(heads, relations)
         return images.to(self.precision)
 
     def moved_images_of_both(self, batch: PairBatch) -> Iterator[MovedImages]:

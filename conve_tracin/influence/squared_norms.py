@@ -43,15 +43,16 @@ class SquaredNorms(SharedQueries):
     def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the scores (M,) and the squared norms (M,) of their gradients."""
         names = self.names
-        images = torch.cat([self.table[batch.heads], self.relation_table[batch.relations]], dim=1)
+        heads, relations = self.table.index_select(0, batch.heads), self.relation_table.index_select(0, batch.relations)
+        images = torch.cat([heads, relations], dim=1)
         images = images.view(-1, 1, 2 * self.sizes.height, self.sizes.width).to(self.precision)
         features = F.relu_(self.low_convolution(images)).flatten(start_dim=1)  # (B, F)
         linear = self._linear(features, batch)  # (B, d)
         before_relu = self.before_relu(linear)
-        queries = F.relu(before_relu)[batch.rows]  # (M, d)
-        tail_rows = self.table[batch.tails]  # (M, d)
+        queries = F.relu(before_relu).index_select(0, batch.rows)  # (M, d)
+        tail_rows = self.table.index_select(0, batch.tails)  # (M, d)
         scores = self.scores(queries, tail_rows, batch)
-        by_before_relu = mask_where_inactive(tail_rows, before_relu[batch.rows])  # (M, d)
+        by_before_relu = mask_where_inactive(tail_rows, before_relu.index_select(0, batch.rows))  # (M, d)
         by_linear = by_before_relu * self.scale
 
         norms = torch.zeros_like(scores)
@@ -62,7 +63,7 @@ class SquaredNorms(SharedQueries):
         if "fc.bias" in names:
             norms += _squared(by_linear)
         if "bn2.weight" in names:
-            norms += _squared(by_before_relu * self.normalised(linear)[batch.rows])
+            norms += _squared(by_before_relu * self.normalised(linear).index_select(0, batch.rows))
         if "bn2.bias" in names:
             norms += _squared(by_before_relu)
         if ENTITY_BIAS in names:
