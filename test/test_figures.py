@@ -13,8 +13,6 @@ SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 TRAINING, INFLUENCE = ("training", "contenders"), ("influence", "pairs_per_second")
 RATIO = ("influence", "ratio_to_backward_loop")
-INFLUENCE_EPYC = ("influence_epyc", "pairs_per_second")
-RATIO_EPYC = ("influence_epyc", "ratio_to_backward_loop")
 KVSALL = ("umls-kvsall-inverse", "kinships-kvsall-inverse", "nations-kvsall-inverse")
 LDS_COLUMNS = (*KVSALL, "umls-1vsall", "kinships-1vsall")
 LDS_ROWS = {
@@ -56,20 +54,6 @@ FIGURES = [
         "takes {} training triples a second for one test triple, and {} pairs a second for sixteen: {} and {} times",
         [(*INFLUENCE, "one test triple"), (*INFLUENCE, "16 test triples"), (*RATIO, "one test triple"),
          (*RATIO, "16 test triples")],
-    ),
-    (
-        "README.md", "On 2 cores of an AMD EPYC it is {} and {} times",
-        [(*RATIO_EPYC, "one test triple"), (*RATIO_EPYC, "16 test triples")],
-    ),
-    (
-        "docs/tracin.md",
-        "one test triple takes {} pairs a second, sixteen {}, self-influence {}; that is {}, {} and {}",
-        [(*INFLUENCE_EPYC, name) for name in ("one test triple", "16 test triples", "self-influence")]
-        + [(*RATIO_EPYC, name) for name in ("one test triple", "16 test triples", "self-influence")],
-    ),
-    (
-        "docs/tracin.md", "`gauss-newton` takes {} pairs a second there",
-        [(*INFLUENCE_EPYC, "Gauss–Newton, one test triple")],
     ),
     ("README.md", "captum's TracInCP ({} a second", [(*INFLUENCE, "captum TracInCP, fc and conv1")]),
     *(
@@ -134,6 +118,7 @@ FIGURES = [
             "16 test triples, mixed precision": "16 test triples, mixed precision",
             "one test triple, `fc` and `conv1` alone": "fc and conv1",
             "self-influence of every training triple": "self-influence",
+            "one test triple, `gauss-newton`": "Gauss–Newton, one test triple",
         }.items()
     ),
     (
