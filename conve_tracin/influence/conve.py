@@ -21,7 +21,7 @@ from torch import Tensor
 from conve_tracin.influence.derivatives import FactoredDerivatives, ForwardDerivatives
 from conve_tracin.influence.forward import loss_slopes
 from conve_tracin.influence.reference import LossFunction
-from conve_tracin.influence.shared_queries import features_at_once
+from conve_tracin.influence.shared_queries import SharedQueries, features_at_once
 from conve_tracin.influence.squared_norms import SquaredNorms
 from conve_tracin.influence.sweep import PairBatch, sweep
 from conve_tracin.influence.tangent import ConvETangent
@@ -57,8 +57,9 @@ def iterate_derivatives(
     device = model.entity_embeddings.weight.device
     touched = np.flatnonzero(_touched(tangents, triples))
     many = len(tangents) >= FACTORED_FROM and any(tangent.moves_every_query for tangent in tangents)
-    engine = FactoredDerivatives if many else ForwardDerivatives
-    work = engine(model, tangents, relations=_relations_of(triples[touched], device), low_precision=low_precision)
+    relations = _relations_of(triples[touched], device)
+    shared = SharedQueries(model, tangents, relations=relations, low_precision=low_precision)
+    work = FactoredDerivatives(shared) if many else ForwardDerivatives(shared)
     batch_size = choose_batch_size(batch_size, features=work.features_of_pair, device=device)
     for positions, (scores, derivatives) in sweep(
         triples[touched], work, device=device, batch_size=batch_size, progress=progress
@@ -78,9 +79,8 @@ def iterate_squared_norms(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Go through triples (N, 3) and yield positions (M,) and ‖∇ℓ‖² (M,) over the parameters `names`."""
     device = model.entity_embeddings.weight.device
-    squared_norms = SquaredNorms(
-        model, frozenset(names), relations=_relations_of(triples, device), low_precision=low_precision
-    )
+    shared = SharedQueries(model, [], relations=_relations_of(triples, device), low_precision=low_precision)
+    squared_norms = SquaredNorms(shared, frozenset(names))
 
     def work(batch: PairBatch) -> Tensor:
         scores, norms = squared_norms(batch)

@@ -5,13 +5,14 @@ relation alone have in it (see `strips`) are computed once for each of them, tog
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from conve_tracin.influence import folding
-from conve_tracin.influence.strips import MovedImages, Strip, StripSizes
+from conve_tracin.influence.strips import MovedImages, Strip, StripSizes, mask_where_inactive
 from conve_tracin.influence.sweep import PairBatch
 from conve_tracin.influence.tangent import ConvETangent
 from conve_tracin.model import ConvE
@@ -68,7 +69,7 @@ class SharedQueries:
         self.sizes = StripSizes.of(model.config)
         # Behind the rows of fc.weight come the factors that its directions multiply the features with.
         factors = [tangent.linear_weight[1] for tangent in tangents if tangent.linear_weight is not None]
-        self.num_factors = sum(map(len, factors))
+        self.ranks = [0 if tangent.linear_weight is None else len(tangent.linear_weight[1]) for tangent in tangents]
         weight = torch.cat([model.fc.weight.detach(), *factors]).to(self.precision)  # (d + k, F)
         weight = F.pad(weight, (0, 0, 0, -len(weight) % EVEN_WIDTH))
         of_heads, self.weight_of_both, of_relations = (part.T.contiguous() for part in self.sizes.split(weight))
@@ -117,6 +118,11 @@ class SharedQueries:
             products.append(strip(images, moved, dtype=table.dtype))
         return torch.cat(products)
 
+    def images(self, batch: PairBatch) -> Tensor:
+        """Lay the pairs' embeddings as images, the head's above the relation's: (B, 1, 2 · height, width)."""
+        heads, relations = self.table.index_select(0, batch.heads), self.relation_table.index_select(0, batch.relations)
+        return torch.cat([self.sizes.images(heads), self.sizes.images(relations)], dim=2).to(self.precision)
+
     def images_of_both(self, batch: PairBatch) -> Tensor:
         """Lay what the strip in the middle sees of the pairs: (B, 1, h, w)."""
         heads, relations = self.table.index_select(0, batch.heads), self.relation_table.index_select(0, batch.relations)
@@ -141,10 +147,16 @@ class SharedQueries:
         """Apply fc.bias and bn2 to the linear products (B, d)."""
         return (linear - self.center) * self.scale + self.shift
 
-    def scores(self, queries: Tensor, tail_rows: Tensor, batch: PairBatch) -> Tensor:
-        """Score the triples: query vectors (M, d) and tail embeddings (M, d) to (M,)."""
+    def triples(self, linear: Tensor, batch: PairBatch) -> "TripleScores":
+        """Score the triples of pairs whose linear products are known, (B, d)."""
+        before_relu = self.before_relu(linear).index_select(0, batch.rows)  # (M, d)
+        queries = F.relu(before_relu)
+        tail_rows = self.table.index_select(0, batch.tails)  # (M, d)
         scores = (queries * tail_rows).sum(dim=1)
-        return scores if self.model.entity_bias is None else scores + self.model.entity_bias[batch.tails]
+        if self.model.entity_bias is not None:
+            scores = scores + self.model.entity_bias[batch.tails]
+        by_before_relu = mask_where_inactive(tail_rows, before_relu)
+        return TripleScores(scores, queries, by_before_relu, by_before_relu * self.scale)
 
     def add_tail_terms(self, derivatives: Tensor, queries: Tensor, tails: Tensor) -> None:
         """Add q·ė_t + ḃ_t of the triples' query vectors (M, d) to the derivatives (n, M)."""
@@ -154,6 +166,23 @@ class SharedQueries:
                 out[here] += queries[here] @ direction.to(queries)
             for entity, direction in tangent.entity_bias.items():
                 out += torch.where(tails == entity, direction.to(out), 0)
+
+
+@dataclass(frozen=True)
+class TripleScores:
+    """Scores of M triples and what they are made of.
+
+    Attributes:
+        scores: (M,).
+        queries: the query vectors, (M, d).
+        by_before_relu, by_linear: gradients of the scores by what comes before the last ReLU, and by the linear
+            products, (M, d) each.
+    """
+
+    scores: Tensor
+    queries: Tensor
+    by_before_relu: Tensor
+    by_linear: Tensor
 
 
 def _rows_at(rows: dict[int, Tensor], ids: Tensor, *, like: Tensor) -> tuple[Tensor, Tensor]:

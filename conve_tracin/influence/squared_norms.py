@@ -7,53 +7,34 @@ from torch import Tensor
 from conve_tracin.influence import folding
 from conve_tracin.influence.backward import MapGradients
 from conve_tracin.influence.shared_queries import SharedQueries
-from conve_tracin.influence.strips import mask_where_inactive
 from conve_tracin.influence.sweep import PairBatch
 from conve_tracin.influence.tangent import CONVOLUTION, ENTITY_BIAS, ENTITY_TABLE, LINEAR_WEIGHT, RELATION_TABLE
-from conve_tracin.model import ConvE
 
 
-class SquaredNorms(SharedQueries):
-    """Squared norms over some of the parameters.
+class SquaredNorms:
+    """Squared norms over some of the parameters; `shared` has no tangents."""
 
-    Args:
-        model: ConvE in eval mode.
-        names: the parameters.
-        relations, low_precision: see `SharedQueries`.
-    """
-
-    def __init__(
-        self,
-        model: ConvE,
-        names: frozenset[str],
-        *,
-        relations: Tensor,
-        low_precision: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(model, [], relations=relations, low_precision=low_precision)
+    def __init__(self, shared: SharedQueries, names: frozenset[str]) -> None:
+        self.shared = shared
         self.names = names
-        self.low_convolution = self.convolution.to(self.precision)
-        self.back = MapGradients(self.kernel, model.fc.weight.detach().to(self.precision).T, self.table.dtype)
+        self.convolution = shared.convolution.to(shared.precision)
+        weight = shared.model.fc.weight.detach().to(shared.precision)
+        self.back = MapGradients(shared.kernel, weight.T, shared.table.dtype)
 
     @property
     def features_of_pair(self) -> int:
         """How many features a pair has in a batch."""
-        return self.model.config.feature_map_size
+        return self.shared.model.config.feature_map_size
 
     def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the scores (M,) and the squared norms (M,) of their gradients."""
-        names = self.names
-        heads, relations = self.table.index_select(0, batch.heads), self.relation_table.index_select(0, batch.relations)
-        images = torch.cat([heads, relations], dim=1)
-        images = images.view(-1, 1, 2 * self.sizes.height, self.sizes.width).to(self.precision)
-        features = F.relu_(self.low_convolution(images)).flatten(start_dim=1)  # (B, F)
+        shared, names = self.shared, self.names
+        images = shared.images(batch)
+        features = F.relu_(self.convolution(images)).flatten(start_dim=1)  # (B, F)
         linear = self._linear(features, batch)  # (B, d)
-        before_relu = self.before_relu(linear)
-        queries = F.relu(before_relu).index_select(0, batch.rows)  # (M, d)
-        tail_rows = self.table.index_select(0, batch.tails)  # (M, d)
-        scores = self.scores(queries, tail_rows, batch)
-        by_before_relu = mask_where_inactive(tail_rows, before_relu.index_select(0, batch.rows))  # (M, d)
-        by_linear = by_before_relu * self.scale
+        triples = shared.triples(linear, batch)
+        scores, queries = triples.scores, triples.queries
+        by_before_relu, by_linear = triples.by_before_relu, triples.by_linear
 
         norms = torch.zeros_like(scores)
         if LINEAR_WEIGHT in names:
@@ -63,7 +44,7 @@ class SquaredNorms(SharedQueries):
         if "fc.bias" in names:
             norms += _squared(by_linear)
         if "bn2.weight" in names:
-            norms += _squared(by_before_relu * self.normalised(linear).index_select(0, batch.rows))
+            norms += _squared(by_before_relu * shared.normalised(linear).index_select(0, batch.rows))
         if "bn2.bias" in names:
             norms += _squared(by_before_relu)
         if ENTITY_BIAS in names:
@@ -74,7 +55,7 @@ class SquaredNorms(SharedQueries):
         by_maps = self.back.by_maps(by_linear, features, batch)
         if not names.isdisjoint(CONVOLUTION):
             by_kernel, by_bias = self.back.by_convolution(by_maps, images, batch)
-            for name, gradient in folding.unfolded_gradients(self.model, by_kernel, by_bias).items():
+            for name, gradient in folding.unfolded_gradients(shared.model, by_kernel, by_bias).items():
                 if name in names:
                     norms += _squared(gradient)
         by_images = self.back.by_images(by_maps, images.shape[2:])
@@ -88,9 +69,10 @@ class SquaredNorms(SharedQueries):
 
     def _linear(self, features: Tensor, batch: PairBatch) -> Tensor:
         """Multiply the pairs' features (B, F) with `fc.weight`: (B, d)."""
-        of_both = self.sizes.split(features)[1]
-        products = self.products_alone(batch)[:, 0]
-        return (products + (of_both @ self.weight_of_both).to(products.dtype))[:, : self.dimension]
+        shared = self.shared
+        of_both = shared.sizes.split(features)[1]
+        products = shared.products_alone(batch)[:, 0]
+        return (products + (of_both @ shared.weight_of_both).to(products.dtype))[:, : shared.dimension]
 
 
 def _squared(gradients: Tensor) -> Tensor:
