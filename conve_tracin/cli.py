@@ -195,7 +195,7 @@ def add_influence_arguments(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--batch-size", type=positive_int, default=DEFAULT_BATCH_SIZE,
-        help="(head, relation) pairs in a batch; the default is raised on a GPU",
+        help="(head, relation) pairs in a batch; the default is replaced by what fills a cache, or a GPU",
     )  # fmt: skip
     machine.add_argument(
         "--auto-batch-size", action="store_true",

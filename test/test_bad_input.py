@@ -689,7 +689,7 @@ def assert_right(results, by_hand, train):
         value_of = dict(zip(map(tuple, train.tolist()), expected.tolist(), strict=True))
         found = [row["influence"] for row in result["influences"]]
         tolerance = 1e-5 * expected.abs().max().item()
-        assert found == pytest.approx([value_of[triple] for triple in listed], rel=1e-4, abs=tolerance)
+        assert found == pytest.approx([value_of[triple] for triple in listed], rel=1e-5, abs=tolerance)
 
 
 def write_graph(triples, entities, relations):
@@ -747,7 +747,7 @@ def test_a_repeated_triple_has_its_influence_on_each_of_its_lines(project):
             (row["train_head"], row["train_relation"], row["train_tail"]): row["influence"] for row in one["influences"]
         }
         for row, triple in zip(two["influences"], rows, strict=True):
-            assert row["influence"] == pytest.approx(influences[triple], rel=1e-4)
+            assert row["influence"] == pytest.approx(influences[triple], rel=1e-5)
 
 
 HOSTILE_LABELS = (

@@ -117,6 +117,7 @@ FIGURES = [
             "one test triple, mixed precision": "one test triple, mixed precision",
             "16 test triples, mixed precision": "16 test triples, mixed precision",
             "one test triple, `fc` and `conv1` alone": "fc and conv1",
+            "one test triple, `fc` alone": "fc alone",
             "self-influence of every training triple": "self-influence",
             "one test triple, `gauss-newton`": "Gauss–Newton, one test triple",
         }.items()

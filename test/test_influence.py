@@ -32,11 +32,12 @@ TRAINING = np.array(
 EVERYTHING = tuple(name for name, _ in ConvE(num_entities=2, num_relations=1).named_parameters())
 
 
-@pytest.fixture(params=["forward", "factored", "factored pair by pair"])
+@pytest.fixture(params=["forward", "factored", "factored, whole maps", "factored, whole maps, pair by pair"])
 def conve_engine(request, monkeypatch):
     """Run a test with either way of ConvE's engine, whatever the number of test triples."""
     monkeypatch.setattr(conve, "FACTORED_FROM", 99 if request.param == "forward" else 1)
-    if request.param == "factored pair by pair":
+    monkeypatch.setattr(conve, "WHOLE_FROM", 0 if "whole" in request.param else 99)
+    if "pair by pair" in request.param:
         monkeypatch.setattr(backward, "COPIED_FEATURES", 0)
 
 
@@ -114,7 +115,13 @@ def test_kernels_of_every_height(kernel_height, features_at_once, conve_engine, 
     assert_close(TracInAnalyzerPyTorch(model).self_products(TRAINING), norms, 1e-12)
 
 
-def test_only_the_rows_between_head_and_relation_are_convolved_for_each_pair(conve_engine, monkeypatch):
+@pytest.mark.parametrize("features_at_once", [1, 10**6])
+@pytest.mark.parametrize("factored_from", [1, 99])
+def test_only_the_rows_between_head_and_relation_are_convolved_for_each_pair(
+    factored_from, features_at_once, monkeypatch
+):
+    monkeypatch.setattr(conve, "FACTORED_FROM", factored_from)
+    monkeypatch.setattr(shared_queries, "CPU_BATCH_FEATURES", features_at_once)
     convolve, convolved = folding.Convolution.__call__, []
 
     def counting(self, images):
@@ -122,10 +129,14 @@ def test_only_the_rows_between_head_and_relation_are_convolved_for_each_pair(con
         return convolve(self, images)
 
     monkeypatch.setattr(folding.Convolution, "__call__", counting)
-    actual = TracInAnalyzerPyTorch(make_model()).gradient_products(TEST_TRIPLES[:1], TRAINING)
-    assert_close(actual, products_by_hand(make_model(), EVERYTHING)[:1], 1e-12)
-    heads, relations, pairs = (len(np.unique(TRAINING[:, columns], axis=0)) for columns in ([0], [1], [0, 1]))
-    assert sorted(convolved) == sorted([(relations, 1, 3, 4), (heads, 1, 3, 4), (pairs, 1, 2, 4)])
+    triples = TRAINING[TRAINING[:, 1] > 0]
+    TracInAnalyzerPyTorch(make_model()).gradient_products(TEST_TRIPLES[:1], triples)
+    heads, relations, pairs = (len(np.unique(triples[:, columns], axis=0)) for columns in ([0], [1], [0, 1]))
+    if features_at_once > 1:
+        assert sorted(convolved) == sorted([(relations, 1, 3, 4), (heads, 1, 3, 4), (pairs, 1, 2, 4)])
+    else:
+        # One pair in each batch, and its head again.
+        assert sorted(convolved) == sorted([(1, 1, 3, 4)] * (relations + pairs) + [(1, 1, 2, 4)] * pairs)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 256])
@@ -215,27 +226,44 @@ def test_generic_forward_pass_along_any_tangent():
     assert_close(scores, model(triples[:, 0], triples[:, 1]).gather(1, triples[:, 2:])[:, 0], 1e-12)
 
 
-def test_conve_engine_along_any_tangent(conve_engine):
+def draw_tangent(model, *, rank=0, names=(), entities=(), relations=(), biases=()):
+    """A direction whose parts come and go independently of each other."""
+
+    def draw(*shape):
+        return torch.randn(shape, dtype=torch.float64)
+
+    return tangent.ConvETangent(
+        entity_rows={row: draw(12) for row in entities},
+        relation_rows={row: draw(12) for row in relations},
+        entity_bias={row: draw() for row in biases},
+        linear_weight=(draw(rank, 12), draw(rank, model.config.feature_map_size)) if rank else None,
+        dense={name: torch.randn_like(model.get_parameter(name)) for name in names},
+    )
+
+
+@pytest.mark.parametrize("relation_numbers", [0, 2**26])
+def test_conve_engine_along_any_tangents(relation_numbers, conve_engine, monkeypatch):
+    monkeypatch.setattr(shared_queries, "RELATION_NUMBERS", relation_numbers)
     model = make_model(entity_bias=True)
     torch.manual_seed(2)
-    config = model.config
-    direction = tangent.ConvETangent(
-        entity_rows={1: torch.randn(12).double(), 3: torch.randn(12).double()},
-        relation_rows={0: torch.randn(12).double()},
-        entity_bias={2: torch.tensor(0.3).double(), 4: torch.tensor(-1.0).double()},
-        linear_weight=(torch.randn(3, 12).double(), torch.randn(3, config.feature_map_size).double()),
-        dense={
-            name: torch.randn_like(model.get_parameter(name)) for name in (*tangent.CONVOLUTION, *tangent.COORDINATES)
-        },
-    )
+    kinds = [
+        {"rank": 3, "names": (*tangent.CONVOLUTION, *tangent.COORDINATES), "entities": (1, 3), "relations": (0,)},
+        {"names": ("fc.bias",), "biases": (2, 4)},
+        {"entities": (0,), "relations": (1, 2)},
+        {"rank": 1, "names": ("bn2.weight",)},
+        {},
+        {"rank": 2, "names": ("conv1.bias",), "entities": (5,)},
+    ]
     names = [name for name, _ in model.named_parameters()]
     by_score = gradients_by_hand(model, TRAINING, names, loss_of=lambda score: score)
-    directions = direction.as_dict(model)
-    expected = by_score @ torch.cat([directions[name].flatten() for name in names])
-    actual = torch.empty(len(TRAINING), dtype=torch.float64)
-    for positions, _, derivatives in conve.iterate_derivatives(model, [direction], TRAINING, batch_size=4):
-        actual[positions] = derivatives[0]
-    assert_close(actual, expected, 1e-12)
+    for chosen in (kinds, kinds[:1], kinds[1:3], kinds[2:5]):
+        directions = [draw_tangent(model, **kind) for kind in chosen]
+        written_out = [direction.as_dict(model) for direction in directions]
+        columns = torch.stack([torch.cat([each[name].flatten() for name in names]) for each in written_out])
+        actual = torch.zeros(len(chosen), len(TRAINING), dtype=torch.float64)
+        for positions, _, derivatives in conve.iterate_derivatives(model, directions, TRAINING, batch_size=4):
+            actual[:, positions] = derivatives
+        assert_close(actual, columns @ by_score.T, 1e-12)
 
 
 @pytest.mark.parametrize(

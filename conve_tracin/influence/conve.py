@@ -9,7 +9,7 @@ alone and are computed once for each of those (`strips`). For the others two way
 
 - forward: q̇ for each pair and tangent. One product with `fc.weight` for each of them.
 - backward: the factors of each training triple's gradient, which serve all tangents. One product with `fc.weight` for
-  each triple, however many tangents there are. Squared norms come out of the same factors (`squared_norms`).
+  each triple, however many tangents there are. Squared norms come out of such factors, too (`squared_norms`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,6 +23,7 @@ from conve_tracin.influence.forward import loss_slopes
 from conve_tracin.influence.reference import LossFunction
 from conve_tracin.influence.shared_queries import SharedQueries, features_at_once
 from conve_tracin.influence.squared_norms import SquaredNorms
+from conve_tracin.influence.strips import StripSizes
 from conve_tracin.influence.sweep import PairBatch, sweep
 from conve_tracin.influence.tangent import ConvETangent
 from conve_tracin.model import ConvE
@@ -31,6 +32,9 @@ from conve_tracin.options import DEFAULT_BATCH_SIZE
 # Measured on a CPU: from here on one backward product for each triple is cheaper than forward products for each
 # pair and tangent (benchmarks/scale.py --growth).
 FACTORED_FROM = 4
+# Measured on a CPU: with more products for heads and relations than this for each triple, the way back through whole
+# maps is cheaper; that is so for sixteen tangents and two triples a head.
+WHOLE_FROM = 8
 
 
 def iterate_derivatives(
@@ -57,8 +61,15 @@ def iterate_derivatives(
     device = model.entity_embeddings.weight.device
     touched = np.flatnonzero(_touched(tangents, triples))
     many = len(tangents) >= FACTORED_FROM and any(tangent.moves_every_query for tangent in tangents)
-    relations = _relations_of(triples[touched], device)
-    shared = SharedQueries(model, tangents, relations=relations, low_precision=low_precision)
+    heads, relations = (np.flatnonzero(np.bincount(triples[touched, column])) for column in (0, 1))
+    whole = many and (1 + len(tangents)) * (len(heads) + len(relations)) > WHOLE_FROM * len(touched)
+    shared = SharedQueries(
+        model,
+        tangents,
+        relations=torch.from_numpy(relations).to(device),
+        low_precision=low_precision,
+        sizes=StripSizes.of(model.config, whole=whole),
+    )
     work = FactoredDerivatives(shared) if many else ForwardDerivatives(shared)
     batch_size = choose_batch_size(batch_size, features=work.features_of_pair, device=device)
     for positions, (scores, derivatives) in sweep(
@@ -79,7 +90,8 @@ def iterate_squared_norms(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Go through triples (N, 3) and yield positions (M,) and ‖∇ℓ‖² (M,) over the parameters `names`."""
     device = model.entity_embeddings.weight.device
-    shared = SharedQueries(model, [], relations=_relations_of(triples, device), low_precision=low_precision)
+    relations = torch.from_numpy(np.flatnonzero(np.bincount(triples[:, 1]))).to(device)
+    shared = SharedQueries(model, [], relations=relations, low_precision=low_precision)
     squared_norms = SquaredNorms(shared, frozenset(names))
 
     def work(batch: PairBatch) -> Tensor:
@@ -106,8 +118,3 @@ def _touched(tangents: list[ConvETangent], triples: np.ndarray) -> np.ndarray:
     relations = {relation for tangent in tangents for relation in tangent.relation_rows}
     head, relation, tail = triples.T
     return np.isin(head, list(entities)) | np.isin(tail, list(entities)) | np.isin(relation, list(relations))
-
-
-def _relations_of(triples: np.ndarray, device: torch.device) -> Tensor:
-    """Collect the relations of triples (N, 3), each once: (R,)."""
-    return torch.from_numpy(np.flatnonzero(np.bincount(triples[:, 1]))).to(device)

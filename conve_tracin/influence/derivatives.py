@@ -11,7 +11,7 @@ from conve_tracin.influence.backward import MapGradients
 from conve_tracin.influence.shared_queries import SharedQueries
 from conve_tracin.influence.strips import Strip
 from conve_tracin.influence.sweep import PairBatch
-from conve_tracin.influence.tangent import CONVOLUTION, ConvETangent
+from conve_tracin.influence.tangent import ConvETangent
 
 
 class ForwardDerivatives:
@@ -25,8 +25,10 @@ class ForwardDerivatives:
 
     @property
     def features_of_pair(self) -> int:
-        """How many features, and directions in which they move, a pair has in a batch."""
-        return max(self.shared.dimension, self.shared.sizes.features_of_both) * (1 + len(self.shared.tangents))
+        """How many features, and numbers that take as much, a pair has in a batch."""
+        shared = self.shared
+        features = shared.sizes.features_of_both * (1 + len(shared.folded_tangents))
+        return max(features, shared.dimension * (1 + len(shared.tangents)))
 
     def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the scores (M,) and their derivatives (n, M)."""
@@ -63,24 +65,24 @@ class ForwardDerivatives:
 class FactoredDerivatives:
     """By going back from each triple to its pair's strip in the middle, at a cost that hardly grows with n.
 
-    How the shares of head and relation move is computed forward, once for each of them.
+    How the shares of head and relation move is computed forward, for each of them and every tangent.
     """
 
     def __init__(self, shared: SharedQueries) -> None:
         self.shared = shared
         self.convolution = shared.convolution.to(shared.precision)
         self.back = MapGradients(shared.kernel, shared.weight_of_both[:, : shared.dimension], shared.table.dtype)
-        self.stacked = _stack_tangents(shared)
-        self.convolution_moves = any(name in tangent.dense for tangent in shared.tangents for name in CONVOLUTION)
+        self.stacked_tangents = _stack_tangents(shared)
 
     @property
     def features_of_pair(self) -> int:
-        """How many features, and gradients by them, a pair has in a batch."""
-        return 2 * max(self.shared.dimension, self.shared.sizes.features_of_both)
+        """How many features, and numbers that take as much, a pair has in a batch."""
+        shared = self.shared
+        return max(2 * shared.sizes.features_of_both, shared.dimension * (1 + len(shared.tangents)) // 2)
 
     def __call__(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the scores (M,) and their derivatives (n, M)."""
-        shared, stacked = self.shared, self.stacked
+        shared, stacked = self.shared, self.stacked_tangents
         alone = shared.products_alone(batch)  # (B, 1 + n, d + k)
         products = alone[:, 0]
         if shared.sizes.features_of_both:
@@ -110,13 +112,13 @@ class FactoredDerivatives:
     ) -> None:
         """Add how the strip in the middle moves the query vectors to the derivatives (n, M)."""
         touched = self._triples_of_moved_rows(batch)
-        if not self.convolution_moves and not len(touched):
+        if not self.shared.folded_tangents and not len(touched):
             return
         by_maps = self.back.by_maps(by_linear, features, batch)
-        if self.convolution_moves:
+        if self.shared.folded_tangents:
             by_kernel, by_bias = self.back.by_convolution(by_maps, images, batch)
-            derivatives += self.stacked.kernel @ by_kernel.flatten(start_dim=1).T
-            derivatives += self.stacked.bias @ by_bias.T
+            derivatives += self.stacked_tangents.kernel @ by_kernel.flatten(start_dim=1).T
+            derivatives += self.stacked_tangents.bias @ by_bias.T
         if not len(touched):
             return
         by_images = self.back.by_images(by_maps[touched], images.shape[2:])  # (m, h, w)
@@ -160,8 +162,7 @@ class _StackedTangents:
 
 def _stack_tangents(shared: SharedQueries) -> _StackedTangents:
     model, tangents, convolution = shared.model, shared.tangents, shared.convolution
-    resting = folding.Convolution(torch.zeros_like(convolution.kernel), torch.zeros_like(convolution.bias))
-    folded = folding.folded_tangents(model, tangents) or [resting] * len(tangents)
+    folded = shared.folded_tangents or [folding.resting(convolution)] * len(tangents)
 
     def rows(name: str) -> Tensor:
         zeros = torch.zeros_like(model.get_parameter(name))

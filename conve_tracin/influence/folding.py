@@ -87,9 +87,13 @@ def folded_tangents(model: ConvE, tangents: list[ConvETangent]) -> list[Convolut
     folded = [folded_tangent(model, tangent) for tangent in tangents]
     if all(convolution is None for convolution in folded):
         return []
-    primal = folded_convolution(model)
-    resting = Convolution(torch.zeros_like(primal.kernel), torch.zeros_like(primal.bias))
-    return [convolution or resting for convolution in folded]
+    at_rest = resting(folded_convolution(model))
+    return [convolution or at_rest for convolution in folded]
+
+
+def resting(convolution: Convolution) -> Convolution:
+    """Return the direction in which a convolution does not move."""
+    return Convolution(torch.zeros_like(convolution.kernel), torch.zeros_like(convolution.bias))
 
 
 def unfolded_gradients(model: ConvE, by_kernel: Tensor, by_bias: Tensor) -> dict[str, Tensor]:

@@ -24,6 +24,8 @@ EVEN_WIDTH = 8
 CPU_BATCH_FEATURES = 1_400_000
 GPU_BATCH_FEATURES = 2**26
 GPU_BYTES_PER_FEATURE = 4 * 4 * 4
+# The most numbers that are kept of all relations; with more, each batch computes those of its own.
+RELATION_NUMBERS = 2**26
 
 
 def features_at_once(device: torch.device) -> int:
@@ -44,6 +46,7 @@ class SharedQueries:
         tangents: the n directions; the factors of their `fc.weight` directions have k rows together.
         relations: the ids of all relations that will come, (R,).
         low_precision: bfloat16 or float16 for the convolution and the products with `fc.weight`, or None.
+        sizes: how the feature maps are cut into strips; as far as the model allows it without.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class SharedQueries:
         *,
         relations: Tensor,
         low_precision: torch.dtype | None = None,
+        sizes: StripSizes | None = None,
     ) -> None:
         self.model = model
         self.tangents = tangents
@@ -66,26 +70,27 @@ class SharedQueries:
         self.center = bn2.running_mean - model.fc.bias.detach()
         self.shift = bn2.bias.detach()
 
-        self.sizes = StripSizes.of(model.config)
+        self.sizes = sizes or StripSizes.of(model.config)
         # Behind the rows of fc.weight come the factors that its directions multiply the features with.
         factors = [tangent.linear_weight[1] for tangent in tangents if tangent.linear_weight is not None]
         self.ranks = [0 if tangent.linear_weight is None else len(tangent.linear_weight[1]) for tangent in tangents]
         weight = torch.cat([model.fc.weight.detach(), *factors]).to(self.precision)  # (d + k, F)
         weight = F.pad(weight, (0, 0, 0, -len(weight) % EVEN_WIDTH))
         of_heads, self.weight_of_both, of_relations = (part.T.contiguous() for part in self.sizes.split(weight))
-        stacked = folding.stack([self.convolution, *folding.folded_tangents(model, tangents)]).to(self.precision)
-        self.stacked_convolution = stacked
+        self.folded_tangents = folding.folded_tangents(model, tangents)
+        self.stacked_convolution = folding.stack([self.convolution, *self.folded_tangents]).to(self.precision)
         self.kernel = self.convolution.kernel.to(self.precision)
-        self.head_strip, relation_strip = (
-            Strip(stacked, self.kernel, part, len(tangents)) for part in (of_heads, of_relations)
+        self.head_strip, self.relation_strip = (
+            Strip(self.stacked_convolution, self.kernel, part, len(tangents)) for part in (of_heads, of_relations)
         )
-        features_of_image = max(1, self.sizes.features_alone * (1 + len(tangents)) // 2)
+        features_of_image = max(1, self.sizes.features_alone * (1 + len(self.folded_tangents)) // 2)
         self.images_at_once = max(1, features_at_once(self.table.device) // features_of_image)
-        self.place_of_relation = relations.new_zeros(len(self.relation_table))
-        self.place_of_relation[relations] = torch.arange(len(relations), device=relations.device)
-        relation_rows = [tangent.relation_rows for tangent in tangents]
-        with torch.no_grad():
-            self.relation_products = self._products_alone(relation_strip, self.relation_table, relations, relation_rows)
+        self.relation_products = None
+        if self.sizes.rows_alone and len(relations) * (1 + len(tangents)) * len(weight) <= RELATION_NUMBERS:
+            self.place_of_relation = relations.new_zeros(len(self.relation_table))
+            self.place_of_relation[relations] = torch.arange(len(relations), device=relations.device)
+            with torch.no_grad():
+                self.relation_products = self._products_of_relations(relations)
 
     @property
     def dimension(self) -> int:
@@ -98,11 +103,22 @@ class SharedQueries:
         The pairs' own products come first, then how they move along each tangent; the factors' are of use for the
         pairs' own alone.
         """
+        if not self.sizes.rows_alone:
+            return self.table.new_zeros(len(batch.heads), 1 + len(self.tangents), self.weight_of_both.shape[1])
         heads, head_of_pair = batch.heads.unique_consecutive(return_inverse=True)
         entity_rows = [tangent.entity_rows for tangent in self.tangents]
         of_heads = self._products_alone(self.head_strip, self.table, heads, entity_rows)
-        of_relations = self.relation_products.index_select(0, self.place_of_relation[batch.relations])
-        return of_heads.index_select(0, head_of_pair).add_(of_relations)
+        if self.relation_products is None:
+            relations, place = batch.relations.unique(return_inverse=True)
+            of_relations = self._products_of_relations(relations)
+        else:
+            of_relations, place = self.relation_products, self.place_of_relation[batch.relations]
+        return of_heads.index_select(0, head_of_pair).add_(of_relations.index_select(0, place))
+
+    def _products_of_relations(self, relations: Tensor) -> Tensor:
+        """Multiply the features that see the relations (R,) alone: (R, 1 + n, …)."""
+        relation_rows = [tangent.relation_rows for tangent in self.tangents]
+        return self._products_alone(self.relation_strip, self.relation_table, relations, relation_rows)
 
     def _products_alone(self, strip: Strip, table: Tensor, ids: Tensor, directions: list[dict[int, Tensor]]) -> Tensor:
         """Multiply the features that see the embeddings `ids` (S,) of a table alone: (S, 1 + n, …)."""

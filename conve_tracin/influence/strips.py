@@ -37,9 +37,12 @@ class StripSizes:
     channels: int
 
     @classmethod
-    def of(cls, config: ConvEConfig) -> "StripSizes":
-        """Take them from a model's sizes; a kernel taller than an embedding's image leaves no row that sees one."""
-        rows_alone = max(0, config.embedding_height - config.kernel_height + 1)
+    def of(cls, config: ConvEConfig, *, whole: bool = False) -> "StripSizes":
+        """Take them from a model's sizes, or make one strip of the `whole` maps.
+
+        A kernel taller than an embedding's image leaves no row that sees one embedding alone.
+        """
+        rows_alone = 0 if whole else max(0, config.embedding_height - config.kernel_height + 1)
         rows = 2 * config.embedding_height - config.kernel_height + 1
         return cls(
             height=config.embedding_height,
