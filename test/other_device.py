@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from conve_tracin import checkpoint, training_state
-from conve_tracin.influence import folding
+from conve_tracin.influence.conve import folding
 from conve_tracin.model import ConvE
 
 DEVICE = torch.device("meta")

@@ -20,8 +20,9 @@ import tracin_pytorch
 from conve_tracin import batch_loss, training, training_state
 from conve_tracin.checkpoint import build_model, load_checkpoint
 from conve_tracin.errors import InputError
-from conve_tracin.influence import conve, vectorized
+from conve_tracin.influence import vectorized
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TracInReferencePyTorch
+from conve_tracin.influence.conve import engine as conve_engine
 from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
 from conve_tracin.influence.reference import ConvEScorer
 from conve_tracin.model import ConvE
@@ -79,7 +80,7 @@ def assert_right(actual, expected):
 @pytest.mark.parametrize("score", SATURATED)
 @pytest.mark.parametrize("engine", ["reference", "forward", "factored"])
 def test_influence_on_a_saturated_triple_is_that_of_a_float64_loop(engine, score, entity_bias, monkeypatch):
-    monkeypatch.setattr(conve, "FACTORED_FROM", 1 if engine == "factored" else 99)
+    monkeypatch.setattr(conve_engine, "FACTORED_FROM", 1 if engine == "factored" else 99)
     expected = conve_gradients(score, TEST_TRIPLES, entity_bias=entity_bias)
     expected = expected @ conve_gradients(score, TRAINING, entity_bias=entity_bias).T
     assert (expected[0].abs() > SMALLEST).sum() > 3

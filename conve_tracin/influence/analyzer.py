@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence import conve, forward, reference, tangent
+from conve_tracin.influence import forward, reference
+from conve_tracin.influence.conve import engine, tangent
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 from conve_tracin.model import ConvE
 from conve_tracin.options import DEFAULT_LEARNING_RATE
@@ -320,7 +321,7 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
         products = torch.zeros(len(tangents), len(training_triples), dtype=self.model.fc.weight.dtype)
 
         def fill(positions: Tensor, low_precision: torch.dtype | None, progress: str | None) -> None:
-            for batch, scores, derivatives in conve.iterate_derivatives(
+            for batch, scores, derivatives in engine.iterate_derivatives(
                 self.model,
                 tangents,
                 training_triples[positions.numpy()],
@@ -343,7 +344,7 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
         """Compute ‖∇ℓ(z)‖² of each triple (N, 3): (N,) on the CPU."""
         triples = self.model_ids(triples)
         norms = torch.empty(len(triples), dtype=self.model.fc.weight.dtype)
-        for positions, squared_norms in conve.iterate_squared_norms(
+        for positions, squared_norms in engine.iterate_squared_norms(
             self.model,
             triples,
             names=self.names,

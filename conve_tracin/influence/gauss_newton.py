@@ -37,8 +37,8 @@ import torch
 from torch import Tensor
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence.conve import iterate_derivatives
-from conve_tracin.influence.tangent import ConvETangent
+from conve_tracin.influence.conve.engine import iterate_derivatives
+from conve_tracin.influence.conve.tangent import ConvETangent
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 from conve_tracin.triples import group_by_query, with_inverse_triples

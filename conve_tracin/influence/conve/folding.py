@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from conve_tracin.influence.tangent import CONVOLUTION, ConvETangent
+from conve_tracin.influence.conve.tangent import CONVOLUTION, ConvETangent
 from conve_tracin.model import ConvE
 
 

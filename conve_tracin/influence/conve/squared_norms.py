@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conve_tracin.influence import folding
-from conve_tracin.influence.backward import MapGradients
-from conve_tracin.influence.shared_queries import SharedQueries
-from conve_tracin.influence.sweep import PairBatch
-from conve_tracin.influence.tangent import CONVOLUTION, ENTITY_BIAS, ENTITY_TABLE, LINEAR_WEIGHT, RELATION_TABLE
+from conve_tracin.influence.conve import folding
+from conve_tracin.influence.conve.backward import MapGradients
+from conve_tracin.influence.conve.shared_queries import SharedQueries
+from conve_tracin.influence.conve.sweep import PairBatch
+from conve_tracin.influence.conve.tangent import CONVOLUTION, ENTITY_BIAS, ENTITY_TABLE, LINEAR_WEIGHT, RELATION_TABLE
 
 
 class SquaredNorms:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conve_tracin.influence.folding import Convolution
+from conve_tracin.influence.conve.folding import Convolution
 from conve_tracin.model import ConvEConfig
 
 

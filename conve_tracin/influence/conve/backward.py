@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conve_tracin.influence import folding
-from conve_tracin.influence.strips import mask_where_inactive
-from conve_tracin.influence.sweep import PairBatch
+from conve_tracin.influence.conve import folding
+from conve_tracin.influence.conve.strips import mask_where_inactive
+from conve_tracin.influence.conve.sweep import PairBatch
 
 # Up to this size on a CPU, and always on a GPU, a pair's feature maps are copied for each of its triples: that is
 # cheaper than going through the pairs one by one.

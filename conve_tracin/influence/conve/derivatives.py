@@ -1,4 +1,4 @@
-"""Scores of a batch of triples and their derivatives along tangents, in two ways; see `conve`."""
+"""Scores of a batch of triples and their derivatives along tangents, in two ways; see `engine`."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conve_tracin.influence import folding
-from conve_tracin.influence.backward import MapGradients
-from conve_tracin.influence.shared_queries import SharedQueries
-from conve_tracin.influence.strips import Strip
-from conve_tracin.influence.sweep import PairBatch
-from conve_tracin.influence.tangent import ConvETangent
+from conve_tracin.influence.conve import folding
+from conve_tracin.influence.conve.backward import MapGradients
+from conve_tracin.influence.conve.shared_queries import SharedQueries
+from conve_tracin.influence.conve.strips import Strip
+from conve_tracin.influence.conve.sweep import PairBatch
+from conve_tracin.influence.conve.tangent import ConvETangent
 
 
 class ForwardDerivatives:

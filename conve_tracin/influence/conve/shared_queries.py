@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conve_tracin.influence import folding
-from conve_tracin.influence.strips import MovedImages, Strip, StripSizes, mask_where_inactive
-from conve_tracin.influence.sweep import PairBatch
-from conve_tracin.influence.tangent import ConvETangent
+from conve_tracin.influence.conve import folding
+from conve_tracin.influence.conve.strips import MovedImages, Strip, StripSizes, mask_where_inactive
+from conve_tracin.influence.conve.sweep import PairBatch
+from conve_tracin.influence.conve.tangent import ConvETangent
 from conve_tracin.model import ConvE
 
 # A product of odd width takes a CPU up to a third longer.

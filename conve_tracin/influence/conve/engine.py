@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conve_tracin.influence.derivatives import FactoredDerivatives, ForwardDerivatives
+from conve_tracin.influence.conve.derivatives import FactoredDerivatives, ForwardDerivatives
+from conve_tracin.influence.conve.shared_queries import SharedQueries, features_at_once
+from conve_tracin.influence.conve.squared_norms import SquaredNorms
+from conve_tracin.influence.conve.strips import StripSizes
+from conve_tracin.influence.conve.sweep import PairBatch, sweep
+from conve_tracin.influence.conve.tangent import ConvETangent
 from conve_tracin.influence.forward import loss_slopes
 from conve_tracin.influence.reference import LossFunction
-from conve_tracin.influence.shared_queries import SharedQueries, features_at_once
-from conve_tracin.influence.squared_norms import SquaredNorms
-from conve_tracin.influence.strips import StripSizes
-from conve_tracin.influence.sweep import PairBatch, sweep
-from conve_tracin.influence.tangent import ConvETangent
 from conve_tracin.model import ConvE
 from conve_tracin.options import DEFAULT_BATCH_SIZE
 
