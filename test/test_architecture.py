@@ -19,3 +19,9 @@ def imported_packages(path):
 def test_pykeen_is_imported_by_the_bridge_alone():
     importers = [path.name for path in SOURCES if "pykeen" in imported_packages(path)]
     assert importers == ["pykeen_bridge.py"]
+
+
+def test_every_folder_of_the_package_is_installed():
+    line = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("packages = "))
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "conve_tracin").rglob("*.py")}
+    assert sorted(ast.literal_eval(line.partition("=")[2].strip())) == sorted(".".join(each.parts) for each in folders)
