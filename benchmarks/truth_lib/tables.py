@@ -94,7 +94,7 @@ def _removal_lines(results: dict[str, Any]) -> list[str]:
             [
                 removed,
                 str(value["triples_removed"]),
-                f"{shortest(value['mrr'])} ± {shortest(value['mrr_standard_error'])}",
+                shortest(value["mrr"]) + (f" ± {shortest(value['mrr_standard_error'])}" if result["seeds"] > 1 else ""),
                 shortest(value["hits@1"]),
                 f"{value['score']:.2f}",
             ]
@@ -102,7 +102,7 @@ def _removal_lines(results: dict[str, Any]) -> list[str]:
         ]
         lines += [
             f"{name}: {result['test_triples']} test triples that the model ranks first, their top {result['top_k']} "
-            f"proponents removed together, {result['seeds']} seeds; {_origin(result)}",
+            f"proponents removed together, {result['seeds']} seed{'s' * (result['seeds'] > 1)}; {_origin(result)}",
             "",
             *markdown_table(["removed", "triples", "filtered tail MRR after", "Hits@1", "mean score"], rows),
             "",
