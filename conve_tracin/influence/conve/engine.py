@@ -32,8 +32,8 @@ from conve_tracin.options import DEFAULT_BATCH_SIZE
 # Measured on a CPU: from here on one backward product for each triple is cheaper than forward products for each
 # pair and tangent (benchmarks/scale.py --growth).
 FACTORED_FROM = 4
-# Measured on a CPU: with more products for heads and relations than this for each triple, the way back through whole
-# maps is cheaper; that is so for sixteen tangents and two triples a head.
+# With more products for heads and relations than this for each triple, the way back through whole maps is cheaper; that
+# is so for sixteen tangents and two triples a head (docs/notes.md).
 WHOLE_FROM = 8
 
 

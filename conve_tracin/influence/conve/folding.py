@@ -21,15 +21,20 @@ class Convolution:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Convolve images (B, 1, h, w) to maps (B, C, P)."""
-        if images.device.type != "cpu" or images.dtype == torch.bfloat16:
-            return F.conv2d(images, self.kernel, self.bias).flatten(start_dim=2)
-        # torch's own convolution of one channel takes up to nine times as long.
-        kernel = self.kernel.flatten(start_dim=1).expand(len(images), -1, -1)  # (B, C, kh · kw)
-        return torch.baddbmm(self.bias[:, None], kernel, patches(images, self.kernel.shape[2:]))
+        return convolve(images, self.kernel, self.bias)
 
     def to(self, dtype: torch.dtype) -> "Convolution":
         """Return the same convolution in another precision."""
         return Convolution(self.kernel.to(dtype), self.bias.to(dtype))
+
+
+def convolve(images: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Convolve images (B, 1, h, w) with a kernel (C, 1, kh, kw) and a bias (C,) to maps (B, C, P)."""
+    if images.device.type != "cpu" or images.dtype == torch.bfloat16:
+        return F.conv2d(images, kernel, bias).flatten(start_dim=2)
+    # On a CPU torch's own convolution of one channel takes several times as long (docs/notes.md).
+    by_patch = kernel.flatten(start_dim=1).expand(len(images), -1, -1)  # (B, C, kh · kw)
+    return torch.baddbmm(bias[:, None], by_patch, patches(images, kernel.shape[2:]))
 
 
 def patches(images: Tensor, size: tuple[int, int]) -> Tensor:

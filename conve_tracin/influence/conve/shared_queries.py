@@ -17,7 +17,7 @@ from conve_tracin.influence.conve.sweep import PairBatch
 from conve_tracin.influence.conve.tangent import ConvETangent
 from conve_tracin.model import ConvE
 
-# A product of odd width takes a CPU up to a third longer.
+# Products of odd width take a CPU longer (docs/notes.md).
 EVEN_WIDTH = 8
 # The feature maps of a batch should stay in a CPU core's cache. A GPU is kept busy by large batches, as far as its
 # memory goes: each feature of a pair is there in at most four triples, and these in up to four arrays, of float32.

@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from conve_tracin.influence.conve.folding import Convolution
+from conve_tracin.influence.conve.folding import Convolution, convolve
 from conve_tracin.model import ConvEConfig
 
 
@@ -134,7 +133,8 @@ class Strip:
         if channels < 1 + self.num_tangents:
             products = torch.cat([products, products.new_zeros(size, self.num_tangents, width)], dim=1)
         for part in moved:
-            moved_maps = F.conv2d(part.directions, self.input_kernel).flatten(start_dim=1)
+            no_bias = self.input_kernel.new_zeros(len(self.input_kernel))
+            moved_maps = convolve(part.directions, self.input_kernel, no_bias).flatten(start_dim=1)
             moved_features = mask_where_inactive(moved_maps, features[part.places, 0])
             products[:, 1 + part.tangent].index_add_(0, part.places, (moved_features @ self.weight).to(dtype))
         return products
