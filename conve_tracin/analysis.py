@@ -232,8 +232,7 @@ def read_rows(path: Path, indices: Sequence[int], names: Names) -> np.ndarray:
 
 def choose_bfloat16(options: TracInOptions, device: str) -> TracInOptions:
     """Keep to full precision, and say so, where bfloat16 is asked for on a device without it; return what holds."""
-    is_tracin = options.method == TRACIN and options.use_optimized_tracin and not options.training_loss
-    if not options.use_mixed_precision or not is_tracin or supports_bfloat16(device):
+    if not options.rounds_to_bfloat16 or supports_bfloat16(device):
         return options
     logger.info(f"--use-mixed-precision has no effect: this {device} does not compute in bfloat16")
     return replace(options, use_mixed_precision=False)

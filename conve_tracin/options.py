@@ -96,6 +96,13 @@ class TracInOptions:
         return (*self.model_path, *given, *self.known, self.edge_map, self.node_name_dict)
 
     @property
+    def rounds_to_bfloat16(self) -> bool:
+        """Whether influences are asked for in bfloat16, of an engine that can."""
+        return (
+            self.use_mixed_precision and self.method == TRACIN and self.use_optimized_tracin and not self.training_loss
+        )
+
+    @property
     def output_directory(self) -> Path | None:
         """The directory of --output-per-triple; None where the results go into one file."""
         if not self.output_per_triple or self.mode == "self":

@@ -8,7 +8,6 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import browser
 import numpy as np
@@ -26,6 +25,7 @@ from conve_tracin.influence.analyzer import Influence, TracInAnalyzerPyTorch
 from conve_tracin.influence.summary import SummarySettings, summarise
 from conve_tracin.influence.tracing import TracedCheckpoint, trace
 from conve_tracin.names import Names
+from conve_tracin.options import TracInOptions
 from conve_tracin.report.page import describe_computation, report_page, settings_of, write_report
 from conve_tracin.report.path_graph import ACROSS, DOWN
 from conve_tracin.report.paths import find_paths
@@ -251,25 +251,25 @@ def test_how_it_was_computed(method, in_words, tmp_path):
 
 
 def test_settings_are_those_that_have_an_effect():
-    shared = {"device": "cpu", "use_mixed_precision": False, "use_tf32": False, "use_last_layers_only": True}
-    shared |= {"num_last_layers": 4, "training_loss": False}
-    tracin = settings_of(SimpleNamespace(**shared, method="tracin", engine="reference"))
+    shared = {"model_path": "model.pt", "train": "train.txt", "output": "out.json", "mode": "self", "device": "cpu"}
+    shared |= {"use_last_layers_only": True, "num_last_layers": 4}
+    tracin = settings_of(TracInOptions(**shared))
     assert tracin["Tracked parameters"] == "the last 4 before the scoring layer"
     assert tracin["Engine"] == "backward loop"
     assert "Damping" not in tracin
-    named = settings_of(SimpleNamespace(**shared, last_layer_names=["fc.bias"], use_optimized_tracin=True))
+    named = settings_of(TracInOptions(**shared, last_layer_names=["fc.bias"], use_optimized_tracin=True))
     assert (named["Tracked parameters"], named["Engine"]) == ("fc.bias", "forward")
-    damped = settings_of(SimpleNamespace(**shared, method="gauss-newton", damping=0.5))
+    damped = settings_of(TracInOptions(**shared, method="gauss-newton", damping=0.5))
     assert damped["Damping"].startswith("0.5 ×")
     assert not damped.keys() & {"Tracked parameters", "Engine"}
     rounded = shared | {"use_mixed_precision": True}
     for settings, products in (
-        ({"engine": "forward"}, "bfloat16"),
-        ({"engine": "forward", "training_loss": True}, "full precision"),
-        ({"engine": "reference"}, "full precision"),
-        ({"engine": "forward", "method": "gauss-newton", "damping": 1.0}, "full precision"),
+        ({"use_optimized_tracin": True}, "bfloat16"),
+        ({"use_optimized_tracin": True, "training_loss": True}, "full precision"),
+        ({}, "full precision"),
+        ({"use_optimized_tracin": True, "method": "gauss-newton"}, "full precision"),
     ):
-        assert settings_of(SimpleNamespace(**rounded | settings))["Matrix products"] == products
+        assert settings_of(TracInOptions(**rounded | settings))["Matrix products"] == products
 
 
 # ---------------------------------------------------------------------------------------------------------------

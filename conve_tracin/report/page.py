@@ -18,7 +18,7 @@ from conve_tracin.influence.analyzer import Influence
 from conve_tracin.influence.summary import Concentration, InfluenceSummary, Prediction, RelationInfluence
 from conve_tracin.influence.tracing import Trace
 from conve_tracin.names import Names
-from conve_tracin.options import GAUSS_NEWTON, TRACIN
+from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions
 from conve_tracin.report.charts import Axis, draw_concentration
 from conve_tracin.report.frame import whole_page
 from conve_tracin.report.lettering import signed, signed_column, spoken
@@ -58,35 +58,29 @@ def write_report(path: str | Path, traces: Sequence[Trace], names: Names, comput
         temporary.write_text(report_page(traces, names, computation), encoding="utf-8", errors="backslashreplace")
 
 
-def settings_of(options: object) -> dict[str, str]:
-    """Put the members of `options` that all influence scripts share in words, as far as they have an effect."""
+def settings_of(options: TracInOptions) -> dict[str, str]:
+    """Put the members of `options` in words, as far as they have an effect on the influences."""
     settings = {}
-    if getattr(options, "method", TRACIN) == GAUSS_NEWTON:
+    if options.method == GAUSS_NEWTON:
         settings["Damping"] = f"{options.damping:g} × the mean eigenvalue of a row's curvature"
     else:
         settings["Tracked parameters"] = _tracked_parameters(options)
-        settings["Engine"] = _engine(options)
+        settings["Engine"] = "forward" if options.use_optimized_tracin else "backward loop"
         if options.training_loss:
             settings["Loss"] = "the training's objective"
     return settings | {"Matrix products": _precision(options), "Device": str(options.device)}
 
 
-def _tracked_parameters(options: object) -> str:
-    if getattr(options, "last_layer_names", None):
+def _tracked_parameters(options: TracInOptions) -> str:
+    if options.last_layer_names:
         return ", ".join(options.last_layer_names)
     return f"the last {options.num_last_layers} before the scoring layer" if options.use_last_layers_only else "all"
 
 
-def _precision(options: object) -> str:
-    is_tracin = getattr(options, "method", TRACIN) == TRACIN
-    if options.use_mixed_precision and is_tracin and _engine(options) == "forward" and not options.training_loss:
+def _precision(options: TracInOptions) -> str:
+    if options.rounds_to_bfloat16:
         return "bfloat16"
     return "TensorFloat-32" if options.use_tf32 else "full precision"
-
-
-def _engine(options: object) -> str:
-    is_fast = options.engine == "forward" if hasattr(options, "engine") else options.use_optimized_tracin
-    return "forward" if is_fast else "backward loop"
 
 
 def describe_computation(
