@@ -8,8 +8,8 @@ smoothing ε and scores s_k = q · e_k + b_k:
     BCE:  labels y_k = (1 − ε)·1[k ∈ T] + ε/K;      loss (Σ_k softplus(s_k) − Σ_k y_k·s_k) / K, gradient (σ(s) − y) / K
     CE:   labels y_k = (1 − ε)·1[k ∈ T]/|T| + ε/K;  loss log Σ_k exp(s_k) − Σ_k y_k·s_k, gradient softmax(s) − y
 
-Cross-entropy needs log Σ exp before any gradient, so it goes over the entities twice. Where queries have weights, their
-losses and gradients are multiplied by them.
+Cross-entropy needs log Σ exp before any gradient, so it goes over the entities twice, or keeps exponentials in between
+where a bounded memory holds them all. Where queries have weights, their losses and gradients are multiplied by them.
 """
 
 from collections.abc import Iterator
@@ -24,6 +24,8 @@ from torch.autograd.function import once_differentiable
 CPU_CHUNK_SCORES = 2**18
 GPU_CHUNK_SCORES = 2**24
 MIN_CHUNK_ENTITIES = 256
+# A batch with no more scores than these, 64 MB in float32, may keep what is made of them.
+MAX_KEPT_SCORES = 2**24
 # Above this, softplus(s) = s and σ(s) = 1 in every precision, and exp(s) is still finite in the lowest.
 LARGE_SCORE = 60.0
 TARGETS_AT_ONCE = 2**16
@@ -110,7 +112,7 @@ def choose_chunk_size(batch_size: int, device: torch.device) -> int:
 class _Chunk(NamedTuple):
     """Some of the entities: which, their rows (n, d) in the low precision, and the scores (B, n) of the batch.
 
-    The scores may be overwritten, and the next chunk does so.
+    The scores may be overwritten, and the next chunk does so where they are not kept.
     """
 
     entities: slice
@@ -144,11 +146,12 @@ class _Sweep:
             self._low_weighted_queries = (queries * weights[:, None]).to(low_precision)
         self._buffers = [queries.new_empty(len(queries) * self.chunk_size) for _ in range(2)]
 
-    def chunks(self) -> Iterator[_Chunk]:
-        """Yield the entities, a chunk at a time, with the scores of the batch."""
+    def chunks(self, *, keep: bool = False) -> Iterator[_Chunk]:
+        """Yield the entities, a chunk at a time, with the scores of the batch, which `keep` leaves to each chunk."""
         for start in range(0, len(self.entities), self.chunk_size):
             chosen = slice(start, min(start + self.chunk_size, len(self.entities)))
-            scores = self.buffer(chosen.stop - chosen.start)
+            width = chosen.stop - chosen.start
+            scores = self.queries.new_empty(len(self.queries), width) if keep else self.buffer(width)
             rows = self.entities[chosen].to(self.low_precision)
             self._multiply(self._low_queries, rows.T, out=scores)
             if self.bias is not None:
@@ -243,23 +246,37 @@ def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> T
     batch_size, num_entities = len(sweep.queries), len(sweep.entities)
     scale = 1 / batch_size
     everywhere = label_smoothing / num_entities
+    keep = batch_size * num_entities <= MAX_KEPT_SCORES
+    kept: list[tuple[_Chunk, Tensor]] = []  # exponentials in place of scores, and the maxima they are relative to
     top = sweep.queries.new_full((batch_size,), -torch.inf)
-    exponentials, linear = torch.zeros_like(top), torch.zeros_like(top, dtype=torch.float64)
-    for _, _, scores in sweep.chunks():
-        linear += scores.sum(dim=1)
-        new_top = torch.maximum(top, scores.amax(dim=1))
-        exponentials = exponentials * (top - new_top).exp() + scores.sub_(new_top[:, None]).exp_().sum(dim=1)
+    total, linear = torch.zeros_like(top), torch.zeros_like(top, dtype=torch.float64)
+    for chunk in sweep.chunks(keep=keep):
+        linear += chunk.scores.sum(dim=1)
+        new_top = torch.maximum(top, chunk.scores.amax(dim=1))
+        exponentials = chunk.scores.sub_(new_top[:, None]).exp_()
+        total = total * (top - new_top).exp() + exponentials.sum(dim=1)
         top = new_top
-    log_normalizer = top + exponentials.log()  # (B,)
-    for chunk in sweep.chunks():
-        score_grad = chunk.scores.sub_(log_normalizer[:, None]).exp_()
-        if everywhere:
-            score_grad -= everywhere
+        if keep:
+            kept.append((chunk, top))
+    log_normalizer = top + total.log()  # (B,)
+    for chunk, probabilities in _probabilities(sweep, kept, log_normalizer):
+        score_grad = probabilities.sub_(everywhere) if everywhere else probabilities
         sweep.accumulate(chunk, score_grad, scale=scale)
     targets_in_row = torch.bincount(targets.rows, minlength=batch_size)
     weights = (1 - label_smoothing) / targets_in_row[targets.rows].to(sweep.queries.dtype)
     losses = log_normalizer.double() - everywhere * linear
     return (sweep.total(losses) - sweep.take_targets(targets, weights, scale=scale)) * scale
+
+
+def _probabilities(
+    sweep: _Sweep, kept: list[tuple[_Chunk, Tensor]], log_normalizer: Tensor
+) -> Iterator[tuple[_Chunk, Tensor]]:
+    """Yield each chunk with softmax(s) of its scores, (B, n): of its kept exponentials where there are any."""
+    for chunk, top in kept:
+        yield chunk, chunk.scores.mul_((top - log_normalizer).exp_()[:, None])
+    if not kept:
+        for chunk in sweep.chunks():
+            yield chunk, chunk.scores.sub_(log_normalizer[:, None]).exp_()
 
 
 _LOSSES = {"bce": _binary_cross_entropy, "ce": _cross_entropy}
