@@ -26,14 +26,13 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
-from conve_tracin.batch_loss import BatchLoss
+from conve_tracin.batch_loss import new_batch_loss
 from conve_tracin.model import ConvE
 from conve_tracin.precision import set_tf32
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import rank_triples
 from conve_tracin.training import (
     TrainingConfig,
-    choose_encoder,
     keep_freed_memory,
     new_state,
     train_batch,
@@ -221,7 +220,7 @@ def our_step(
     state = new_state(sizes, config, device)
     state.model.train()
     queries = training_queries(triples, config, device)
-    batch_loss = BatchLoss(state.model, config, encode_rows=choose_encoder(state.model, config))
+    batch_loss = new_batch_loss(state.model, config)
     batches = random_batches(len(queries), args)
     return lambda: train_batch(state, queries, next(batches), batch_loss)
 

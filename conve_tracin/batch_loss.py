@@ -1,14 +1,24 @@
 """The training loss of a batch as a function of the model's parameters."""
 
-from collections.abc import Callable
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
+from conve_tracin import distributed
+from conve_tracin.folded_encoder import encode_rows_folded
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 from conve_tracin.streamed_loss import Targets, streamed_loss
-from conve_tracin.training_state import TrainingConfig, autocast, mixed_precision_dtype
+from conve_tracin.training_state import TrainingConfig, autocast, device_of, mixed_precision_dtype
+
+logger = logging.getLogger(__name__)
 
 
 class BatchLoss(nn.Module):
@@ -17,16 +27,23 @@ class BatchLoss(nn.Module):
     Args:
         model: whose parameters get the gradients.
         config: how to train.
-        encode_rows: embeddings of heads and relations, (B, d) twice, to query vectors (B, d).
+        encode_rows: embeddings of heads and relations, (B, d) twice, to query vectors (B, d); the model's own without.
+        compiled: whether the loss passes over the scores with compiled functions.
     """
 
     def __init__(
-        self, model: ConvE, config: TrainingConfig, encode_rows: Callable[[Tensor, Tensor], Tensor] | None = None
+        self,
+        model: ConvE,
+        config: TrainingConfig,
+        *,
+        encode_rows: Callable[[Tensor, Tensor], Tensor] | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.encode_rows = encode_rows or model.encode_rows
+        self.compiled = compiled
 
     def forward(self, queries: Queries, chosen: Tensor) -> Tensor:
         """Compute the loss of the queries `chosen` (B,); a scalar."""
@@ -45,4 +62,92 @@ class BatchLoss(nn.Module):
             weights=queries.weights_by_tails(chosen) if config.query_weights == "tails" else None,
             label_smoothing=config.label_smoothing,
             low_precision=mixed_precision_dtype(config, chosen.device),
+            compiled=self.compiled,
         )
+
+
+def new_batch_loss(model: ConvE, config: TrainingConfig) -> BatchLoss:
+    """Make the loss that training takes: what is fastest on the model's device, compiled where the config asks for it.
+
+    Where that does not work here, it says why in one line, and goes without.
+    """
+    plain = BatchLoss(model, config, encode_rows=choose_encoder(model, config))
+    if not config.use_torch_compile:
+        return plain
+    compiled = BatchLoss(model, config, encode_rows=choose_encoder(model, config, compiled=True), compiled=True)
+    try:
+        try_out(compiled)
+    except Exception as error:  # the compiler and its tools fail in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        logger.warning("--use-torch-compile has no effect: %s", reason)
+        return plain
+    return compiled
+
+
+def choose_encoder(
+    model: ConvE, config: TrainingConfig, *, compiled: bool = False
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what encodes in training: embeddings of heads and relations, (B, d) twice, to query vectors (B, d).
+
+    As the config asks, its activations are made again in the backward pass. It is compiled, if at all, on a GPU alone:
+    on a CPU that made it slower (docs/notes.md).
+    """
+    device = device_of(model)
+    encode_rows = model.encode_rows
+    if device.type == "cpu" and not config.use_mixed_precision:
+        # Elsewhere, passes over the feature maps cost less than many small products.
+        encode_rows = functools.partial(encode_rows_folded, model)
+    if config.use_gradient_checkpointing:
+        return recomputing(model, encode_rows)
+    if compiled and device.type != "cpu" and not distributed.synchronizes_batch_norm(device):
+        return torch.compile(encode_rows, dynamic=True)
+    return encode_rows
+
+
+def recomputing(model: ConvE, encode_rows: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Wrap `encode_rows` so that its activations are not kept for the backward pass, but made again."""
+
+    def encode_rows_twice(head_rows: Tensor, relation_rows: Tensor) -> Tensor:
+        return recompute_in_backward(
+            encode_rows,
+            head_rows,
+            relation_rows,
+            use_reentrant=False,
+            context_fn=lambda: (contextlib.nullcontext(), untracked_statistics(model)),
+        )
+
+    return encode_rows_twice
+
+
+def try_out(batch_loss: BatchLoss) -> None:
+    """Compute a small loss and its gradients, and leave no trace; raises whatever fails."""
+    model = batch_loss.model
+    device = device_of(model)
+    queries = Queries.one_per_triple(np.zeros((8, 3), dtype=np.int64), device)
+    was_training = model.training
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), untracked_statistics(model):
+            model.train()
+            batch_loss(queries, torch.arange(len(queries), device=device)).backward()
+    finally:
+        model.train(was_training)
+        model.zero_grad(set_to_none=True)
+
+
+@contextlib.contextmanager
+def untracked_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm's running statistics as they are: the second pass over a batch must not count twice.
+
+    The pass works on copies, because without statistics it would save other tensors than the first.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    statistics = [dict(norm.named_buffers()) for norm in norms]
+    for norm, buffers in zip(norms, statistics, strict=True):
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, statistics, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from conve_tracin.score_terms import score_terms
+
 # Scores in a chunk: on a CPU they and what is made of them stay in the second-level cache.
 CPU_CHUNK_SCORES = 2**18
 GPU_CHUNK_SCORES = 2**24
 MIN_CHUNK_ENTITIES = 256
 # A batch with no more scores than these, 64 MB in float32, may keep what is made of them.
 MAX_KEPT_SCORES = 2**24
-# Above this, softplus(s) = s and σ(s) = 1 in every precision, and exp(s) is still finite in the lowest.
-LARGE_SCORE = 60.0
 TARGETS_AT_ONCE = 2**16
 
 
@@ -50,6 +50,7 @@ def streamed_loss(
     label_smoothing: float = 0.0,
     low_precision: torch.dtype | None = None,
     chunk_size: int | None = None,
+    compiled: bool = False,
 ) -> Tensor:
     """Compute the loss of queries (B, d) against all entities (K, d) without holding their scores.
 
@@ -63,17 +64,18 @@ def streamed_loss(
         label_smoothing: ε in the module's formulas, at least 0 and below 1.
         low_precision: of the matrix products; everything else keeps the precision of `entities`.
         chunk_size: entities at a time; chosen for the cache or the memory without.
+        compiled: pass over the scores with compiled functions; raises the compiler's errors.
 
     Returns:
         A scalar; its backward pass hands out gradients of queries, entities and bias that are there already.
     """
-    settings = {"label_smoothing": label_smoothing, "low_precision": low_precision, "chunk_size": chunk_size}
-    return _StreamedLoss.apply(queries, entities, bias, targets, kind, weights, settings)
+    settings = {"low_precision": low_precision, "chunk_size": chunk_size, "compiled": compiled}
+    return _StreamedLoss.apply(queries, entities, bias, targets, kind, weights, label_smoothing, settings)
 
 
 class _StreamedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, queries, entities, bias, targets, kind, weights, settings):
+    def forward(ctx, queries, entities, bias, targets, kind, weights, label_smoothing, settings):
         sweep = _Sweep(
             queries.detach().to(entities.dtype),
             entities.detach(),
@@ -81,8 +83,9 @@ class _StreamedLoss(torch.autograd.Function):
             weights=None if weights is None else weights.to(entities.dtype),
             low_precision=settings["low_precision"] or entities.dtype,
             chunk_size=settings["chunk_size"] or choose_chunk_size(len(queries), entities.device),
+            compiled=settings["compiled"],
         )
-        total = _LOSSES[kind](sweep, targets, settings["label_smoothing"])
+        total = _LOSSES[kind](sweep, targets, label_smoothing)
         ctx.query_dtype = queries.dtype
         # No saved tensors, since the backward pass scales them in place: copies would be as large as the table.
         ctx.gradients = (sweep.query_grad, sweep.entity_grad, sweep.bias_grad)
@@ -100,7 +103,7 @@ class _StreamedLoss(torch.autograd.Function):
                 if gradient is not None:
                     gradient *= grad_output
         query_grad, entity_grad, bias_grad = gradients
-        return query_grad.to(ctx.query_dtype), entity_grad, bias_grad, None, None, None, None
+        return query_grad.to(ctx.query_dtype), entity_grad, bias_grad, None, None, None, None, None
 
 
 def choose_chunk_size(batch_size: int, device: torch.device) -> int:
@@ -110,14 +113,11 @@ def choose_chunk_size(batch_size: int, device: torch.device) -> int:
 
 
 class _Chunk(NamedTuple):
-    """Some of the entities: which, their rows (n, d) in the low precision, and the scores (B, n) of the batch.
-
-    The scores may be overwritten, and the next chunk does so where they are not kept.
-    """
+    """Some of the entities: which, their rows (n, d) in the low precision, and their bias (n,)."""
 
     entities: slice
     rows: Tensor
-    scores: Tensor
+    bias: Tensor | None
 
 
 class _Sweep:
@@ -132,10 +132,12 @@ class _Sweep:
         weights: Tensor | None = None,
         low_precision: torch.dtype,
         chunk_size: int,
+        compiled: bool = False,
     ) -> None:
         self.queries, self.entities, self.bias, self.weights = queries, entities, bias, weights
-        self.low_precision = low_precision
-        self.chunk_size = min(chunk_size, len(entities))
+        self.dtype, self.low_precision = entities.dtype, low_precision
+        self.chunk_size = chunk_size
+        self.terms = score_terms(compiled=compiled)
         self.query_grad = torch.zeros_like(queries)
         self.entity_grad = torch.empty_like(entities)
         self.bias_grad = None if bias is None else torch.empty_like(bias)
@@ -144,33 +146,23 @@ class _Sweep:
         if weights is not None:
             # Weights on the gradients of the scores, in their place, would make their products overflow in float16.
             self._low_weighted_queries = (queries * weights[:, None]).to(low_precision)
-        self._buffers = [queries.new_empty(len(queries) * self.chunk_size) for _ in range(2)]
 
-    def chunks(self, *, keep: bool = False) -> Iterator[_Chunk]:
-        """Yield the entities, a chunk at a time, with the scores of the batch, which `keep` leaves to each chunk."""
+    def chunks(self) -> Iterator[tuple[_Chunk, Tensor]]:
+        """Yield the entities, a chunk at a time, and products (B, n) of low precision: scores but for the bias."""
         for start in range(0, len(self.entities), self.chunk_size):
             chosen = slice(start, min(start + self.chunk_size, len(self.entities)))
-            width = chosen.stop - chosen.start
-            scores = self.queries.new_empty(len(self.queries), width) if keep else self.buffer(width)
             rows = self.entities[chosen].to(self.low_precision)
-            self._multiply(self._low_queries, rows.T, out=scores)
-            if self.bias is not None:
-                scores += self.bias[chosen]
-            yield _Chunk(chosen, rows, scores)
+            bias = None if self.bias is None else self.bias[chosen]
+            yield _Chunk(chosen, rows, bias), self._low_queries @ rows.T
 
-    def buffer(self, width: int, *, number: int = 0) -> Tensor:
-        """Return one of the two buffers as (B, width); the scores are in the first."""
-        return self._buffers[number][: len(self.queries) * width].view(-1, width)
-
-    def accumulate(self, chunk: _Chunk, score_grad: Tensor, *, scale: float) -> None:
+    def accumulate(self, chunk: _Chunk, score_grad: Tensor, low_score_grad: Tensor, *, scale: float) -> None:
         """Take in the gradient of a chunk's scores, (B, n), unweighted; that of the queries waits for its factors."""
-        low_grad = score_grad.to(self.low_precision)
-        if low_grad.dtype == self.query_grad.dtype:
-            self.query_grad.addmm_(low_grad, chunk.rows)
+        if self.low_precision == self.dtype:
+            self.query_grad.addmm_(low_score_grad, chunk.rows)
         else:
-            self.query_grad += low_grad @ chunk.rows
+            self.query_grad += low_score_grad @ chunk.rows
         entity_grad = self.entity_grad[chunk.entities]
-        self._multiply(low_grad.T, self._low_weighted_queries, out=entity_grad)
+        self._multiply(low_score_grad.T, self._low_weighted_queries, out=entity_grad)
         entity_grad *= scale
         if self.bias_grad is not None:
             bias_grad = self.bias_grad[chunk.entities]
@@ -214,69 +206,51 @@ class _Sweep:
 def _binary_cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> Tensor:
     batch_size, num_entities = len(sweep.queries), len(sweep.entities)
     scale = 1 / (batch_size * num_entities)
+    everywhere = label_smoothing / num_entities
     losses = torch.zeros(batch_size, dtype=torch.float64, device=sweep.queries.device)
-    for chunk in sweep.chunks():
-        workspace = sweep.buffer(chunk.scores.shape[1], number=1)
-        losses += binary_terms_(chunk.scores, workspace, everywhere=label_smoothing / num_entities)
-        sweep.accumulate(chunk, chunk.scores, scale=scale)
+    for chunk, products in sweep.chunks():
+        sums, *gradients = sweep.terms.binary_terms(
+            products, chunk.bias, everywhere=everywhere, dtype=sweep.dtype, low_precision=sweep.low_precision
+        )
+        losses += sums
+        sweep.accumulate(chunk, *gradients, scale=scale)
     weights = torch.full_like(targets.rows, 1 - label_smoothing, dtype=sweep.queries.dtype)
     return (sweep.total(losses) - sweep.take_targets(targets, weights, scale=scale)) * scale
-
-
-def binary_terms_(scores: Tensor, workspace: Tensor, *, everywhere: float) -> Tensor:
-    """Sum softplus(s) − everywhere · s over the scores (B, n) of each query: (B,); make them its derivative.
-
-    That is σ(s) − everywhere. One exponential serves both: with e = exp(s), σ(s) = e / (1 + e) and
-    softplus(s) = log(1 + e).
-    """
-    linear = scores.sum(dim=1)
-    # Scores this large are rare, and looking for them on a GPU would make it wait.
-    excess = 0.0
-    if scores.device.type != "cpu" or scores.amax() > LARGE_SCORE:
-        excess = torch.sub(scores, LARGE_SCORE, out=workspace).clamp_(min=0).sum(dim=1)
-    exponentials = scores.clamp_(max=LARGE_SCORE).exp_()
-    ones_plus = torch.add(exponentials, 1, out=workspace)
-    exponentials.div_(ones_plus)
-    if everywhere:
-        scores -= everywhere
-    return ones_plus.log_().sum(dim=1) + excess - everywhere * linear
 
 
 def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> Tensor:
     batch_size, num_entities = len(sweep.queries), len(sweep.entities)
     scale = 1 / batch_size
     everywhere = label_smoothing / num_entities
-    keep = batch_size * num_entities <= MAX_KEPT_SCORES
-    kept: list[tuple[_Chunk, Tensor]] = []  # exponentials in place of scores, and the maxima they are relative to
+    may_keep = batch_size * num_entities <= MAX_KEPT_SCORES
+    kept: list[tuple[_Chunk, Tensor, Tensor]] = []
     top = sweep.queries.new_full((batch_size,), -torch.inf)
     total, linear = torch.zeros_like(top), torch.zeros_like(top, dtype=torch.float64)
-    for chunk in sweep.chunks(keep=keep):
-        linear += chunk.scores.sum(dim=1)
-        new_top = torch.maximum(top, chunk.scores.amax(dim=1))
-        exponentials = chunk.scores.sub_(new_top[:, None]).exp_()
-        total = total * (top - new_top).exp() + exponentials.sum(dim=1)
+    for chunk, products in sweep.chunks():
+        chunk_linear, new_top, exponentials, chunk_total = sweep.terms.normalizer_terms(
+            products, chunk.bias, top, dtype=sweep.dtype
+        )
+        linear += chunk_linear
+        total = total * (top - new_top).exp() + chunk_total
         top = new_top
-        if keep:
-            kept.append((chunk, top))
+        if may_keep:
+            kept.append((chunk, exponentials, top))
     log_normalizer = top + total.log()  # (B,)
-    for chunk, probabilities in _probabilities(sweep, kept, log_normalizer):
-        score_grad = probabilities.sub_(everywhere) if everywhere else probabilities
-        sweep.accumulate(chunk, score_grad, scale=scale)
+    for chunk, exponentials, relative_to in kept or _exponentials_again(sweep, log_normalizer):
+        gradients = sweep.terms.softmax_gradient(
+            exponentials, (relative_to - log_normalizer).exp(), everywhere=everywhere, low_precision=sweep.low_precision
+        )
+        sweep.accumulate(chunk, *gradients, scale=scale)
     targets_in_row = torch.bincount(targets.rows, minlength=batch_size)
     weights = (1 - label_smoothing) / targets_in_row[targets.rows].to(sweep.queries.dtype)
     losses = log_normalizer.double() - everywhere * linear
     return (sweep.total(losses) - sweep.take_targets(targets, weights, scale=scale)) * scale
 
 
-def _probabilities(
-    sweep: _Sweep, kept: list[tuple[_Chunk, Tensor]], log_normalizer: Tensor
-) -> Iterator[tuple[_Chunk, Tensor]]:
-    """Yield each chunk with softmax(s) of its scores, (B, n): of its kept exponentials where there are any."""
-    for chunk, top in kept:
-        yield chunk, chunk.scores.mul_((top - log_normalizer).exp_()[:, None])
-    if not kept:
-        for chunk in sweep.chunks():
-            yield chunk, chunk.scores.sub_(log_normalizer[:, None]).exp_()
+def _exponentials_again(sweep: _Sweep, top: Tensor) -> Iterator[tuple[_Chunk, Tensor, Tensor]]:
+    """Yield each chunk with its exponentials (B, n) relative to `top` (B,), and that."""
+    for chunk, products in sweep.chunks():
+        yield chunk, sweep.terms.exponentials(products, chunk.bias, top, dtype=sweep.dtype), top
 
 
 _LOSSES = {"bce": _binary_cross_entropy, "ce": _cross_entropy}

@@ -4,7 +4,6 @@ Several processes (see `distributed`) each compute a share of every batch, and t
 writes.
 """
 
-import contextlib
 import ctypes
 import functools
 import gc
@@ -19,16 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute_in_backward
+from torch import Tensor
 from tqdm import tqdm
 
 from conve_tracin import distributed
-from conve_tracin.batch_loss import BatchLoss
+from conve_tracin.batch_loss import new_batch_loss
 from conve_tracin.checkpoint import load_checkpoint, save_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
-from conve_tracin.folded_encoder import encode_rows_folded
 from conve_tracin.memory import is_out_of_memory
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
@@ -37,7 +34,6 @@ from conve_tracin.report.charts import write_training_curves
 from conve_tracin.training_state import (
     TrainingConfig,
     TrainingState,
-    autocast,
     checkpoint_content,
     device_of,
     is_evaluation_due,
@@ -261,9 +257,7 @@ def run_epochs(
     They are those of `validate`, where the epoch is due for evaluation or the last. Whoever consumes them notes the
     evaluation in `state` before asking for the next ones. Shows a progress bar.
     """
-    batch_loss = distributed.average_gradients(
-        BatchLoss(state.model, config, encode_rows=choose_encoder(state.model, config))
-    )
+    batch_loss = distributed.average_gradients(new_batch_loss(state.model, config))
     # In a log file each refresh is one more line.
     interval_seconds = 0.2 if sys.stderr.isatty() else 10
     with tqdm(
@@ -480,81 +474,6 @@ def show_progress(bar: tqdm, record: dict[str, Any], best_mrr: float) -> None:
     if math.isfinite(best_mrr):
         values["best valid MRR"] = f"{best_mrr:.4f}"
     bar.set_postfix(values, refresh=False)
-
-
-def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what encodes in training: embeddings of heads and relations, (B, d) twice, to query vectors (B, d).
-
-    As the config asks, it is compiled, or its activations are made again in the backward pass.
-    """
-    encode_rows = model.encode_rows
-    if device_of(model).type == "cpu" and not config.use_mixed_precision:
-        # Elsewhere, passes over the feature maps cost less than many small products.
-        encode_rows = functools.partial(encode_rows_folded, model)
-    if config.use_gradient_checkpointing:
-        return recomputing(model, encode_rows)
-    if config.use_torch_compile and not distributed.synchronizes_batch_norm(device_of(model)):
-        return compiled(model, config, otherwise=encode_rows)
-    return encode_rows
-
-
-def recomputing(model: ConvE, encode_rows: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Wrap `encode_rows` so that its activations are not kept for the backward pass, but made again."""
-
-    def encode_rows_twice(head_rows: Tensor, relation_rows: Tensor) -> Tensor:
-        return recompute_in_backward(
-            encode_rows,
-            head_rows,
-            relation_rows,
-            use_reentrant=False,
-            context_fn=lambda: (contextlib.nullcontext(), untracked_statistics(model)),
-        )
-
-    return encode_rows_twice
-
-
-def compiled(
-    model: ConvE, config: TrainingConfig, *, otherwise: Callable[[Tensor, Tensor], Tensor]
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Compile the model's `encode_rows`; where that does not work here, say why in one line and return `otherwise`."""
-    encode_rows = torch.compile(model.encode_rows, dynamic=True)
-    weight = model.entity_embeddings.weight
-    probe = torch.zeros(8, weight.shape[1], device=weight.device, dtype=weight.dtype)
-    was_training = model.training
-    devices = [weight.device] if weight.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices), untracked_statistics(model), autocast(config, weight.device):
-            encode_rows(probe.requires_grad_(), probe)
-            model.train()
-            encode_rows(probe, probe).sum().backward()
-    except Exception as error:  # the compiler and its tools fail in many ways
-        logger.warning(
-            "--use-torch-compile has no effect: %s", (str(error).strip() or type(error).__name__).splitlines()[0]
-        )
-        return otherwise
-    finally:
-        model.train(was_training)
-        model.zero_grad(set_to_none=True)
-    return encode_rows
-
-
-@contextlib.contextmanager
-def untracked_statistics(model: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm's running statistics as they are: the second pass over a batch must not count twice.
-
-    The pass works on copies, because without statistics it would save other tensors than the first.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    statistics = [dict(norm.named_buffers()) for norm in norms]
-    for norm, buffers in zip(norms, statistics, strict=True):
-        for name, buffer in buffers.items():
-            setattr(norm, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, statistics, strict=True):
-            for name, buffer in buffers.items():
-                setattr(norm, name, buffer)
 
 
 def release_memory(device: torch.device) -> None:

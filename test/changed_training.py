@@ -7,7 +7,7 @@ import sys
 import torch
 
 import train_pytorch
-from conve_tracin import cli, distributed, training
+from conve_tracin import batch_loss, cli, distributed, training
 from conve_tracin.errors import InputError
 from conve_tracin.model import ConvE
 
@@ -16,7 +16,7 @@ def freeze():
     """Keep BatchNorm's statistics as they are, drop nothing, and compute in float64."""
     torch.set_default_dtype(torch.float64)
     ConvE.train = lambda self, mode=True: torch.nn.Module.train(self, False)
-    training.encode_rows_folded = lambda model, *rows: model.encode_rows(*rows)
+    batch_loss.encode_rows_folded = lambda model, *rows: model.encode_rows(*rows)
 
 
 def note_statistics():

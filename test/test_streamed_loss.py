@@ -1,10 +1,13 @@
 """The streamed losses against PyTorch's dense ones, in value and in the gradients of queries, entities and bias."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from conve_tracin.streamed_loss import Targets, _Sweep, binary_terms_, streamed_loss
+from conve_tracin.score_terms import LARGE_SCORE, binary_terms, score_terms
+from conve_tracin.streamed_loss import Targets, _Sweep, streamed_loss
 
 NUM_ENTITIES, DIM = 53, 12
 TARGETS = {
@@ -65,9 +68,9 @@ def assert_close(found, expected, tolerance):
 def test_a_chunk_carries_all_that_its_gradient_needs(low_precision):
     queries, entities, bias = (one.detach() for one in make_inputs(5))
     sweep = _Sweep(queries, entities, bias, low_precision=low_precision, chunk_size=7)
-    chunks = [chunk._replace(scores=chunk.scores.clone()) for chunk in sweep.chunks()]
-    for chunk in reversed(chunks):
-        sweep.accumulate(chunk, chunk.scores, scale=1.0)
+    for chunk, products in reversed(list(sweep.chunks())):
+        scores = products.to(torch.float64) + chunk.bias
+        sweep.accumulate(chunk, scores, scores.to(low_precision), scale=1.0)
     scores = queries @ entities.T + bias
     expected = (scores @ entities, scores.T @ queries, scores.sum(dim=0))
     tolerance = 1e-12 if low_precision == torch.float64 else 1e-6
@@ -185,14 +188,46 @@ def test_gradients_are_handed_out_once():
         loss.backward()
 
 
+@pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def compiler(request, monkeypatch):
+    """What makes compiled functions: torch's own tracing alone, or with its C++ compiler."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=request.param))
+    score_terms.cache_clear()
+    yield
+    score_terms.cache_clear()
+
+
+@pytest.mark.usefixtures("between_the_passes", "compiler")
+@pytest.mark.parametrize("low_precision", [None, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_compiled_passes_give_the_same(kind, bias, low_precision):
+    targets = as_targets(TARGETS["kvsall"])
+    found = []
+    for compiled in (False, True):
+        # Scores beyond LARGE_SCORE, and a last chunk of another width.
+        inputs = make_inputs(5, spread=8.0, dtype=torch.float32, bias=bias)
+        loss = streamed_loss(
+            kind, *inputs[:2], targets, bias=inputs[2], label_smoothing=0.1, low_precision=low_precision, chunk_size=7,
+            compiled=compiled,
+        )  # fmt: skip
+        found.append(value_and_gradients(loss, inputs))
+    with torch.no_grad():
+        assert (inputs[0] @ inputs[1].T).max() > LARGE_SCORE
+    # A gradient on the border of two numbers of low precision may fall to either side.
+    assert_close(found[1], found[0], 1e-6 if low_precision is None else 2e-3)
+
+
 def test_one_exponential_gives_softplus_and_sigmoid():
     scores = torch.tensor([-1e4, -100.0, -30.0, -1.0, 0.0, 1.0, 30.0, 59.0, 61.0, 100.0, 1e4, 7.0], dtype=torch.float64)
     scores = scores.view(3, 4)
-    derivative = scores.clone()
-    total = binary_terms_(derivative, torch.empty_like(scores), everywhere=0.01)
+    total, derivative, low_derivative = binary_terms(
+        scores.clone(), None, everywhere=0.01, dtype=torch.float64, low_precision=torch.bfloat16
+    )
     expected = (torch.nn.functional.softplus(scores, threshold=500) - 0.01 * scores).sum(dim=1)
     torch.testing.assert_close(total, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(derivative, torch.sigmoid(scores) - 0.01, rtol=1e-12, atol=1e-16)
+    assert torch.equal(low_derivative, derivative.to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("kind", ["bce", "ce"])

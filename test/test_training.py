@@ -16,6 +16,7 @@ from conve_tracin.errors import InputError
 from conve_tracin.influence.loading import find_checkpoints
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
+from conve_tracin.score_terms import score_terms
 from conve_tracin.training import TrainingConfig, next_batch, training_queries
 from conve_tracin.training_state import newest_checkpoint
 from conve_tracin.triples import group_by_query, with_inverse_triples
@@ -645,7 +646,9 @@ def test_where_compiling_fails_training_goes_on_unchanged(run, tmp_path, monkeyp
         raise RuntimeError("no C++ compiler\nand more lines")
 
     monkeypatch.setattr(torch, "compile", lambda function, **_: refuse)
+    score_terms.cache_clear()
     run("compiled", num_epochs=2, use_torch_compile=True)
+    score_terms.cache_clear()
     assert "--use-torch-compile has no effect: no C++ compiler" in caplog.text
     plain, compiled = (checkpoint_of(tmp_path / name / "final_model.pt") for name in ("plain", "compiled"))
     for member in ("model_state_dict", "optimizer_state_dict", "random_state"):
