@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     machine.add_argument(
         "--use-torch-compile",
         action="store_true",
-        help="compile the loss, on a GPU the model, too (needs a C++ compiler)",
+        help="compile the loss and, on a GPU, the encoder (needs a C++ compiler)",
     )
     machine.add_argument("--auto-batch-size", action="store_true", help="halve batches that do not fit into memory")
     machine.add_argument("--no-gpu", action="store_true", help="train on the CPU even where there is a GPU")
@@ -201,9 +201,9 @@ def report_settings_without_effect(args: argparse.Namespace, parser: argparse.Ar
         logger.info("--query-weights has no effect with --training-approach 1vsall: each of its queries has one tail")
     if args.use_torch_compile and device != "cpu":
         if args.use_gradient_checkpointing:
-            logger.info("--use-torch-compile compiles the loss alone together with --use-gradient-checkpointing")
+            logger.info("--use-torch-compile has no effect on the encoder together with --use-gradient-checkpointing")
         elif distributed.count() > 1:
-            logger.info("--use-torch-compile compiles the loss alone with several GPUs: BatchNorm is synchronized")
+            logger.info("--use-torch-compile has no effect on the encoder with several GPUs: BatchNorm is synchronized")
     if args.auto_batch_size and distributed.count() > 1:
         logger.info("--auto-batch-size has no effect with several processes: one cannot halve a batch of all")
     if args.disable_memory_cleanup and device == "cpu":

@@ -5,7 +5,6 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,39 +68,35 @@ class BatchLoss(nn.Module):
 def new_batch_loss(model: ConvE, config: TrainingConfig) -> BatchLoss:
     """Make the loss that training takes: what is fastest on the model's device, compiled where the config asks for it.
 
-    Where that does not work here, it says why in one line, and goes without.
-    """
-    plain = BatchLoss(model, config, encode_rows=choose_encoder(model, config))
-    if not config.use_torch_compile:
-        return plain
-    compiled = BatchLoss(model, config, encode_rows=choose_encoder(model, config, compiled=True), compiled=True)
-    try:
-        try_out(compiled)
-    except Exception as error:  # the compiler and its tools fail in many ways
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        logger.warning("--use-torch-compile has no effect: %s", reason)
-        return plain
-    return compiled
-
-
-def choose_encoder(
-    model: ConvE, config: TrainingConfig, *, compiled: bool = False
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what encodes in training: embeddings of heads and relations, (B, d) twice, to query vectors (B, d).
-
-    As the config asks, its activations are made again in the backward pass. It is compiled, if at all, on a GPU alone:
-    on a CPU that made it slower (docs/notes.md).
+    The encoder is compiled on a GPU alone: on a CPU that made it slower (docs/notes.md).
     """
     device = device_of(model)
+    encode_rows = choose_encoder(model, config)
+    compiled = config.use_torch_compile and all_succeed("loss", lambda: try_compiled_loss(model, config))
+    # Synchronized statistics would make processes wait for one that fails.
+    may_compile_encoder = (
+        config.use_torch_compile
+        and device.type != "cpu"
+        and not config.use_gradient_checkpointing
+        and not distributed.synchronizes_batch_norm(device)
+    )
+    if may_compile_encoder:
+        compiled_encoder = torch.compile(encode_rows, dynamic=True)
+        if all_succeed("encoder", lambda: try_encoder(compiled_encoder, model, config)):
+            encode_rows = compiled_encoder
+    return BatchLoss(model, config, encode_rows=encode_rows, compiled=compiled)
+
+
+def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what encodes in training: embeddings of heads and relations, (B, d) twice, to query vectors (B, d).
+
+    As the config asks, its activations are made again in the backward pass.
+    """
     encode_rows = model.encode_rows
-    if device.type == "cpu" and not config.use_mixed_precision:
+    if device_of(model).type == "cpu" and not config.use_mixed_precision:
         # Elsewhere, passes over the feature maps cost less than many small products.
         encode_rows = functools.partial(encode_rows_folded, model)
-    if config.use_gradient_checkpointing:
-        return recomputing(model, encode_rows)
-    if compiled and device.type != "cpu" and not distributed.synchronizes_batch_norm(device):
-        return torch.compile(encode_rows, dynamic=True)
-    return encode_rows
+    return recomputing(model, encode_rows) if config.use_gradient_checkpointing else encode_rows
 
 
 def recomputing(model: ConvE, encode_rows: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -119,19 +114,56 @@ def recomputing(model: ConvE, encode_rows: Callable[[Tensor, Tensor], Tensor]) -
     return encode_rows_twice
 
 
-def try_out(batch_loss: BatchLoss) -> None:
-    """Compute a small loss and its gradients, and leave no trace; raises whatever fails."""
-    model = batch_loss.model
-    device = device_of(model)
-    queries = Queries.one_per_triple(np.zeros((8, 3), dtype=np.int64), device)
+def all_succeed(what: str, attempt: Callable[[], None]) -> bool:
+    """Whether compiled code works in all processes; where it does not, say why in one line."""
+    reason = None
+    try:
+        attempt()
+    except Exception as error:  # the compiler and its tools fail in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reasons = [reason for reason in distributed.gather(reason) if reason is not None]
+    if reasons:
+        logger.warning("--use-torch-compile has no effect on the %s: %s", what, reasons[0])
+    return not reasons
+
+
+def try_compiled_loss(model: ConvE, config: TrainingConfig) -> None:
+    """Compute the loss of a batch of training's size with compiled functions; raises whatever fails."""
+    table = model.entity_embeddings.weight.detach()
+    first = torch.zeros(1, dtype=torch.int64, device=table.device)
+    streamed_loss(
+        config.loss,
+        table.new_zeros(batch_of_one_process(config), table.shape[1]),
+        table,
+        Targets(first, first),
+        bias=None if model.entity_bias is None else model.entity_bias.detach(),
+        label_smoothing=config.label_smoothing,
+        low_precision=mixed_precision_dtype(config, table.device),
+        compiled=True,
+    )
+
+
+def try_encoder(encode_rows: Callable[[Tensor, Tensor], Tensor], model: ConvE, config: TrainingConfig) -> None:
+    """Encode a batch of training's size and go back, and leave no trace in the model; raises whatever fails."""
+    table = model.entity_embeddings.weight.detach()
+    rows = table.new_zeros(batch_of_one_process(config), table.shape[1], requires_grad=True)
     was_training = model.training
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), untracked_statistics(model):
+        with (
+            torch.random.fork_rng([table.device] if table.device.type == "cuda" else []),
+            untracked_statistics(model),
+            autocast(config, table.device),
+        ):
             model.train()
-            batch_loss(queries, torch.arange(len(queries), device=device)).backward()
+            encode_rows(rows, rows).sum().backward()
     finally:
         model.train(was_training)
         model.zero_grad(set_to_none=True)
+
+
+def batch_of_one_process(config: TrainingConfig) -> int:
+    """Return how many queries of a batch a process has; BatchNorm needs two."""
+    return max(2, config.batch_size // distributed.count())
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """What the streamed losses do to every score of a chunk: sums over the entities, and gradients.
 
-Each function takes the products q · e of B queries and n entities, (B, n), and may overwrite them. As they stand, torch
-passes over the scores once for each operation; compiled, each function is one pass.
+Each function takes the products q · e of B queries and n entities, (B, n), or what another made of them, and may
+overwrite these. As they stand, torch passes over the scores once for each operation; compiled, a function has one pass
+or two.
 """
 
 import functools
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Above this, softplus(s) = s and σ(s) = 1 in every precision, and exp(s) is still finite in the lowest.
+# Above this, softplus(s) = s and σ(s) = 1 even in float64, and exp(s) is still finite in float32.
 LARGE_SCORE = 60.0
 
 
@@ -48,7 +49,7 @@ def normalizer_terms(
     return linear, new_top, exponentials, exponentials.sum(dim=1)
 
 
-def exponentials(products: Tensor, bias: Tensor | None, top: Tensor, *, dtype: torch.dtype) -> Tensor:
+def relative_exponentials(products: Tensor, bias: Tensor | None, top: Tensor, *, dtype: torch.dtype) -> Tensor:
     """Compute exp(s − top), (B, n), with `top` of each query, (B,)."""
     return _biased(products, bias, dtype).sub_(top[:, None]).exp_()
 
@@ -56,10 +57,7 @@ def exponentials(products: Tensor, bias: Tensor | None, top: Tensor, *, dtype: t
 def softmax_gradient(
     exponentials: Tensor, factors: Tensor, *, everywhere: float, low_precision: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Turn exponentials (B, n) into probabilities by each query's factor, (B,), minus `everywhere`; in both precisions.
-
-    The exponentials are overwritten.
-    """
+    """Make exponentials (B, n) probabilities by each query's factor, (B,), less `everywhere`; in both precisions."""
     gradient = exponentials.mul_(factors[:, None])
     if everywhere:
         gradient -= everywhere
@@ -71,12 +69,12 @@ class ScoreTerms(NamedTuple):
 
     binary_terms: Callable[..., tuple[Tensor, Tensor, Tensor]] = binary_terms
     normalizer_terms: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = normalizer_terms
-    exponentials: Callable[..., Tensor] = exponentials
+    relative_exponentials: Callable[..., Tensor] = relative_exponentials
     softmax_gradient: Callable[..., tuple[Tensor, Tensor]] = softmax_gradient
 
 
 @functools.cache
-def score_terms(*, compiled: bool) -> ScoreTerms:
+def choose_score_terms(*, compiled: bool) -> ScoreTerms:
     """Return the functions; compiled ones are compiled when they are first called, and fail then."""
     plain = ScoreTerms()
     return ScoreTerms(*(torch.compile(function, dynamic=True) for function in plain)) if compiled else plain

@@ -12,6 +12,7 @@ Cross-entropy needs log Σ exp before any gradient, so it goes over the entities
 where a bounded memory holds them all. Where queries have weights, their losses and gradients are multiplied by them.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,13 +21,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from conve_tracin.score_terms import score_terms
+from conve_tracin.score_terms import choose_score_terms
 
 # Scores in a chunk: on a CPU they and what is made of them stay in the second-level cache.
 CPU_CHUNK_SCORES = 2**18
 GPU_CHUNK_SCORES = 2**24
 MIN_CHUNK_ENTITIES = 256
-# A batch with no more scores than these, 64 MB in float32, may keep what is made of them.
+# A batch with no more scores than these, 64 MiB in float32, keeps what is made of them.
 MAX_KEPT_SCORES = 2**24
 TARGETS_AT_ONCE = 2**16
 
@@ -137,7 +138,7 @@ class _Sweep:
         self.queries, self.entities, self.bias, self.weights = queries, entities, bias, weights
         self.dtype, self.low_precision = entities.dtype, low_precision
         self.chunk_size = chunk_size
-        self.terms = score_terms(compiled=compiled)
+        self.terms = choose_score_terms(compiled=compiled)
         self.query_grad = torch.zeros_like(queries)
         self.entity_grad = torch.empty_like(entities)
         self.bias_grad = None if bias is None else torch.empty_like(bias)
@@ -147,13 +148,16 @@ class _Sweep:
             # Weights on the gradients of the scores, in their place, would make their products overflow in float16.
             self._low_weighted_queries = (queries * weights[:, None]).to(low_precision)
 
-    def chunks(self) -> Iterator[tuple[_Chunk, Tensor]]:
-        """Yield the entities, a chunk at a time, and products (B, n) of low precision: scores but for the bias."""
+    def chunks(self) -> Iterator[_Chunk]:
+        """Yield the entities, a chunk at a time."""
         for start in range(0, len(self.entities), self.chunk_size):
             chosen = slice(start, min(start + self.chunk_size, len(self.entities)))
-            rows = self.entities[chosen].to(self.low_precision)
             bias = None if self.bias is None else self.bias[chosen]
-            yield _Chunk(chosen, rows, bias), self._low_queries @ rows.T
+            yield _Chunk(chosen, self.entities[chosen].to(self.low_precision), bias)
+
+    def products(self, chunk: _Chunk) -> Tensor:
+        """Multiply queries and entities, (B, n) of low precision: the scores but for the bias."""
+        return self._low_queries @ chunk.rows.T
 
     def accumulate(self, chunk: _Chunk, score_grad: Tensor, low_score_grad: Tensor, *, scale: float) -> None:
         """Take in the gradient of a chunk's scores, (B, n), unweighted; that of the queries waits for its factors."""
@@ -207,13 +211,15 @@ def _binary_cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: floa
     batch_size, num_entities = len(sweep.queries), len(sweep.entities)
     scale = 1 / (batch_size * num_entities)
     everywhere = label_smoothing / num_entities
+    precisions = {"dtype": sweep.dtype, "low_precision": sweep.low_precision}
     losses = torch.zeros(batch_size, dtype=torch.float64, device=sweep.queries.device)
-    for chunk, products in sweep.chunks():
+    for chunk in sweep.chunks():
         sums, *gradients = sweep.terms.binary_terms(
-            products, chunk.bias, everywhere=everywhere, dtype=sweep.dtype, low_precision=sweep.low_precision
+            sweep.products(chunk), chunk.bias, everywhere=everywhere, **precisions
         )
         losses += sums
         sweep.accumulate(chunk, *gradients, scale=scale)
+        del gradients  # their memory is the next chunk's
     weights = torch.full_like(targets.rows, 1 - label_smoothing, dtype=sweep.queries.dtype)
     return (sweep.total(losses) - sweep.take_targets(targets, weights, scale=scale)) * scale
 
@@ -222,35 +228,38 @@ def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> T
     batch_size, num_entities = len(sweep.queries), len(sweep.entities)
     scale = 1 / batch_size
     everywhere = label_smoothing / num_entities
-    may_keep = batch_size * num_entities <= MAX_KEPT_SCORES
-    kept: list[tuple[_Chunk, Tensor, Tensor]] = []
+    keep = batch_size * num_entities <= MAX_KEPT_SCORES
+    kept: deque[tuple[Tensor, Tensor]] = deque()  # exponentials of each chunk, and what they are relative to
     top = sweep.queries.new_full((batch_size,), -torch.inf)
     total, linear = torch.zeros_like(top), torch.zeros_like(top, dtype=torch.float64)
-    for chunk, products in sweep.chunks():
-        chunk_linear, new_top, exponentials, chunk_total = sweep.terms.normalizer_terms(
-            products, chunk.bias, top, dtype=sweep.dtype
+    for chunk in sweep.chunks():
+        old_top = top
+        chunk_linear, top, exponentials, chunk_total = sweep.terms.normalizer_terms(
+            sweep.products(chunk), chunk.bias, old_top, dtype=sweep.dtype
         )
         linear += chunk_linear
-        total = total * (top - new_top).exp() + chunk_total
-        top = new_top
-        if may_keep:
-            kept.append((chunk, exponentials, top))
-    log_normalizer = top + total.log()  # (B,)
-    for chunk, exponentials, relative_to in kept or _exponentials_again(sweep, log_normalizer):
+        total = total * (old_top - top).exp() + chunk_total
+        if keep:
+            kept.append((exponentials, top))
+        del exponentials  # its memory is the next chunk's, unless it is kept
+    for chunk in sweep.chunks():
+        if keep:
+            exponentials, relative_to = kept.popleft()
+        else:
+            relative_to = top
+            exponentials = sweep.terms.relative_exponentials(
+                sweep.products(chunk), chunk.bias, relative_to, dtype=sweep.dtype
+            )
+        factors = (relative_to - top).exp() / total
         gradients = sweep.terms.softmax_gradient(
-            exponentials, (relative_to - log_normalizer).exp(), everywhere=everywhere, low_precision=sweep.low_precision
+            exponentials, factors, everywhere=everywhere, low_precision=sweep.low_precision
         )
         sweep.accumulate(chunk, *gradients, scale=scale)
+        del exponentials, gradients
     targets_in_row = torch.bincount(targets.rows, minlength=batch_size)
     weights = (1 - label_smoothing) / targets_in_row[targets.rows].to(sweep.queries.dtype)
-    losses = log_normalizer.double() - everywhere * linear
+    losses = top.double() + total.double().log() - everywhere * linear
     return (sweep.total(losses) - sweep.take_targets(targets, weights, scale=scale)) * scale
-
-
-def _exponentials_again(sweep: _Sweep, top: Tensor) -> Iterator[tuple[_Chunk, Tensor, Tensor]]:
-    """Yield each chunk with its exponentials (B, n) relative to `top` (B,), and that."""
-    for chunk, products in sweep.chunks():
-        yield chunk, sweep.terms.exponentials(products, chunk.bias, top, dtype=sweep.dtype), top
 
 
 _LOSSES = {"bce": _binary_cross_entropy, "ce": _cross_entropy}

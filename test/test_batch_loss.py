@@ -1,5 +1,8 @@
 """Loss and gradients of a batch: those of dense labels, whether one process computes them or two share the batch."""
 
+import dataclasses
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,9 @@ from batch_gradients import CASES, SMOOTHING, batches_of, gradients_of_batches, 
 from conftest import TRAIN
 from several_processes import ROOT, run_processes
 
-from conve_tracin.batch_loss import BatchLoss
+from conve_tracin import distributed
+from conve_tracin.batch_loss import BatchLoss, new_batch_loss, try_encoder
+from conve_tracin.score_terms import choose_score_terms
 
 
 def dense_results(approach, loss, query_weights):
@@ -77,3 +82,58 @@ def test_cross_entropy_of_queries_weighted_by_tails_is_that_of_their_triples():
 @pytest.mark.parametrize(("approach", "sizes"), [("1vsall", [5, 5, 5, 7]), ("kvsall", [5, 5, 5])])
 def test_the_batches_are_such_that_two_processes_have_different_numbers_of_queries(approach, sizes):
     assert [len(chosen) for chosen in batches_of(make_queries(approach)[1])] == sizes
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Compile by torch's tracing alone, which needs no C++ compiler."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    choose_score_terms.cache_clear()
+    yield
+    choose_score_terms.cache_clear()
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+def test_what_training_compiles_has_the_plain_loss_and_gradients(loss):
+    config, queries = make_queries("kvsall", loss)
+    found = []
+    for compiled in (False, True):
+        model = make_model()
+        batch_loss = new_batch_loss(model, dataclasses.replace(config, use_torch_compile=compiled))
+        assert batch_loss.compiled is compiled
+        assert all(parameter.grad is None for parameter in model.parameters())
+        torch.manual_seed(5)  # of dropout
+        value = batch_loss(queries, torch.arange(len(queries)))
+        value.backward()
+        found.append((value.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}))
+    (loss, gradients), (expected_loss, expected_gradients) = found
+    torch.testing.assert_close(loss, expected_loss, rtol=0, atol=1e-12)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=0, atol=1e-12)
+    assert gradients["entity_embeddings.weight"].abs().max() > 1e-4
+
+
+@pytest.mark.usefixtures("compiler")
+def test_trying_a_compiled_encoder_leaves_no_trace():
+    model, (config, _) = make_model().train(), make_queries("kvsall")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    used = []
+    try_encoder(torch.compile(lambda *rows: used.append(1) or model.encode_rows(*rows)), model, config)
+    assert used
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random_state)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.usefixtures("compiler")
+def test_all_processes_compile_or_none_does(monkeypatch, caplog):
+    """Else one would add up its sums in another order."""
+    monkeypatch.setattr(distributed, "gather", lambda own: [own, "no C++ compiler"])
+    config, _ = make_queries("kvsall")
+    assert not new_batch_loss(make_model(), dataclasses.replace(config, use_torch_compile=True)).compiled
+    assert "--use-torch-compile has no effect on the loss: no C++ compiler" in caplog.text

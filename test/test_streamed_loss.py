@@ -1,12 +1,14 @@
 """The streamed losses against PyTorch's dense ones, in value and in the gradients of queries, entities and bias."""
 
 import functools
+import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from conve_tracin.score_terms import LARGE_SCORE, binary_terms, score_terms
+from conve_tracin.score_terms import LARGE_SCORE, binary_terms, choose_score_terms
 from conve_tracin.streamed_loss import Targets, _Sweep, streamed_loss
 
 NUM_ENTITIES, DIM = 53, 12
@@ -68,8 +70,8 @@ def assert_close(found, expected, tolerance):
 def test_a_chunk_carries_all_that_its_gradient_needs(low_precision):
     queries, entities, bias = (one.detach() for one in make_inputs(5))
     sweep = _Sweep(queries, entities, bias, low_precision=low_precision, chunk_size=7)
-    for chunk, products in reversed(list(sweep.chunks())):
-        scores = products.to(torch.float64) + chunk.bias
+    for chunk in reversed(list(sweep.chunks())):
+        scores = sweep.products(chunk).to(torch.float64) + chunk.bias
         sweep.accumulate(chunk, scores, scores.to(low_precision), scale=1.0)
     scores = queries @ entities.T + bias
     expected = (scores @ entities, scores.T @ queries, scores.sum(dim=0))
@@ -191,10 +193,18 @@ def test_gradients_are_handed_out_once():
 @pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def compiler(request, monkeypatch):
     """What makes compiled functions: torch's own tracing alone, or with its C++ compiler."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=request.param))
-    score_terms.cache_clear()
-    yield
-    score_terms.cache_clear()
+    compile_function = functools.partial(torch.compile, backend=request.param)
+    compiled = []
+    monkeypatch.setattr(
+        torch, "compile", lambda *args, **kwargs: compiled.append(args) or compile_function(*args, **kwargs)
+    )
+    torch._dynamo.reset()
+    choose_score_terms.cache_clear()
+    # Else a function with too many versions would be left as it is, without a word.
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
+    choose_score_terms.cache_clear()
+    assert len(compiled) == 4
 
 
 @pytest.mark.usefixtures("between_the_passes", "compiler")
@@ -230,24 +240,40 @@ def test_one_exponential_gives_softplus_and_sigmoid():
     assert torch.equal(low_derivative, derivative.to(torch.bfloat16))
 
 
+@pytest.mark.parametrize("low_precision", [None, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["bce", "ce"])
-def test_no_tensor_is_as_large_as_the_scores(kind, monkeypatch):
-    """Record every result made on the way: none may hold (batch, entities) values, where these are too many to keep."""
-    monkeypatch.setattr("conve_tracin.streamed_loss.MAX_KEPT_SCORES", 40 * 500 - 1)
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            result = function(*args, **kwargs or {})
-            if isinstance(result, torch.Tensor):
-                largest = max(largest, result.numel())
-            return result
-
-    queries, entities = torch.randn(40, 4, requires_grad=True), torch.randn(500, 4, requires_grad=True)
+def test_the_scores_of_all_entities_are_never_there(kind, low_precision, monkeypatch):
+    """Add up what is alive after each operation: without what is kept, it is far less than (batch, entities) values."""
+    shape = (40, 500)
+    queries, entities = (torch.randn(rows, 4, requires_grad=True) for rows in shape)
     targets = Targets(torch.arange(40), torch.arange(40))
-    with Watch():
-        streamed_loss(kind, queries, entities, targets, label_smoothing=0.1, chunk_size=50).backward()
-    assert largest < 40 * 500 / 4
+    most_bytes = {}
+    for most_kept in (20_000, 20_000 - 1):
+        monkeypatch.setattr("conve_tracin.streamed_loss.MAX_KEPT_SCORES", most_kept)
+        with AliveBytes() as alive:
+            streamed_loss(
+                kind, queries, entities, targets, label_smoothing=0.1, chunk_size=20, low_precision=low_precision
+            ).backward()
+        most_bytes[most_kept] = alive.most
+    scores, table = 4 * 20_000, 4 * 500 * 4
+    kept = {"bce": 0, "ce": scores}[kind]
+    assert most_bytes[19_999] < scores / 5 + 2 * table
+    assert kept < most_bytes[20_000] < kept + scores / 5 + 2 * table
+
+
+class AliveBytes(TorchDispatchMode):
+    """The most bytes that results of torch's operations have held at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.most = 0
+        self.storages = weakref.WeakValueDictionary()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage.data_ptr()] = storage
+        self.most = max(self.most, sum(storage.nbytes() for storage in self.storages.values()))
+        return result
