@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from conve_tracin import distributed
@@ -47,9 +47,7 @@ class BatchLoss(nn.Module):
     def forward(self, queries: Queries, chosen: Tensor) -> Tensor:
         """Compute the loss of the queries `chosen` (B,); a scalar."""
         model, config = self.model, self.config
-        table = model.entity_embeddings.weight
-        # Sparse, or the heads would have a second gradient of the table's size.
-        head_rows = F.embedding(queries.heads[chosen], table, sparse=True)
+        head_rows, table = _RowsAndTable.apply(model.entity_embeddings.weight, queries.heads[chosen])
         with autocast(config, chosen.device):
             query_vectors = self.encode_rows(head_rows, model.relation_embeddings(queries.relations[chosen]))
         return streamed_loss(
@@ -63,6 +61,25 @@ class BatchLoss(nn.Module):
             low_precision=mixed_precision_dtype(config, chosen.device),
             compiled=self.compiled,
         )
+
+
+class _RowsAndTable(torch.autograd.Function):
+    """Take rows (B, d) of a table (K, d), and hand the table on, for a use whose gradient nobody else needs.
+
+    The rows' gradients are added to that one in its place. Left to autograd, the sum of both would be a third tensor as
+    large as the table.
+    """
+
+    @staticmethod
+    def forward(ctx, table, chosen):
+        ctx.save_for_backward(chosen)
+        return table[chosen], table.view_as(table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, row_grad, table_grad):
+        (chosen,) = ctx.saved_tensors
+        return table_grad.index_add_(0, chosen, row_grad), None
 
 
 def new_batch_loss(model: ConvE, config: TrainingConfig) -> BatchLoss:

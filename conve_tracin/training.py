@@ -491,10 +491,12 @@ def keep_freed_memory(device: torch.device | str) -> None:
     """
     if torch.device(device).type != "cpu":
         return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # of malloc.h
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**22)):
+    # The gradient of a very large table is given back all the same: small tensors in its place would leave it none the
+    # next time. This is the largest threshold that glibc takes.
+    for parameter, value in ((mmap_threshold, 2**25), (trim_threshold, 2**31 - 1), (top_pad, 2**22)):
         mallopt(parameter, value)
