@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from batch_gradients import CASES, SMOOTHING, batches_of, gradients_of_batches, make_model, make_queries
 from conftest import TRAIN
 from several_processes import ROOT, run_processes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conve_tracin import distributed
 from conve_tracin.batch_loss import BatchLoss, new_batch_loss, try_encoder
@@ -137,3 +138,23 @@ def test_all_processes_compile_or_none_does(monkeypatch, caplog):
     config, _ = make_queries("kvsall")
     assert not new_batch_loss(make_model(), dataclasses.replace(config, use_torch_compile=True)).compiled
     assert "--use-torch-compile has no effect on the loss: no C++ compiler" in caplog.text
+
+
+def test_the_gradient_of_the_table_is_made_once():
+    """Heads and tails have shares in it; a second table beside it would be as large as the model."""
+    made = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **kwargs or {})
+            if isinstance(result, torch.Tensor) and result.shape == table.shape:
+                made.add(result.untyped_storage().data_ptr())
+            return result
+
+    config, queries = make_queries("kvsall")
+    model = make_model()
+    table, relations = model.entity_embeddings.weight, model.relation_embeddings.weight
+    assert table.shape == relations.shape
+    with Watch():
+        BatchLoss(model, config)(queries, torch.arange(len(queries))).backward()
+    assert made - {table.data_ptr()} == {table.grad.data_ptr(), relations.grad.data_ptr()}
