@@ -3,6 +3,7 @@
 import sys
 
 import torch
+from compiling import TRACING_ALONE, compiling_by
 from conftest import TRAIN, make_small_conve
 
 from conve_tracin import distributed
@@ -40,7 +41,7 @@ def batches_of(queries):
         yield order[batch]
 
 
-def gradients_of_batches(approach, loss, query_weights):
+def gradients_of_batches(approach, loss, query_weights, *, compiled=False):
     """Train on each batch with a learning rate of 0; list (loss, gradients by parameter)."""
     config, queries = make_queries(approach, loss, query_weights)
     model = make_model()
@@ -52,7 +53,7 @@ def gradients_of_batches(approach, loss, query_weights):
         shuffle=None,
         batch_size=BATCH_SIZE,
     )
-    batch_loss = distributed.average_gradients(BatchLoss(model, config))
+    batch_loss = distributed.average_gradients(BatchLoss(model, config, compiled=compiled))
     results = []
     for chosen in batches_of(queries):
         total = distributed.sum_of_all(train_batch(state, queries, chosen, batch_loss))
@@ -63,10 +64,16 @@ def gradients_of_batches(approach, loss, query_weights):
 def main(output):
     with distributed.processes():
         assert distributed.count() == 2
-        results = {case: gradients_of_batches(*case) for case in CASES}
+        results = {
+            (case, compiled): gradients_of_batches(*case, compiled=compiled)
+            for case in CASES
+            for compiled in (False, True)
+        }
         if distributed.is_main():
             torch.save(results, output)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with compiling_by(TRACING_ALONE) as compiled_functions:
+        main(sys.argv[1])
+    assert compiled_functions

@@ -1,19 +1,18 @@
 """Loss and gradients of a batch: those of dense labels, whether one process computes them or two share the batch."""
 
 import dataclasses
-import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
 from batch_gradients import CASES, SMOOTHING, batches_of, gradients_of_batches, make_model, make_queries
+from compiling import TRACING_ALONE, compiling_by
 from conftest import TRAIN
 from several_processes import ROOT, run_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conve_tracin import distributed
 from conve_tracin.batch_loss import BatchLoss, new_batch_loss, try_encoder
-from conve_tracin.score_terms import choose_score_terms
 
 
 def dense_results(approach, loss, query_weights):
@@ -65,9 +64,10 @@ def test_one_process_has_the_dense_loss_and_gradients(case):
     assert_same_results(gradients_of_batches(*case), list(dense_results(*case)))
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_have_the_dense_loss_and_gradients(of_two_processes, case):
-    assert_same_results(of_two_processes[case], list(dense_results(*case)))
+def test_two_processes_have_the_dense_loss_and_gradients(of_two_processes, case, compiled):
+    assert_same_results(of_two_processes[case, compiled], list(dense_results(*case)))
 
 
 def test_cross_entropy_of_queries_weighted_by_tails_is_that_of_their_triples():
@@ -86,13 +86,10 @@ def test_the_batches_are_such_that_two_processes_have_different_numbers_of_queri
 
 
 @pytest.fixture
-def compiler(monkeypatch):
-    """Compile by torch's tracing alone, which needs no C++ compiler."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    torch._dynamo.reset()
-    choose_score_terms.cache_clear()
-    yield
-    choose_score_terms.cache_clear()
+def compiler():
+    """What makes compiled functions: torch's own tracing alone."""
+    with compiling_by(TRACING_ALONE):
+        yield
 
 
 @pytest.mark.usefixtures("compiler")

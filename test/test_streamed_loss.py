@@ -1,14 +1,14 @@
 """The streamed losses against PyTorch's dense ones, in value and in the gradients of queries, entities and bias."""
 
-import functools
 import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
+from compiling import TRACING_ALONE, compiling_by
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conve_tracin.score_terms import LARGE_SCORE, binary_terms, choose_score_terms
+from conve_tracin.score_terms import LARGE_SCORE, binary_terms
 from conve_tracin.streamed_loss import Targets, _Sweep, streamed_loss
 
 NUM_ENTITIES, DIM = 53, 12
@@ -190,20 +190,11 @@ def test_gradients_are_handed_out_once():
         loss.backward()
 
 
-@pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def compiler(request, monkeypatch):
+@pytest.fixture(params=[TRACING_ALONE, pytest.param("inductor", marks=pytest.mark.slow)])
+def compiler(request):
     """What makes compiled functions: torch's own tracing alone, or with its C++ compiler."""
-    compile_function = functools.partial(torch.compile, backend=request.param)
-    compiled = []
-    monkeypatch.setattr(
-        torch, "compile", lambda *args, **kwargs: compiled.append(args) or compile_function(*args, **kwargs)
-    )
-    torch._dynamo.reset()
-    choose_score_terms.cache_clear()
-    # Else a function with too many versions would be left as it is, without a word.
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+    with compiling_by(request.param) as compiled:
         yield
-    choose_score_terms.cache_clear()
     assert len(compiled) == 4
 
 
