@@ -23,8 +23,8 @@ from torch.autograd.function import once_differentiable
 
 from conve_tracin.score_terms import choose_score_terms
 
-# Scores in a chunk: on a CPU they and what is made of them stay in the second-level cache.
-CPU_CHUNK_SCORES = 2**18
+# Scores in a chunk: on a CPU they and what is made of them stay in the second-level caches, of which each core has one.
+CPU_CHUNK_SCORES_OF_A_THREAD = 2**18
 GPU_CHUNK_SCORES = 2**24
 MIN_CHUNK_ENTITIES = 256
 # A batch with no more scores than these, 64 MiB in float32, keeps what is made of them.
@@ -109,7 +109,8 @@ class _StreamedLoss(torch.autograd.Function):
 
 def choose_chunk_size(batch_size: int, device: torch.device) -> int:
     """Return how many entities to score at a time."""
-    scores = CPU_CHUNK_SCORES if device.type == "cpu" else GPU_CHUNK_SCORES
+    on_cpu = device.type == "cpu"
+    scores = CPU_CHUNK_SCORES_OF_A_THREAD * torch.get_num_threads() if on_cpu else GPU_CHUNK_SCORES
     return max(MIN_CHUNK_ENTITIES, scores // batch_size)
 
 
