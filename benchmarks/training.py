@@ -4,8 +4,10 @@
     python benchmarks/training.py --data FB15k-237.tar.gz
 
 Without --data a synthetic graph of FB15k-237's sizes is drawn. Every contender trains in a process of its own, so that
-none inherits another's memory. Rates are of wall-clock time; `processor_queries_per_second` is per second of processor
-time, which other work on the machine disturbs less. The last line is JSON.
+none inherits another's memory. They take turns in several rounds, since a machine's speed changes; figures are the
+medians of the rounds, and ratios those of the ratios within each. Rates are of wall-clock time;
+`processor_queries_per_second` is per second of processor time, which other work on the machine disturbs less. The last
+line is JSON.
 """
 
 import argparse
@@ -53,13 +55,16 @@ def main() -> None:
     if args.contender:
         common.print_json((CONTENDERS | {"memory": memory})[args.contender](args))
         return
-    result: dict[str, Any] = {"machine": common.machine(), "batch_size": args.batch_size, "contenders": {}}
-    for name in args.only or CONTENDERS:
-        measured = run_apart(name)
-        result["contenders"][name] = measured
-        print(f"{name:<22} {json.dumps(measured)}", flush=True)
-    result["against_pykeen"] = ratios(result["contenders"], "pykeen")
-    result["against_dense"] = ratios(result["contenders"], "dense")
+    rounds = [measure_contenders(args.only or list(CONTENDERS)) for _ in range(args.rounds)]
+    result = {
+        "machine": common.machine(),
+        "batch_size": args.batch_size,
+        "rounds": args.rounds,
+        "contenders": medians(rounds),
+        "against_pykeen": {name: statistics.median(values) for name, values in ratios(rounds, "pykeen").items()},
+        "against_dense": {name: statistics.median(values) for name, values in ratios(rounds, "dense").items()},
+        "against_dense_in_each_round": ratios(rounds, "dense"),
+    }
     result["memory_in_batches_of_4096"] = []
     for num_entities in args.memory_entities:
         measured = run_apart("memory", "--memory-entities", str(num_entities))
@@ -74,6 +79,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="FB15k-237 as published: folder or tar.gz")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--batches", type=int, default=30, help="batches to time; PyKEEN gets a tenth")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each contender is measured, in turn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
     parser.add_argument("--seed", type=int, default=0)
@@ -93,12 +99,38 @@ def run_apart(name: str, *more: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def ratios(contenders: dict[str, dict[str, Any]], base: str) -> dict[str, float]:
-    """Divide each contender's rate by that of `base`, where both were measured."""
+def measure_contenders(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Measure each contender once, one after the other."""
+    measured = {}
+    for name in names:
+        measured[name] = run_apart(name)
+        print(f"{name:<22} {json.dumps(measured[name])}", flush=True)
+    return measured
+
+
+def medians(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return each contender's figures, the medians of the rounds; or why it failed."""
+    result = {}
+    for name in rounds[0]:
+        measured = [contenders[name] for contenders in rounds]
+        failed = [one for one in measured if "failed" in one]
+        if failed:
+            result[name] = failed[0]
+        else:
+            result[name] = {key: statistics.median(one[key] for one in measured) for key in measured[0]}
+    return result
+
+
+def ratios(rounds: list[dict[str, dict[str, Any]]], base: str) -> dict[str, list[float]]:
+    """Divide each contender's rate in each round by that of `base` in the same one, where both were measured."""
     key = "queries_per_second"
-    base_rate = contenders.get(base, {}).get(key)
-    rates = {name: measured.get(key) for name, measured in contenders.items() if name != base}
-    return {name: round(rate / base_rate, 2) for name, rate in rates.items() if rate and base_rate}
+    result: dict[str, list[float]] = {}
+    for contenders in rounds:
+        base_rate = contenders.get(base, {}).get(key)
+        for name, measured in contenders.items():
+            if name != base and base_rate and measured.get(key):
+                result.setdefault(name, []).append(round(measured[key] / base_rate, 2))
+    return result
 
 
 def load_graph(args: argparse.Namespace) -> tuple[np.ndarray, int, int]:
