@@ -40,7 +40,7 @@ from conve_tracin.report.formats import (
     trace_as_table,
     write_csv,
 )
-from conve_tracin.triples import label_blocks, read_test_triples, read_triples, resolve_triple
+from conve_tracin.triples import label_blocks, read_test_triples, read_triples, read_triples_and_places, resolve_triple
 
 logger = logging.getLogger(__name__)
 
@@ -196,12 +196,15 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         return read_rows(Path(options.test), indices, names), indices
     if options.test_triple is not None:
         triples = np.array([resolve_triple(options.test_triple, names.entities, names.relations)])
+        places = np.arange(1)
     elif options.test_triples is not None:
         triples = read_test_triples(options.test_triples, names.entities, names.relations)
+        places = np.arange(len(triples))
     else:
-        triples = read_triples(options.test, names.entities, names.relations, skip_unknown=options.skip_unknown)
-    triples = triples[: options.max_test_triples]
-    return triples, list(range(len(triples)))
+        triples, places = read_triples_and_places(
+            options.test, names.entities, names.relations, skip_unknown=options.skip_unknown
+        )
+    return triples[: options.max_test_triples], places[: options.max_test_triples].tolist()
 
 
 def read_rows(path: Path, indices: Sequence[int], names: Names) -> np.ndarray:
@@ -298,6 +301,8 @@ def _inputs_without_effect(options: TracInOptions) -> Iterator[str]:
         yield f"--test {in_mode}: training triples are ranked"
     if options.test_triples is not None and options.mode != "test":
         yield f"--test-triples {in_mode}"
+    elif options.test_triples is not None and options.skip_unknown:
+        yield "--skip-unknown has no effect on --test-triples: each of them was asked for by name"
     if options.test_indices and options.mode != "single":
         yield f"--test-indices {in_mode}; --mode single analyses them"
     if options.max_test_triples is not None and options.mode != "test":
@@ -485,7 +490,7 @@ def self_influences_of(run: Run, positions: Iterable[int]) -> dict[int, float]:
     """Compute the self-influence of the training triples at these positions: {position: Σ η‖∇ℓ(w; z)‖²}."""
     ordered = sorted(positions)
     # Few triples, known to process 0 alone: they are not shared.
-    scores = sum_self_influences(run, run.training_triples[ordered], progress=False, shared=False)
+    scores = sum_self_influences(run, run.training_triples[ordered], progress=True, shared=False)
     return dict(zip(ordered, scores.tolist(), strict=True))
 
 

@@ -194,10 +194,12 @@ def require_matching_mappings(
     for mapping, rows in ((entities, config["num_entities"]), (relations, config["num_relations"])):
         expected = len(mapping) * (rows_per_relation if mapping.kind == "relation" else 1)
         if rows != expected:
-            raise InputError(
-                f"{mapping.path}: has {len(mapping)} labels, but {source} has {rows} {mapping.kind} embeddings; "
-                f"use the {mapping.kind} mapping of its training run"
-            )
+            remedy = f"use the {mapping.kind} mapping of its training run"
+            if mapping.kind == "relation" and rows == 2 * expected:
+                # A bare state dict of PyKEEN does not say it, and its conversion cannot.
+                remedy += ", or, if it has inverse triples without saying so, the PyKEEN file it was converted from"
+            counts = f"has {len(mapping)} labels, but {source} has {rows} {mapping.kind} embeddings"
+            raise InputError(f"{mapping.path}: {counts}; {remedy}")
     require_same_digests(checkpoint, {m.kind: m.digest() for m in (entities, relations)}, source=source)
 
 

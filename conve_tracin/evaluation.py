@@ -99,10 +99,10 @@ def write_ranks(path: Path, ranked: RankedTriples, names: "Names") -> None:
         file.write("\t".join(COLUMNS) + "\n")
         for row in ranked.best_first().tolist():
             head, relation, tail = ranked.triples[row].tolist()
-            head_rank = "" if ranked.head_ranks is None else f"{ranked.head_ranks[row]:g}"
+            head_rank = "" if ranked.head_ranks is None else f"{ranked.head_ranks[row]:.12g}"
             called = (single_line(name) for name in names.triple(head, relation, tail).values())
             labels = (names.entities.label_of(head), names.relations.label_of(relation), names.entities.label_of(tail))
-            values = (f"{ranked.tail_ranks[row]:g}", head_rank, f"{ranked.scores[row]:.6g}", *labels, *called)
+            values = (f"{ranked.tail_ranks[row]:.12g}", head_rank, f"{ranked.scores[row]:.6g}", *labels, *called)
             file.write("\t".join(values) + "\n")
 
 

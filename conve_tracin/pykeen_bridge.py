@@ -296,9 +296,10 @@ def as_native_conve(model: "pykeen.models.Model") -> ConvE | None:
         return None
     has_entity_bias = model.get_parameter(ENTITY_BIAS).requires_grad
     native_state = convert_pykeen_to_native_state_dict(state, has_entity_bias=has_entity_bias)
-    native = ConvE(**{**config, "entity_bias": "entity_bias" in native_state})
+    # In the weights' own precision before it takes them: float32 would round those of float64.
+    native = ConvE(**{**config, "entity_bias": "entity_bias" in native_state}).to(state[ENTITY_BIAS])
     native.load_state_dict(native_state, strict=True)
-    return native.to(state[ENTITY_BIAS]).eval()
+    return native.eval()
 
 
 def score_pykeen(model: "pykeen.models.Model", triples: Tensor) -> Tensor:

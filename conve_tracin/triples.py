@@ -384,23 +384,36 @@ def read_triples(
     Raises InputError at the first line that has other than three filled columns or an unknown label, and where
     no triple is left.
     """
+    return _read_triples(Path(path), entities, relations, skip_unknown=skip_unknown)[0]
+
+
+def read_triples_and_places(
+    path: str | Path, entities: Vocabulary, relations: Vocabulary, *, skip_unknown: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read the same, (N, 3), and the place of each triple in the file, counted from 0 over all its lines: (N,)."""
+    triples, dropped = _read_triples(Path(path), entities, relations, skip_unknown=skip_unknown)
+    return triples, np.delete(np.arange(len(triples) + len(dropped)), dropped)
+
+
+def _read_triples(
+    path: Path, entities: Vocabulary, relations: Vocabulary, *, skip_unknown: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the triples and the places of those that were dropped."""
     import pandas as pd
 
-    path = Path(path)
     entity_index = pd.Index(entities.labels, dtype=object)
     relation_index = pd.Index(relations.labels, dtype=object)
     indexes = (entity_index, relation_index, entity_index)
     vocabularies = (entities, relations, entities)
 
     found: list[np.ndarray] = []  # each (n, 3)
-    total = 0
+    dropped = [np.empty(0, dtype=np.int64)]
     unknown_labels: dict[str, None] = {}
     for first_line, columns in label_blocks(path):
         ids = [index.get_indexer(column) for index, column in zip(indexes, columns, strict=True)]  # 3 x (n,)
         ids = np.stack(ids, axis=1, dtype=np.int32, casting="same_kind")  # (n, 3)
         known = ids >= 0
         complete = known.all(axis=1)
-        total += len(ids)
         if not complete.all():
             row, column = np.argwhere(~known)[0]
             if not skip_unknown:
@@ -410,16 +423,18 @@ def read_triples(
                 labels = np.stack(columns, axis=1)[~known]
                 unknown_labels.update(dict.fromkeys(pd.unique(labels)[:5]))
             ids = ids[complete]
+            dropped.append(np.flatnonzero(~complete) + first_line - 1)
         found.append(ids)
 
-    triples = np.concatenate(found, dtype=np.int64)
-    if len(triples) < total:
-        dropped = f"{total - len(triples)} of {total} triples have labels that {entities.source} or "
-        dropped += f"{relations.source} lacks (first: {', '.join(map(shown, islice(unknown_labels, 5)))})"
+    triples, places_dropped = np.concatenate(found, dtype=np.int64), np.concatenate(dropped)
+    if len(places_dropped):
+        total = len(triples) + len(places_dropped)
+        trouble = f"{len(places_dropped)} of {total} triples have labels that {entities.source} or "
+        trouble += f"{relations.source} lacks (first: {', '.join(map(shown, islice(unknown_labels, 5)))})"
         if len(triples) == 0:
-            raise InputError(f"{path}: {dropped}, and none is left; give the mappings that belong to this file")
-        logger.warning("%s: %s; they were dropped", path, dropped)
-    return triples
+            raise InputError(f"{path}: {trouble}, and none is left; give the mappings that belong to this file")
+        logger.warning("%s: %s; they were dropped", path, trouble)
+    return triples, places_dropped
 
 
 def label_blocks(path: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
@@ -519,7 +534,8 @@ def resolve_triple(values: Sequence[str | int], entities: Vocabulary, relations:
 
     Raises InputError for a label that is unknown or an id that is out of range.
     """
-    texts = [str(value) for value in values]
+    # A shell that reads a file with Windows line ends leaves half of them on the tail.
+    texts = [str(value).removesuffix("\r") for value in values]
     if len(texts) != 3:
         raise InputError(f"a triple is head, relation and tail, got {len(texts)} values; give three")
     ids = [as_id(text) for text in texts]

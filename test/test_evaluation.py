@@ -1,6 +1,7 @@
 """Ranks of single test triples, and the choice of the best."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import make_small_conve
@@ -9,6 +10,7 @@ from conve_tracin import evaluation
 from conve_tracin.checkpoint import save_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.evaluation import RankedTriples, choose_best, rank_triples_of
+from conve_tracin.names import Names
 from conve_tracin.triples import Vocabulary, read_test_triples
 
 
@@ -49,6 +51,15 @@ def test_best_are_by_rank_then_score_and_distinct():
     assert choose_best(ranked, 1).tolist() == [[0, 0, 3]]
     with pytest.raises(InputError, match="4 distinct test triples, fewer than the 5"):
         choose_best(ranked, 5)
+
+
+def test_large_ranks_keep_their_digits(graph, tmp_path):
+    ranks = np.array([123456.5, 1234567.0, 2.5])
+    ranked = RankedTriples(graph.test, np.array([3.0, 2.0, 1.0]), ranks, ranks[::-1])
+    names = Names(Vocabulary("entity", graph.entities), Vocabulary("relation", graph.relations))
+    evaluation.write_ranks(tmp_path / "ranks.tsv", ranked, names)
+    table = pd.read_csv(tmp_path / "ranks.tsv", sep="\t")
+    assert sorted(table["tail_rank"]) == sorted(table["head_rank"]) == sorted(ranks)
 
 
 def test_command_line(graph, graph_files, tmp_path, capsys):

@@ -180,7 +180,7 @@ def test_effects_follow_the_formula_triple_by_triple(triples, inverse, approach)
 
     effects = gauss_newton_effects(model, test_triple[None], triples, method, inverse_triples=inverse)
     assert method.competition == (0.7 if approach == "1vsall" else 0)
-    torch.testing.assert_close(effects[0], torch.tensor(expected), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(effects[0], torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12)
 
 
 def test_removing_a_label_and_training_on_moves_the_score_as_the_effect_says(triples):
@@ -259,10 +259,20 @@ def test_damping_must_be_positive():
         CurvatureConfig(damping=0.0)
 
 
+def test_damping_that_rounding_swallows_is_refused(case):
+    _, _, queries, _, _ = case
+    curvature = RowCurvature(make_model(2 * RELATIONS), queries, CurvatureConfig(damping=1e-12))
+    half = torch.tensor([[1.0, 1.0], [1.0, 1.0 - 1e-7]])
+    with pytest.raises(InputError, match=r"damping 1e-12 is lost .* larger --damping"):
+        curvature.precondition(half, torch.ones(2))
+    with pytest.raises(InputError, match="not finite"):
+        curvature.precondition(torch.full((2, 2), torch.inf), torch.ones(2))
+
+
 def test_leverage_is_a_triples_label_effect_on_itself(case):
     model, model_triples, queries, _, config = case
     curvature = RowCurvature(model, queries, config)
     triples = model_triples[model_triples[:, 0] != model_triples[:, 2]][:6]
     tangents = gauss_newton_tangents(model, triples, curvature)
     expected = label_effects(model, tangents, triples).diagonal()
-    torch.testing.assert_close(leverages(model, triples, curvature).float(), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(leverages(model, triples, curvature), expected, rtol=1e-9, atol=1e-12)

@@ -97,6 +97,20 @@ def test_some_parameters():
     torch.testing.assert_close(analyzer.gradient_products(TEST, TRAIN), expected, rtol=1e-10, atol=1e-13)
 
 
+def test_no_training_triples_have_no_products():
+    """A process among several may get none."""
+    for name in ("1vsall", "kvsall, inverse"):
+        assert make(name, TrainingLossAnalyzer)[1].gradient_products(TEST, TRAIN[:0]).shape == (len(TEST), 0)
+
+
+def test_the_fast_way_is_of_training_triples_alone():
+    """Others would be targets of each other."""
+    _, analyzer = make("kvsall", TrainingLossAnalyzer)
+    others = np.array([[0, 0, 5], [0, 0, 1]])
+    with pytest.raises(InputError, match="the training triples alone"):
+        analyzer.gradient_products(TEST, others)
+
+
 def test_an_objective_has_no_false_triples():
     with pytest.raises(InputError, match="label 0"):
         make("kvsall", TrainingLossReference)[1].compute_gradient(0, 1, 2, label=0.0)

@@ -211,7 +211,12 @@ def test_native_twin_of_a_pykeen_conve(pipeline):
     torch.testing.assert_close(native.score(*rows.T), model.score_hrt(rows)[:, 0], atol=1e-6, rtol=0)
     native.entity_embeddings.weight.data.zero_()
     assert model.entity_representations[0]._embeddings.weight.any()
-    assert as_native_conve(copy.deepcopy(model).double()).fc.weight.dtype == torch.float64
+    precise = copy.deepcopy(model).double()
+    with torch.no_grad():
+        for parameter in precise.parameters():
+            parameter *= 1 + 1e-9 * torch.rand_like(parameter)  # what float32 cannot hold
+    scores = precise.score_hrt(rows)[:, 0]
+    torch.testing.assert_close(as_native_conve(precise).score(*rows.T), scores, atol=0, rtol=1e-13)
 
 
 @pytest.mark.parametrize(

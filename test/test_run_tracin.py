@@ -133,6 +133,8 @@ def test_an_index_means_the_same_line_whatever_is_skipped(files):
     assert_influences(result, 0.001 * products_by_hand(make_model(), EVERYTHING)[0])
     with pytest.raises(InputError, match=r"test\.txt:1: unknown entity 'nobody'"):
         run_test(files, "--mode", "single", "--test-indices", "0", "--skip-unknown")
+    content = run_test(files, "--skip-unknown", "--max-test-triples", "2")
+    assert [result["test_index"] for result in content["results"]] == [1, 2]
 
 
 def test_max_test_triples_takes_the_first(files):
@@ -331,6 +333,27 @@ def test_flags_without_effect_say_so_once_and_change_nothing(files, caplog):
     assert told == {
         "--use-vectorized-gradients", "--cache-test-gradients", "--test", "--max-test-triples", "--output-per-triple",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_size_that_the_checkpoint_holds_itself_has_no_effect(files, caplog, converted):
+    if converted:
+        torch.save(to_pykeen_checkpoint(torch.load(files["model.pt"], weights_only=True)), files["model.pt"])
+    plain = run_test(files)
+    caplog.set_level("INFO")
+    assert run_test(files, "--embedding-height", "20", "--embedding-width", "10") == plain
+    expected = f"--embedding-height and --embedding-width have no effect on {files['model.pt']}"
+    assert sum(message.startswith(expected) for message in caplog.messages) == 1
+
+
+def test_triples_that_were_asked_for_by_name_are_not_skipped(files, tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "listed.txt").write_text("nobody\t@causes\tCHEBI:4\n")
+    with pytest.raises(InputError, match=r"listed\.txt:1: head: unknown entity 'nobody'"):
+        run(files, "--test-triples", tmp_path / "listed.txt", "--skip-unknown")
+    (tmp_path / "listed.txt").write_text("CHEBI:4\t@causes\tCHEBI:4\n")
+    run(files, "--test-triples", tmp_path / "listed.txt", "--skip-unknown")
+    assert any(message.startswith("--skip-unknown has no effect on --test-triples") for message in caplog.messages)
 
 
 def test_documented_defaults():
@@ -533,6 +556,16 @@ def test_a_model_of_other_mappings_is_refused(files, tmp_path):
     for path in (tmp_path / "other.pt", files["model.pt"]):
         with pytest.raises(InputError, match=r"entities\.tsv: has 7 labels, but .* 6 entity embeddings"):
             run_test(files, model=[path])
+
+
+def test_inverse_triples_that_a_checkpoint_does_not_tell_of_are_suspected(files):
+    model = make_model(dtype=torch.float32)
+    content = torch.load(files["model.pt"], weights_only=True)
+    content["model_state_dict"]["relation_embeddings.weight"] = model.relation_embeddings.weight.detach().repeat(2, 1)
+    content["model_config"]["num_relations"] *= 2
+    torch.save(content, files["model.pt"])
+    with pytest.raises(InputError, match=r"3 labels, but .*model\.pt has 6 relation embeddings; .* inverse triples"):
+        run_test(files)
 
 
 def test_a_file_of_something_else_is_refused(files):

@@ -317,6 +317,8 @@ class TestResolveTriple:
             (["heart attack", "treats", "NA"], (1, 0, 4)),
             (["1", "treats", "NA"], (1, 0, 4)),
             (["heart attack", "0", "4"], (1, 0, 4)),
+            # The last column of a file with Windows line ends, read by a shell.
+            (["heart attack", "treats", "NA\r"], (1, 0, 4)),
         ],
     )
     def test_ids_and_labels(self, values, expected):

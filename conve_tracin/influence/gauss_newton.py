@@ -35,6 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from conve_tracin.errors import InputError
 from conve_tracin.influence.conve.engine import iterate_derivatives
@@ -123,7 +124,14 @@ class RowCurvature:
         if mean_eigenvalue <= NO_CURVATURE:
             return torch.zeros_like(gradients)
         damped = curvature + self.config.damping * mean_eigenvalue * torch.eye(len(curvature)).to(curvature)
-        factor = torch.linalg.cholesky(damped.double())
+        if not torch.isfinite(damped).all():
+            raise InputError("the model's curvature is not finite, as its weights are too large; give another model")
+        factor, trouble = torch.linalg.cholesky_ex(damped.double())
+        if trouble:
+            raise InputError(
+                f"damping {self.config.damping:g} is lost in the rounding of the model's curvature; give a larger "
+                "--damping, such as 0.0001"
+            )
         columns = gradients.double().reshape(len(curvature), -1)
         return torch.cholesky_solve(columns, factor).reshape(gradients.shape).to(gradients)
 
@@ -350,7 +358,7 @@ def gauss_newton_effects(
         effects = effects[:, : len(training_triples)] + effects[:, len(training_triples) :]
     for out, tangent, test, model_test in zip(effects, tangents, test_triples, model_tests, strict=True):
         own_effect = label_effects(model, [tangent], model_test[None])[0, 0]
-        out += own_effect * label_shares(test, training_triples, method)
+        out += own_effect * label_shares(test, training_triples, method).to(out)
     return effects
 
 
@@ -376,11 +384,11 @@ def label_effects(
 
     Turning a label from 1 to 0 changes the training objective by +s, whatever s is, so ṡ is the effect of a label.
     """
-    effects = torch.zeros(len(tangents), len(triples))
+    effects = torch.zeros(len(tangents), len(triples), dtype=model.entity_embeddings.weight.dtype)
     for positions, _, derivatives in iterate_derivatives(
         model, tangents, triples, batch_size=batch_size, progress=progress
     ):
-        effects[:, positions] = derivatives.float().cpu()
+        effects[:, positions] = derivatives.cpu()
     return effects
 
 
@@ -391,10 +399,12 @@ def leverages(
     curvature: RowCurvature,
     *,
     batch_size: int = 1024,
+    progress: str | None = None,
 ) -> Tensor:
     """Compute ∇s(z)ᵀ(H + λI)⁻¹∇s(z) over the three rows of each triple z: (N,), the effect of its label on itself.
 
     `triples` (N, 3) have the model's relation ids. A planted error stands out because only its own label supports it.
+    `progress` is what to call the work on a progress bar over the rows; none is shown without.
     """
     columns = torch.from_numpy(np.ascontiguousarray(triples)).to(model.entity_embeddings.weight.device)
     by_head, by_relation, by_tail = [], [], []
@@ -415,15 +425,19 @@ def leverages(
     by_head = torch.where(one_row, by_head + by_tail, by_head)
     by_tail = torch.where(one_row, 0, by_tail)
     own_effects = columns.new_zeros(len(columns), dtype=model.entity_embeddings.weight.dtype)
-    for rows, gradients, matrix_of in (
+    sides = (
         (columns[:, 0], by_head, curvature.entity),
         (columns[:, 1], by_relation, curvature.relation),
         (columns[:, 2], by_tail, curvature.entity),
-    ):
-        for row in rows.unique().tolist():
-            here = (rows == row).nonzero()[:, 0]
-            solved = curvature.precondition(matrix_of(row), gradients[here].T).T  # (m, d)
-            own_effects[here] += (solved * gradients[here]).sum(dim=1)
+    )
+    number_of_rows = sum(len(rows.unique()) for rows, _, _ in sides)
+    with tqdm(total=number_of_rows, desc=progress, unit="row", disable=progress is None) as bar:
+        for rows, gradients, matrix_of in sides:
+            for row in rows.unique().tolist():
+                here = (rows == row).nonzero()[:, 0]
+                solved = curvature.precondition(matrix_of(row), gradients[here].T).T  # (m, d)
+                own_effects[here] += (solved * gradients[here]).sum(dim=1)
+                bar.update()
     return own_effects.cpu()
 
 
@@ -442,4 +456,4 @@ def label_shares(test_triple: np.ndarray, triples: np.ndarray, method: GaussNewt
     """Say what share of the test triple's own effect the labels of triples (N, 3) earn them: (N,)."""
     head, relation, tail = (triples == test_triple).T
     shares = method.same_tail_share * (relation & tail) + method.same_query_share * (head & relation)
-    return torch.from_numpy(shares).float()
+    return torch.from_numpy(shares)

@@ -86,7 +86,7 @@ class GaussNewtonAnalyzer(TracInReferencePyTorch):
         triples: Triples,
         *,
         batch_size: int = 256,
-        progress: str | None = None,  # noqa: ARG002 - one pass over the rows of the tables, not over triples
+        progress: str | None = None,
     ) -> Tensor:
         """Compute the effect of each triple's label on its own score: (N,) on the CPU.
 
@@ -95,6 +95,7 @@ class GaussNewtonAnalyzer(TracInReferencePyTorch):
         triples = as_ids(triples)
         curvature = self.curvature_for(triples)
         if not self.inverse_triples:
-            return leverages(self.model, triples, curvature, batch_size=batch_size)
-        both = leverages(self.model, with_inverse_triples(triples), curvature, batch_size=batch_size)
+            return leverages(self.model, triples, curvature, batch_size=batch_size, progress=progress)
+        triples_of_both = with_inverse_triples(triples)
+        both = leverages(self.model, triples_of_both, curvature, batch_size=batch_size, progress=progress)
         return both[: len(triples)] + both[len(triples) :]

@@ -11,6 +11,8 @@ import numpy as np
 
 from conve_tracin.checkpoint import (
     NATIVE,
+    PYKEEN_STATE_DICT,
+    PYKEEN_TRAINING_LOOP,
     build_model,
     detect_format,
     load_checkpoint,
@@ -94,7 +96,8 @@ def _read_history(path: Path) -> Sequence[object]:
 def choose_learning_rates(checkpoints: Sequence[Path], options: TracInOptions) -> list[float]:
     """Give each checkpoint its η: the one that was asked for, else its own where there are several."""
     if options.learning_rate is not None or len(checkpoints) == 1:
-        return [options.learning_rate or DEFAULT_LEARNING_RATE] * len(checkpoints)
+        rate = DEFAULT_LEARNING_RATE if options.learning_rate is None else options.learning_rate
+        return [rate] * len(checkpoints)
     contents = (read_pykeen_file(path, trust_pickle=options.trust_pickle) for path in checkpoints)
     stored = [stored_learning_rate(content) if isinstance(content, dict) else None for content in contents]
     return [DEFAULT_LEARNING_RATE if rate is None else rate for rate in stored]
@@ -157,6 +160,7 @@ class CheckpointLoader:
         model = build_model(checkpoint, source=path).to(self.device)
         require_matching_mappings(checkpoint, self.entities, self.relations, source=path)
         self._say(f"{path}: a native checkpoint, {_epoch(checkpoint.get('epoch'))}")
+        self._say_that_the_size_is_known(path)
         if self.options.method == GAUSS_NEWTON:
             analyzer = gauss_newton_analyzer(
                 checkpoint, model, damping=self.options.damping, training_triples=self.training_triples
@@ -184,6 +188,8 @@ class CheckpointLoader:
         model = loaded.model.to(self.device)
         inverse = ", with inverse triples" if loaded.inverse_triples else ""
         self._say(f"{path}: {type(model).__name__} of PyKEEN ({loaded.source_format}), {_epoch(loaded.epoch)}{inverse}")
+        if loaded.source_format not in (PYKEEN_STATE_DICT, PYKEEN_TRAINING_LOOP):
+            self._say_that_the_size_is_known(path)
         if self.options.method == GAUSS_NEWTON:
             native = as_native_conve(model)
             if native is None:
@@ -232,6 +238,10 @@ class CheckpointLoader:
             return {}
         # Twice as many as are listed: rounding moves some over the edge of the list.
         return {"use_mixed_precision": True, "rescored": max(RESCORED, 2 * self.options.top_k)}
+
+    def _say_that_the_size_is_known(self, path: Path) -> None:
+        if self.options.embedding_height is not None or self.options.embedding_width is not None:
+            self._say(f"--embedding-height and --embedding-width have no effect on {path}, which holds its own")
 
     def _say_of_the_loss(self, checkpoint: Mapping[str, Any], path: Path) -> None:
         training = checkpoint.get("training_config", {})

@@ -123,11 +123,16 @@ class TrainingLossAnalyzer(TrainingLossReference):
         batch_size: int = 256,
         progress: str | None = None,
     ) -> Tensor:
-        """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU."""
+        """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU.
+
+        Raises InputError where some of the N are not among the training triples that the objective is of.
+        """
         examples = self._examples(training_triples)
+        if len(distinct_triples(np.concatenate([self.known_triples, examples]))) > len(self.known_triples):
+            raise InputError("an objective is shared by the training triples alone; others have no part in it")
         index = group_by_query(examples)
         queries = Queries.distinct(index, self.device)
-        losses_of = self._losses_of(queries, distinct_triples(np.concatenate([self.known_triples, examples])))
+        losses_of = self._losses_of(queries, self.known_triples)
         at_once = max(1, min(batch_size, SCORES_AT_ONCE // self.model.config.num_entities))
         rows = []
         for number, triple in enumerate(as_ids(test_triples), start=1):
@@ -138,7 +143,8 @@ class TrainingLossAnalyzer(TrainingLossReference):
             rows.append(torch.cat([torch.zeros(0, dtype=self.model.fc.weight.dtype), *parts]))
         products = torch.stack(rows)  # (n, S·N), sorted by query
         products[:, torch.from_numpy(index.order)] = products.clone()
-        return products.view(len(products), -1, len(training_triples)).sum(dim=1)
+        directions = 2 if self.inverse_triples else 1
+        return products.view(len(products), directions, len(training_triples)).sum(dim=1)
 
     def _losses_of(self, queries: Queries, known_triples: np.ndarray) -> Callable[[slice, dict[str, Tensor]], Tensor]:
         """Return what computes ℓ of the triples of some queries with other values for the parameters."""
