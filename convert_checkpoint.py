@@ -98,6 +98,7 @@ def convert_directory(input_dir: Path, output_dir: Path, *, pattern: str, force:
     found = [path for path in input_dir.glob(pattern) if path.is_file() and not path.stem.endswith(suffix)]
     if not found:
         raise InputError(f"{input_dir}: no file matches {pattern!r}; check --input-dir and --pattern")
+    require_usable_outputs({}, directory=("--output-dir", output_dir))
     counts = {"converted": 0, "kept": 0, "failed": 0}
     # Shorter names first puts epoch 2 before epoch 10.
     for source in sorted(found, key=lambda path: (len(path.name), path.name)):

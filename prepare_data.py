@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from conve_tracin import cli
 from conve_tracin.errors import InputError
+from conve_tracin.outputs import require_usable_outputs
 
 if TYPE_CHECKING:
     from conve_tracin.preparation import Graph
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     require_matching_flags(args, parser)
+    require_usable_outputs({}, directory=("--output-dir", args.output_dir))
 
     from conve_tracin.preparation import summary, write_graph
 

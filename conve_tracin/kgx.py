@@ -391,10 +391,12 @@ def read_edges(path: Path, nodes: Nodes, *, style: str, malformed: Skipped | Non
         kept.append(triples[is_kept])
     number_read = int(read_relations.sum())
     if not any(map(len, kept)):
-        raise InputError(
-            f"{path}: no edge is left of {number_read:,} between known nodes; "
-            + (f"--style {style} keeps none of them, try keepall" if number_read else "give a KGX edges.jsonl")
-        )
+        remedy = "give a KGX edges.jsonl"
+        if number_read:
+            remedy = f"--style {style} keeps none of them, try keepall"
+        elif unknown is not None and unknown.number:
+            remedy = f"{unknown.number:,} have an end that is not in --nodes, give the nodes of this graph"
+        raise InputError(f"{path}: no edge is left of {number_read:,} between known nodes; {remedy}")
     triples = np.concatenate(kept)
     read = Counter()
     for predicate, number in zip(relations.predicates, read_relations.tolist(), strict=True):

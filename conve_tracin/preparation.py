@@ -320,9 +320,10 @@ def remarks_on_splits(graph: Graph) -> list[str]:
 
 
 def next_command(output_dir: Path) -> str:
-    """Return the command line that trains on the files in `output_dir`."""
+    """Return the command line that trains on the files in `output_dir` as docs/training.md advises."""
     words = ["python", "train_pytorch.py"]
     for split in SPLITS:
         words += [f"--{split}", str(output_dir / f"{split}.txt")]
     words += ["--entity-to-id", str(output_dir / ENTITY_FILE), "--relation-to-id", str(output_dir / RELATION_FILE)]
-    return shlex.join([*words, "--output-dir", str(output_dir / "model")])
+    words += ["--output-dir", str(output_dir / "model"), "--training-approach", "kvsall", "--inverse-triples"]
+    return shlex.join(words)

@@ -175,6 +175,14 @@ def test_pattern_without_a_match_is_an_input_error(run, tmp_path):
     assert "no file matches '*.ckpt'" in errors
 
 
+def test_a_directory_that_cannot_be_written_is_one_input_error(run, directory):
+    (directory / "occupied").write_text("a file")
+    code, lines, errors = run("--input-dir", directory, "--output-dir", directory / "occupied")
+    assert (code, lines) == (2, "")
+    assert "is a file; --output-dir needs a directory" in errors
+    assert len(errors.splitlines()) == 1
+
+
 def swap_two_biases(monkeypatch):
     """Exchange the names of two vectors of the same length: loading stays strict, and the scores are wrong."""
     names = dict(conversion.NATIVE_TO_PYKEEN)

@@ -223,6 +223,12 @@ def run_script(*arguments, cwd):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
+def test_the_place_is_looked_at_before_anything_is_read(tmp_path):
+    (tmp_path / "occupied").write_text("a file")
+    with pytest.raises(InputError, match="is a file; --output-dir needs a directory"):
+        prepare("--triples", tmp_path / "missing.txt", "--output-dir", tmp_path / "occupied")
+
+
 def test_command_line_errors_are_one_line(tmp_path):
     (tmp_path / "t.txt").write_text("a\tb\n")
     finished = run_script("--triples", "t.txt", "-o", "out", cwd=tmp_path)
