@@ -56,14 +56,15 @@ def main() -> None:
         common.print_json((CONTENDERS | {"memory": memory})[args.contender](args))
         return
     rounds = [measure_contenders(args.only or list(CONTENDERS)) for _ in range(args.rounds)]
+    against_pykeen, against_dense = ratios(rounds, "pykeen"), ratios(rounds, "dense")
     result = {
         "machine": common.machine(),
         "batch_size": args.batch_size,
         "rounds": args.rounds,
         "contenders": medians(rounds),
-        "against_pykeen": {name: statistics.median(values) for name, values in ratios(rounds, "pykeen").items()},
-        "against_dense": {name: statistics.median(values) for name, values in ratios(rounds, "dense").items()},
-        "against_dense_in_each_round": ratios(rounds, "dense"),
+        "against_pykeen": {name: statistics.median(values) for name, values in against_pykeen.items()},
+        "against_dense": {name: statistics.median(values) for name, values in against_dense.items()},
+        "against_dense_in_each_round": against_dense,
     }
     result["memory_in_batches_of_4096"] = []
     for num_entities in args.memory_entities:

@@ -103,12 +103,14 @@ def test_no_training_triples_have_no_products():
         assert make(name, TrainingLossAnalyzer)[1].gradient_products(TEST, TRAIN[:0]).shape == (len(TEST), 0)
 
 
-def test_the_fast_way_is_of_training_triples_alone():
-    """Others would be targets of each other."""
-    _, analyzer = make("kvsall", TrainingLossAnalyzer)
-    others = np.array([[0, 0, 5], [0, 0, 1]])
+def test_other_triples_than_those_of_training():
+    """With KvsAll they would be targets of each other."""
+    others = np.array([[0, 0, 5], [0, 0, 1], [3, 1, 1]])
     with pytest.raises(InputError, match="the training triples alone"):
-        analyzer.gradient_products(TEST, others)
+        make("kvsall", TrainingLossAnalyzer)[1].gradient_products(TEST, others)
+    fast, reference = (make("1vsall", kind)[1] for kind in (TrainingLossAnalyzer, TrainingLossReference))
+    expected = reference.gradient_products(TEST, others)
+    torch.testing.assert_close(fast.gradient_products(TEST, others), expected, rtol=1e-10, atol=1e-13)
 
 
 def test_an_objective_has_no_false_triples():

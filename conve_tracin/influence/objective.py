@@ -125,14 +125,15 @@ class TrainingLossAnalyzer(TrainingLossReference):
     ) -> Tensor:
         """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU.
 
-        Raises InputError where some of the N are not among the training triples that the objective is of.
+        Raises InputError where KvsAll's objective is of other training triples than some of the N.
         """
         examples = self._examples(training_triples)
-        if len(distinct_triples(np.concatenate([self.known_triples, examples]))) > len(self.known_triples):
-            raise InputError("an objective is shared by the training triples alone; others have no part in it")
+        everything = distinct_triples(np.concatenate([self.known_triples, examples]))
+        if self.objective.training_approach == "kvsall" and len(everything) > len(self.known_triples):
+            raise InputError("an objective of kvsall is shared by the training triples alone; give no others")
         index = group_by_query(examples)
         queries = Queries.distinct(index, self.device)
-        losses_of = self._losses_of(queries, self.known_triples)
+        losses_of = self._losses_of(queries, everything)
         at_once = max(1, min(batch_size, SCORES_AT_ONCE // self.model.config.num_entities))
         rows = []
         for number, triple in enumerate(as_ids(test_triples), start=1):
