@@ -28,13 +28,13 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
-from conve_tracin.batch_loss import new_batch_loss
 from conve_tracin.model import ConvE
 from conve_tracin.precision import set_tf32
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import rank_triples
 from conve_tracin.training import (
     TrainingConfig,
+    choose_batch_loss,
     keep_freed_memory,
     new_state,
     train_batch,
@@ -174,7 +174,7 @@ def random_batches(num_queries: int, args: argparse.Namespace) -> Iterator[torch
     """Draw batches of queries without end."""
     generator = torch.Generator().manual_seed(args.seed)
     while True:
-        yield torch.randint(num_queries, (args.batch_size,), generator=generator).to(args.device)
+        yield torch.randint(num_queries, (args.batch_size,), generator=generator)
 
 
 def pykeen_loop(args: argparse.Namespace) -> dict[str, float]:
@@ -218,7 +218,7 @@ def dense_loop(args: argparse.Namespace, *, mixed: bool = False) -> dict[str, fl
     batches = random_batches(len(queries), args)
 
     def step() -> None:
-        chosen = next(batches)
+        chosen = next(batches).to(args.device)
         rows, tails = queries.tails_of(chosen)
         labels = torch.zeros(len(chosen), num_entities, device=args.device)
         labels[rows, tails] = 1
@@ -253,7 +253,7 @@ def our_step(
     state = new_state(sizes, config, device)
     state.model.train()
     queries = training_queries(triples, config, device)
-    batch_loss = new_batch_loss(state.model, config)
+    batch_loss = choose_batch_loss(state, config)
     batches = random_batches(len(queries), args)
     return lambda: train_batch(state, queries, next(batches), batch_loss)
 

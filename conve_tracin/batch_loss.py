@@ -44,9 +44,14 @@ class BatchLoss(nn.Module):
         self.encode_rows = encode_rows or model.encode_rows
         self.compiled = compiled
 
-    def forward(self, queries: Queries, chosen: Tensor) -> Tensor:
-        """Compute the loss of the queries `chosen` (B,); a scalar."""
+    def forward(self, queries: Queries, chosen: Tensor, *, room: int | None = None) -> Tensor:
+        """Compute the loss of the queries `chosen` (B,); a scalar.
+
+        With `room`, at least the number of their tails, no shape depends on these (see `Queries.padded_tails_of`).
+        """
         model, config = self.model, self.config
+        chosen = chosen.to(queries.heads.device)
+        tails = queries.tails_of(chosen) if room is None else queries.padded_tails_of(chosen, room)
         head_rows, table = _RowsAndTable.apply(model.entity_embeddings.weight, queries.heads[chosen])
         with autocast(config, chosen.device):
             query_vectors = self.encode_rows(head_rows, model.relation_embeddings(queries.relations[chosen]))
@@ -54,7 +59,7 @@ class BatchLoss(nn.Module):
             config.loss,
             query_vectors,
             table,
-            Targets(*queries.tails_of(chosen)),
+            Targets(*tails),
             bias=model.entity_bias,
             weights=queries.weights_by_tails(chosen) if config.query_weights == "tails" else None,
             label_smoothing=config.label_smoothing,

@@ -37,18 +37,35 @@ class Queries:
 
     def weights_by_tails(self, queries: Tensor) -> Tensor:
         """Weigh the queries (B,) by their numbers of tails, with 1 as the mean over all queries: (B,) float64."""
-        counts = self.offsets[queries + 1] - self.offsets[queries]
-        return counts.double() * (len(self) / len(self.tails))
+        return self.count_tails(queries).double() * (len(self) / len(self.tails))
+
+    def count_tails(self, queries: Tensor) -> Tensor:
+        """Count the tails of each of the queries (B,): (B,)."""
+        return self.offsets[queries + 1] - self.offsets[queries]
 
     def tails_of(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """List the tails of the queries (B,) as two (M,) tensors: the place in the batch, and the tail."""
-        starts = self.offsets[queries]
-        counts = self.offsets[queries + 1] - starts
+        starts, counts = self.offsets[queries], self.count_tails(queries)
         places = torch.arange(len(queries), device=counts.device)
         rows = torch.repeat_interleave(places, counts)  # (M,)
         first = torch.cumsum(counts, dim=0) - counts
         within = torch.arange(len(rows), device=rows.device) - first[rows]
         return rows, self.tails[starts[rows] + within]
+
+    def padded_tails_of(self, queries: Tensor, room: int) -> tuple[Tensor, Tensor, Tensor]:
+        """List the tails as `tails_of` does, in `room` places: rows, tails and whether a place holds one, (room,) each.
+
+        No shape depends on what the tensors hold, so that nobody has to wait for a GPU. Places behind the last tail have
+        any row and tail; tails for which there is no place are left out.
+        """
+        starts, counts = self.offsets[queries], self.count_tails(queries)
+        ends = torch.cumsum(counts, dim=0)
+        places = torch.arange(room, device=ends.device)
+        is_tail = places < ends[-1]
+        # What is left over is spread, since sums into one row would wait for each other.
+        rows = torch.where(is_tail, torch.searchsorted(ends, places, right=True), places % len(queries))
+        positions = starts[rows] + places - (ends - counts)[rows]
+        return rows, self.tails[torch.where(is_tail, positions, places % len(self.tails))], is_tail
 
     def find(self, heads: Tensor, relations: Tensor, *, num_relations: int) -> Tensor:
         """Return the ids of the queries (head, relation), each (B,), in a `distinct` collection.

@@ -34,10 +34,18 @@ TARGETS_AT_ONCE = 2**16
 
 @dataclass(frozen=True)
 class Targets:
-    """The true tails of a batch: `rows` (M,) are places in the batch, `tails` (M,) entities, each once in its row."""
+    """The true tails of a batch: `rows` (M,) are places in the batch, `tails` (M,) entities, each once in its row.
+
+    Where `is_target` (M,) is given, the others do not count.
+    """
 
     rows: Tensor
     tails: Tensor
+    is_target: Tensor | None = None
+
+    def labels(self, dtype: torch.dtype) -> Tensor:
+        """Return 1 for each target, 0 for what does not count: (M,)."""
+        return torch.ones_like(self.rows, dtype=dtype) if self.is_target is None else self.is_target.to(dtype)
 
 
 def streamed_loss(
@@ -221,7 +229,7 @@ def _binary_cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: floa
         losses += sums
         sweep.accumulate(chunk, *gradients, scale=scale)
         del gradients  # their memory is the next chunk's
-    weights = torch.full_like(targets.rows, 1 - label_smoothing, dtype=sweep.queries.dtype)
+    weights = (1 - label_smoothing) * targets.labels(sweep.dtype)
     return (sweep.total(losses) - sweep.take_targets(targets, weights, scale=scale)) * scale
 
 
@@ -257,8 +265,9 @@ def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> T
         )
         sweep.accumulate(chunk, *gradients, scale=scale)
         del exponentials, gradients
-    targets_in_row = torch.bincount(targets.rows, minlength=batch_size)
-    weights = (1 - label_smoothing) / targets_in_row[targets.rows].to(sweep.queries.dtype)
+    labels = targets.labels(sweep.dtype)
+    targets_in_row = labels.new_zeros(batch_size).index_add_(0, targets.rows, labels)
+    weights = (1 - label_smoothing) * labels / targets_in_row[targets.rows]
     losses = top.double() + total.double().log() - everywhere * linear
     return (sweep.total(losses) - sweep.take_targets(targets, weights, scale=scale)) * scale
 

@@ -30,6 +30,7 @@ from conve_tracin.memory import is_out_of_memory
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import choose_batch_size, rank_triples, ranking_metrics
+from conve_tracin.replayed_loss import ReplayedLoss, can_replay
 from conve_tracin.report.charts import write_training_curves
 from conve_tracin.training_state import (
     TrainingConfig,
@@ -257,7 +258,7 @@ def run_epochs(
     They are those of `validate`, where the epoch is due for evaluation or the last. Whoever consumes them notes the
     evaluation in `state` before asking for the next ones. Shows a progress bar.
     """
-    batch_loss = distributed.average_gradients(new_batch_loss(state.model, config))
+    batch_loss = choose_batch_loss(state, config)
     # In a log file each refresh is one more line.
     interval_seconds = 0.2 if sys.stderr.isatty() else 10
     with tqdm(
@@ -282,6 +283,14 @@ def run_epochs(
                 state.metrics_of_the_end = validate()
             yield state.latest_metrics()
             show_progress(bar, record, state.best_mrr)
+
+
+def choose_batch_loss(state: TrainingState, config: TrainingConfig) -> Callable[[Queries, Tensor], Tensor]:
+    """Return the loss that trains fastest here; its gradients are averaged where there are several processes."""
+    batch_loss = new_batch_loss(state.model, config)
+    if can_replay(config, device_of(state.model)):
+        return ReplayedLoss(batch_loss, batch_size=state.batch_size)
+    return distributed.average_gradients(batch_loss)
 
 
 def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.device) -> Queries:
@@ -337,15 +346,14 @@ def run_epoch(
         state: changed in place.
         queries: what to train on, from `training_queries`.
         config: how to train.
-        batch_loss: a `BatchLoss`, with averaged gradients where there are several processes.
+        batch_loss: a `BatchLoss`, or what `choose_batch_loss` made of one.
         on_batch: told the number of queries after each batch.
 
     Raises InputError where the loss or a weight is no longer finite, or the memory does not suffice.
     """
     started = time.perf_counter()
-    device = queries.heads.device
     state.model.train()
-    order = torch.randperm(len(queries), generator=state.shuffle).to(device)
+    order = torch.randperm(len(queries), generator=state.shuffle)
     losses: list[Tensor] = []
     sizes: list[int] = []
     start = 0
@@ -391,9 +399,11 @@ def train_batch(
     state.optimizer.zero_grad(set_to_none=True)
     own = distributed.share_of_batch(chosen)
     loss = batch_loss(queries, own)
-    # The gradients are averaged over the processes, with different numbers of queries.
-    weight = len(own) * distributed.count() / len(chosen)
-    state.scaler.scale(loss * weight).backward()
+    # A `ReplayedLoss` has left the gradients where they belong.
+    if loss.requires_grad:
+        # The gradients are averaged over the processes, with different numbers of queries.
+        weight = len(own) * distributed.count() / len(chosen)
+        state.scaler.scale(loss * weight).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return loss.detach() * (len(own) / len(chosen))

@@ -53,6 +53,20 @@ def test_one_query_for_each_triple_keeps_order_and_repeats():
     np.testing.assert_array_equal(torch.stack([queries.heads, queries.relations], dim=1), triples[:, :2])
 
 
+@pytest.mark.parametrize("more_room", [0, 1, 50])
+def test_padded_tails_are_the_tails_and_then_what_is_marked(more_room):
+    queries = Queries.distinct(group_by_query(random_triples()))
+    chosen = torch.tensor([5, 0, 0, 3, len(queries) - 1])
+    rows, tails = queries.tails_of(chosen)
+    counts = torch.bincount(rows)
+    assert queries.count_tails(chosen).tolist() == counts.tolist()
+    padded_rows, padded_tails, is_tail = queries.padded_tails_of(chosen, len(rows) + more_room)
+    assert is_tail.tolist() == [True] * len(rows) + [False] * more_room
+    assert torch.equal(padded_rows[is_tail], rows)
+    assert torch.equal(padded_tails[is_tail], tails)
+    assert padded_rows.max() < len(chosen)
+
+
 def test_tails_of_a_batch_in_any_order_with_repeats(graph):
     queries = Queries.distinct(group_by_query(graph.train))
     everything = listed_tails(queries, range(len(queries)))

@@ -94,6 +94,22 @@ def test_equals_dense_loss_in_float64(kind, case, label_smoothing, chunk_size):
     assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
 
 
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_what_is_marked_as_no_target_does_not_count(kind):
+    inputs, targets = make_inputs(5), TARGETS["kvsall"]
+    plain = as_targets(targets)
+    more = torch.tensor([0, 4, 2])
+    padded = Targets(
+        torch.cat([plain.rows, more]),
+        torch.cat([plain.tails, more]),
+        torch.tensor([True] * len(plain.rows) + [False] * len(more)),
+    )
+    weights = torch.tensor([0.3, 0.1, 2.7, 0.0, 1.0], dtype=torch.float64)
+    streamed = streamed_loss(kind, *inputs[:2], padded, bias=inputs[2], weights=weights, label_smoothing=0.1)
+    dense = dense_loss(kind, *inputs, targets, 0.1, weights)
+    assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
+
+
 @pytest.mark.usefixtures("between_the_passes")
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["bce", "ce"])

@@ -1,0 +1,105 @@
+"""Recorded losses and gradients against plain ones; without a GPU, what is recorded is computed again in its place."""
+
+import pytest
+import torch
+from batch_gradients import CASES, make_model, make_queries
+
+from conve_tracin.batch_loss import BatchLoss
+from conve_tracin.replayed_loss import BATCHES_BEFORE_RECORDING, ReplayedLoss, can_replay, room_for
+from conve_tracin.training import TrainingConfig, next_batch
+
+BATCH_SIZE = 4
+EPOCHS = 4
+
+
+class Recorder:
+    """Computes where a GPU records; a replay that is left out leaves numbers that are none."""
+
+    def __init__(self):
+        self.recordings = self.replays = 0
+
+    def __call__(self, compute):
+        self.recordings += 1
+        results = compute()
+        for result in results:
+            result.fill_(torch.nan)
+
+        def replay():
+            self.replays += 1
+            for result, anew in zip(results, compute(), strict=True):
+                result.copy_(anew)
+
+        return replay, results
+
+
+def train(case, wrap):
+    """Take steps with whole batches and one smaller batch in each epoch; return losses and weights."""
+    config, queries = make_queries(*case)
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch_loss = wrap(BatchLoss(model, config))
+    losses = []
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(EPOCHS):
+        order, start = torch.randperm(len(queries), generator=generator), 0
+        while start < len(queries):
+            batch = next_batch(start, len(queries), BATCH_SIZE)
+            optimizer.zero_grad(set_to_none=True)
+            loss = batch_loss(queries, order[batch])
+            if loss.requires_grad:
+                loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+            start = batch.stop
+    return torch.stack(losses), model.state_dict(), len(queries) // BATCH_SIZE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replayed_batches_train_the_same_weights(case):
+    recorder = Recorder()
+    losses, weights, _ = train(case, lambda batch_loss: batch_loss)
+    replayed_losses, replayed_weights, whole_batches = train(
+        case, lambda batch_loss: ReplayedLoss(batch_loss, batch_size=BATCH_SIZE, record=recorder)
+    )
+    assert recorder.replays == EPOCHS * whole_batches - BATCHES_BEFORE_RECORDING > 0
+    torch.testing.assert_close(replayed_losses, losses, rtol=0, atol=1e-12)
+    torch.testing.assert_close(replayed_weights, weights, rtol=0, atol=1e-12)
+
+
+def test_a_batch_with_more_tails_is_recorded_anew():
+    config, queries = make_queries("kvsall")
+    by_tails = queries.count_tails(torch.arange(len(queries))).argsort()
+    few, many = by_tails[:BATCH_SIZE], by_tails[-BATCH_SIZE:]
+    assert room_for(queries.count_tails(few).sum().item()) < queries.count_tails(many).sum()
+    recorder, model = Recorder(), make_model()
+    replayed = ReplayedLoss(BatchLoss(model, config), batch_size=BATCH_SIZE, record=recorder)
+    for number, (chosen, recordings) in enumerate([*[(few, 0)] * 3, (few, 1), (many, 2), (few, 2), (many, 2)]):
+        loss = replayed(queries, chosen)
+        assert recorder.recordings == recordings
+        assert loss.requires_grad is (number < BATCHES_BEFORE_RECORDING)
+        expected = BatchLoss(model, config)(queries, chosen)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_training_goes_on_where_nothing_can_be_recorded(caplog):
+    def fail(compute):
+        raise RuntimeError("no graphs here\nand more")
+
+    case = ("kvsall", "bce", "equal")
+    losses, weights, _ = train(case, lambda batch_loss: batch_loss)
+    found_losses, found_weights, _ = train(case, lambda one: ReplayedLoss(one, batch_size=BATCH_SIZE, record=fail))
+    assert torch.equal(found_losses, losses)
+    assert all(torch.equal(found_weights[name], weight) for name, weight in weights.items())
+    assert [record.getMessage() for record in caplog.records] == [
+        "training goes on without CUDA graphs, and more slowly: no graphs here"
+    ]
+
+
+def test_only_a_gpu_has_recordings():
+    assert not can_replay(TrainingConfig(), torch.device("cpu"))
+    assert can_replay(TrainingConfig(), torch.device("cuda"))
+    assert not can_replay(TrainingConfig(use_gradient_checkpointing=True), torch.device("cuda"))
+
+
+def test_room_is_a_power_of_two_that_suffices():
+    assert [room_for(tails) for tails in (1, 2, 3, 4, 5, 1000)] == [1, 2, 4, 4, 8, 1024]
