@@ -55,8 +55,8 @@ class Queries:
     def padded_tails_of(self, queries: Tensor, room: int) -> tuple[Tensor, Tensor, Tensor]:
         """List the tails as `tails_of` does, in `room` places: rows, tails and whether a place holds one, (room,) each.
 
-        No shape depends on what the tensors hold, so that nobody has to wait for a GPU. Places behind the last tail have
-        any row and tail; tails for which there is no place are left out.
+        No shape depends on what the tensors hold, so that nobody has to wait for a GPU. Places behind the last tail
+        have any row and tail; tails for which there is no place are left out.
         """
         starts, counts = self.offsets[queries], self.count_tails(queries)
         ends = torch.cumsum(counts, dim=0)

@@ -1,8 +1,8 @@
 """Training's loss and gradients on a GPU, recorded once and replayed for every batch.
 
-A batch is a hundred small pieces of work, and a processor takes longer to start them one by one than a GPU to do them. A
-CUDA graph is a recording of them all, which starts at once. It always has the same sizes and works in the same memory:
-only the batch's queries are copied into it, and lists of tails are padded.
+A batch is a hundred small pieces of work, and a processor takes longer to start them one by one than a GPU to do them.
+A CUDA graph is a recording of them all, which starts at once. It always has the same sizes and works in the same
+memory: only the batch's queries are copied into it, and lists of tails are padded.
 """
 
 import logging

@@ -1,0 +1,189 @@
+"""On a CUDA GPU: the CPU's results in float64, recorded training, compiled losses and influences among them.
+
+`test_other_device.py` checks without a GPU that nothing mixes the tensors of two devices.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from batch_gradients import CASES, make_queries
+from conftest import TRAIN, make_small_conve
+from scipy.stats import spearmanr
+from test_influence import TRAINING, make_model
+from test_other_device import ANALYZERS, IDLE
+from test_replayed_loss import Recorder
+from test_streamed_loss import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
+
+from conve_tracin import replayed_loss
+from conve_tracin.batch_loss import BatchLoss
+from conve_tracin.checkpoint import load_checkpoint
+from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
+from conve_tracin.model import ConvE
+from conve_tracin.queries import Queries
+from conve_tracin.ranking import rank_triples
+from conve_tracin.replayed_loss import BATCHES_BEFORE_RECORDING, ReplayedLoss
+from conve_tracin.streamed_loss import Targets, streamed_loss
+from conve_tracin.training import TrainingConfig, TrainingData, train, train_batch, training_queries
+from conve_tracin.training_state import new_state
+from conve_tracin.triples import group_by_query
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+GPU = torch.device("cuda")
+NUM_STEPS = 8
+
+
+def on_gpu(inputs):
+    return [None if one is None else one.detach().to(GPU).requires_grad_() for one in inputs]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("chunk_size", [7, None])
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_the_streamed_loss_is_the_dense_loss_of_the_cpu(kind, chunk_size, compiled):
+    inputs, targets = make_inputs(5), TARGETS["kvsall"]
+    dense = value_and_gradients(dense_loss(kind, *inputs, targets, 0.1), inputs)
+    there = on_gpu(inputs)
+    plain = as_targets(targets)
+    streamed = streamed_loss(
+        kind, *there[:2], Targets(plain.rows.to(GPU), plain.tails.to(GPU)), bias=there[2], label_smoothing=0.1,
+        chunk_size=chunk_size, compiled=compiled,
+    )  # fmt: skip
+    assert_close([one.cpu() for one in value_and_gradients(streamed, there)], dense, 1e-10)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", ["bce", "ce"])
+def test_the_loss_in_bfloat16_is_near_the_dense_loss(kind, compiled):
+    inputs, targets = make_inputs(5, dtype=torch.float32), TARGETS["kvsall"]
+    exact = value_and_gradients(dense_loss(kind, *(one.double() for one in inputs), targets, 0.1), inputs)
+    there = on_gpu(inputs)
+    plain = as_targets(targets)
+    streamed = streamed_loss(
+        kind, *there[:2], Targets(plain.rows.to(GPU), plain.tails.to(GPU)), bias=there[2], label_smoothing=0.1,
+        low_precision=torch.bfloat16, compiled=compiled,
+    )  # fmt: skip
+    assert_close([one.cpu() for one in value_and_gradients(streamed, there)], exact, 0.03)
+
+
+def take_steps(case, *, replay):
+    """Train a float64 model with dropout and moving statistics; return losses, weights and random numbers."""
+    config, _ = make_queries(*case)
+    queries = training_queries(TRAIN, config, GPU)
+    model = make_small_conve(num_relations=6, entity_bias=True).to(GPU).train()
+    state = dataclasses.replace(new_state(model.config.as_dict(), config, GPU), model=model)
+    state.optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    batch_loss = BatchLoss(model, config)
+    if replay:
+        batch_loss = ReplayedLoss(batch_loss, batch_size=config.batch_size)
+    torch.manual_seed(3)
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for _ in range(NUM_STEPS):
+        chosen = torch.randint(len(queries), (config.batch_size,), generator=generator)
+        losses.append(train_batch(state, queries, chosen, batch_loss))
+    if replay:
+        assert batch_loss._recording is not None
+    return torch.stack(losses).cpu(), model.state_dict(), torch.cuda.get_rng_state()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replayed_batches_train_the_same_weights_with_the_same_dropout(case, caplog):
+    assert NUM_STEPS > BATCHES_BEFORE_RECORDING
+    losses, weights, numbers = take_steps(case, replay=False)
+    replayed_losses, replayed_weights, replayed_numbers = take_steps(case, replay=True)
+    assert not caplog.records
+    torch.testing.assert_close(replayed_losses, losses, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(replayed_weights, weights, rtol=1e-9, atol=1e-9)
+    assert torch.equal(replayed_numbers, numbers)
+
+
+TRAININGS = {
+    "kvsall, inverse triples": {"training_approach": "kvsall", "inverse_triples": True},
+    "weighted cross-entropy": {"training_approach": "kvsall", "loss": "ce", "query_weights": "tails"},
+    "1vsall, adagrad, plateau": {"optimizer": "adagrad", "lr_scheduler": "plateau", "lr_decay": 0.5},
+    "gradient checkpointing": {"use_gradient_checkpointing": True, "auto_batch_size": True},
+    "compiled": {"use_torch_compile": True},
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_training_ends_with_the_weights_of_the_cpu_and_resumes(name, tmp_path, caplog):
+    def run(place, device, resume_from=None):
+        sizes = {"embedding_dim": 8, "embedding_height": 2, "embedding_width": 4, "output_channels": 3}
+        sizes |= {"kernel_height": 2, "kernel_width": 2, "entity_bias": True}
+        sizes |= {"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0}
+        config = TrainingConfig(num_epochs=4, batch_size=5, learning_rate=0.01, **TRAININGS[name])
+        data = TrainingData(TRAIN, TRAIN[:3], TRAIN[3:6], 6, 3, {})
+        train(data, config, model_sizes=sizes, output_dir=tmp_path / place, device=device, resume_from=resume_from)
+        weights = load_checkpoint(tmp_path / place / "final_model.pt")["model_state_dict"]
+        return {name: weight for name, weight in weights.items() if not name.endswith(IDLE)}
+
+    expected = run("cpu", "cpu")
+    for place, checkpoint in (("whole", None), ("resumed", tmp_path / "whole/checkpoints/checkpoint_epoch_2.pt")):
+        torch.testing.assert_close(run(place, GPU, checkpoint), expected, rtol=1e-3, atol=1e-4)
+    assert not [record for record in caplog.records if "no effect" in record.getMessage()]
+
+
+def test_mixed_precision_and_compiled_code_are_recorded(tmp_path, monkeypatch, caplog):
+    recorded = []
+
+    def record(compute):
+        recorded.append(compute)
+        return replayed_loss.record_graph(compute)
+
+    monkeypatch.setattr(ReplayedLoss.__init__, "__kwdefaults__", {"record": record})
+    config = TrainingConfig(
+        num_epochs=30, batch_size=5, learning_rate=0.01, training_approach="kvsall", inverse_triples=True, loss="ce",
+        use_mixed_precision=True, use_torch_compile=True, eval_frequency=30, checkpoint_frequency=30,
+    )  # fmt: skip
+    sizes = {"embedding_dim": 16, "embedding_height": 4, "embedding_width": 4, "output_channels": 4}
+    data = TrainingData(TRAIN, TRAIN[:3], TRAIN, 6, 3, {})
+    results = train(data, config, model_sizes=sizes, output_dir=tmp_path, device=GPU)
+    assert recorded
+    assert not [record for record in caplog.records if "no effect" in record.getMessage()]
+    assert results["mean_reciprocal_rank"] > 0.8
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("name", [name for name in ANALYZERS if name != "bfloat16"])
+def test_influences_are_those_of_the_cpu(name, count):
+    expected = ANALYZERS[name](make_model(entity_bias=True)).gradient_products(TRAINING[:count], TRAINING)
+    found = ANALYZERS[name](make_model(entity_bias=True).to(GPU)).gradient_products(TRAINING[:count], TRAINING)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_self_influences_are_those_of_the_cpu():
+    expected = ANALYZERS["reference"](make_model()).self_products(TRAINING)
+    found = TracInAnalyzerPyTorch(make_model().to(GPU)).self_products(TRAINING)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_influences_in_bfloat16_rank_as_those_in_float32():
+    torch.manual_seed(0)
+    model = ConvE(num_entities=200, num_relations=5).eval().to(GPU)
+    triples = np.random.default_rng(0).integers(0, (200, 5, 200), (4000, 3))
+    exact = TracInAnalyzerPyTorch(model).gradient_products(triples[:2], triples)
+    rounded = TracInAnalyzerPyTorch(model, use_mixed_precision=True).gradient_products(triples[:2], triples)
+    assert not torch.equal(exact, rounded)
+    for one, other in zip(exact, rounded, strict=True):
+        assert spearmanr(one.numpy(), other.numpy()).statistic > 0.999
+
+
+def test_ranks_are_those_of_the_cpu():
+    def rank(device):
+        known = Queries.distinct(group_by_query(np.unique(TRAIN, axis=0)), device)
+        return rank_triples(make_small_conve().to(device), TRAIN, known, num_relations=3)
+
+    assert rank(GPU).tolist() == rank(torch.device("cpu")).tolist()
+
+
+@pytest.mark.parametrize("record", [Recorder(), replayed_loss.record_graph])
+def test_the_stand_in_for_recordings_records_as_a_gpu_does(record):
+    start = torch.arange(6.0, device=GPU)
+    replay, (result,) = record(lambda: [start * 2])
+    start += 1
+    replay()
+    assert torch.equal(result, start * 2)
