@@ -103,7 +103,7 @@ def new_batch_loss(model: ConvE, config: TrainingConfig) -> BatchLoss:
         and not distributed.synchronizes_batch_norm(device)
     )
     if may_compile_encoder:
-        compiled_encoder = torch.compile(encode_rows, dynamic=True)
+        compiled_encoder = compiled_for(config.batch_size, encode_rows)
         if all_succeed("encoder", lambda: try_encoder(compiled_encoder, model, config)):
             encode_rows = compiled_encoder
     return BatchLoss(model, config, encode_rows=encode_rows, compiled=compiled)
@@ -134,6 +134,19 @@ def recomputing(model: ConvE, encode_rows: Callable[[Tensor, Tensor], Tensor]) -
         )
 
     return encode_rows_twice
+
+
+def compiled_for(
+    batch_size: int, encode_rows: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Compile `encode_rows` for batches of one size; others, such as an epoch's last, are encoded by it as it is.
+
+    Code for all sizes took an H100 twice as long (docs/notes.md).
+    """
+    compiled = torch.compile(encode_rows, dynamic=False)
+    return lambda head_rows, relation_rows: (compiled if len(head_rows) == batch_size else encode_rows)(
+        head_rows, relation_rows
+    )
 
 
 def all_succeed(what: str, attempt: Callable[[], None]) -> bool:
@@ -168,7 +181,9 @@ def try_compiled_loss(model: ConvE, config: TrainingConfig) -> None:
 def try_encoder(encode_rows: Callable[[Tensor, Tensor], Tensor], model: ConvE, config: TrainingConfig) -> None:
     """Encode a batch of training's size and go back, and leave no trace in the model; raises whatever fails."""
     table = model.entity_embeddings.weight.detach()
-    rows = table.new_zeros(batch_of_one_process(config), table.shape[1], requires_grad=True)
+    shape = (batch_of_one_process(config), table.shape[1])
+    # Code for one tensor that is given twice would not fit two.
+    head_rows, relation_rows = (table.new_zeros(shape, requires_grad=True) for _ in range(2))
     was_training = model.training
     try:
         with (
@@ -177,7 +192,7 @@ def try_encoder(encode_rows: Callable[[Tensor, Tensor], Tensor], model: ConvE, c
             autocast(config, table.device),
         ):
             model.train()
-            encode_rows(rows, rows).sum().backward()
+            encode_rows(head_rows, relation_rows).sum().backward()
     finally:
         model.train(was_training)
         model.zero_grad(set_to_none=True)

@@ -1,6 +1,7 @@
 """Loss and gradients of a batch: those of dense labels, whether one process computes them or two share the batch."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from several_processes import ROOT, run_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conve_tracin import distributed
-from conve_tracin.batch_loss import BatchLoss, new_batch_loss, try_encoder
+from conve_tracin.batch_loss import BatchLoss, compiled_for, new_batch_loss, try_encoder
 
 
 def dense_results(approach, loss, query_weights):
@@ -126,6 +127,31 @@ def test_trying_a_compiled_encoder_leaves_no_trace():
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_encoder_is_compiled_once_and_for_batches_of_one_size(monkeypatch):
+    """Compiling takes longer than an epoch of many graphs."""
+    graphs = []
+
+    def note(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=note))
+    torch._dynamo.reset()
+    model, (config, _) = make_model().train(), make_queries("kvsall")
+    encode_rows = compiled_for(config.batch_size, model.encode_rows)
+    try_encoder(encode_rows, model, config)
+    assert len(graphs) == 1
+    for batch_size in (config.batch_size, config.batch_size - 2, config.batch_size):
+        chosen = torch.arange(batch_size)
+        rows = model.entity_embeddings(chosen), model.relation_embeddings(chosen)
+        found = []
+        for encode in (encode_rows, model.encode_rows):
+            torch.manual_seed(4)  # of dropout
+            found.append(encode(*rows))
+        assert torch.equal(*found)
+    assert len(graphs) == 1
 
 
 @pytest.mark.usefixtures("compiler")

@@ -69,12 +69,13 @@ def assert_close(found, expected, tolerance):
 @pytest.mark.parametrize("low_precision", [torch.float64, torch.float32])
 def test_a_chunk_carries_all_that_its_gradient_needs(low_precision):
     queries, entities, bias = (one.detach() for one in make_inputs(5))
-    sweep = _Sweep(queries, entities, bias, low_precision=low_precision, chunk_size=7)
+    sweep = _Sweep(queries, entities, bias, scale=0.5, low_precision=low_precision, chunk_size=7)
     for chunk in reversed(list(sweep.chunks())):
         scores = sweep.products(chunk).to(torch.float64) + chunk.bias
-        sweep.accumulate(chunk, scores, scores.to(low_precision), scale=1.0)
+        sweep.accumulate(chunk, scores, scores.to(low_precision))
     scores = queries @ entities.T + bias
-    expected = (scores @ entities, scores.T @ queries, scores.sum(dim=0))
+    # The queries' gradient is scaled with that of the targets.
+    expected = (scores @ entities, 0.5 * scores.T @ queries, 0.5 * scores.sum(dim=0))
     tolerance = 1e-12 if low_precision == torch.float64 else 1e-6
     assert_close((sweep.query_grad, sweep.entity_grad, sweep.bias_grad), expected, tolerance)
 
