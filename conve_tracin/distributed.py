@@ -186,7 +186,7 @@ def compute_shared(compute: Callable[[np.ndarray], Tensor], triples: np.ndarray)
     if not dist.is_initialized():
         return compute(triples)
     shares = split_by_query(triples, count())
-    mine = compute(triples[shares[rank()]]).contiguous()
+    mine = compute(np.take(triples, shares[rank()], axis=0)).contiguous()
     whole = mine.new_empty(*mine.shape[:-1], len(triples))
     for process, share in enumerate(shares):
         block = mine if process == rank() else mine.new_empty(*mine.shape[:-1], len(share))

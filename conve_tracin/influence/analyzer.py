@@ -320,24 +320,25 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
         training_triples = self.model_ids(training_triples)
         products = torch.zeros(len(tangents), len(training_triples), dtype=self.model.fc.weight.dtype)
 
-        def fill(positions: Tensor, low_precision: torch.dtype | None, progress: str | None) -> None:
-            for batch, scores, derivatives in engine.iterate_derivatives(
+        def fill(chosen: np.ndarray, low_precision: torch.dtype | None, progress: str | None) -> None:
+            is_all = len(chosen) == len(training_triples)
+            for positions, scores, derivatives in engine.iterate_derivatives(
                 self.model,
                 tangents,
-                training_triples[positions.numpy()],
+                training_triples if is_all else np.take(training_triples, chosen, axis=0),
                 batch_size=batch_size,
                 low_precision=low_precision,
                 progress=progress,
             ):
                 slopes = forward.loss_slopes(scores, self.loss_fn)
-                products[:, positions[batch]] = (derivatives * slopes).cpu()
+                products.numpy()[:, chosen[positions.numpy()]] = (derivatives * slopes).cpu().numpy()
 
-        fill(torch.arange(len(training_triples)), self.low_precision, progress)
+        fill(np.arange(len(training_triples)), self.low_precision, progress)
         if self.low_precision is not None:
             # Low precision finds the strongest; full precision scores them.
             count = min(self.rescored, len(training_triples))
             strongest_of_each_sign = [products.topk(count, dim=1, largest=largest).indices for largest in (True, False)]
-            fill(torch.cat(strongest_of_each_sign).unique(), None, None)
+            fill(torch.cat(strongest_of_each_sign).unique().numpy(), None, None)
         return products
 
     def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
