@@ -258,6 +258,8 @@ def run_epochs(
     They are those of `validate`, where the epoch is due for evaluation or the last. Whoever consumes them notes the
     evaluation in `state` before asking for the next ones. Shows a progress bar.
     """
+    if is_finished(state, config):
+        return
     batch_loss = choose_batch_loss(state, config)
     # In a log file each refresh is one more line.
     interval_seconds = 0.2 if sys.stderr.isatty() else 10

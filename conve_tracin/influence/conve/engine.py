@@ -114,7 +114,7 @@ def choose_batch_size(batch_size: int, *, features: int, device: torch.device) -
 
 
 def _touched(tangents: list[ConvETangent], triples: np.ndarray) -> np.ndarray | None:
-    """Find the triples of (N, 3) whose score some tangent moves: positions (M,), or None where it may be all of them."""
+    """Find the triples of (N, 3) whose score some tangent moves: positions (M,), or None where it may be every one."""
     if any(tangent.moves_every_query for tangent in tangents):
         return None
     entities = {entity for tangent in tangents for entity in (*tangent.entity_rows, *tangent.entity_bias)}
