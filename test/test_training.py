@@ -159,6 +159,18 @@ def test_resuming_a_finished_run_changes_no_weight(run, tmp_path):
     assert results == json.loads((tmp_path / "a/test_results.json").read_text())
 
 
+def test_nothing_is_compiled_where_no_epoch_is_left(run, tmp_path, monkeypatch):
+    run("a", checkpoint_frequency=3)
+
+    def compile_nothing(*_):
+        raise AssertionError("no batch will come")
+
+    monkeypatch.setattr(training, "choose_batch_loss", compile_nothing)
+    run("a", resume=tmp_path / "a/checkpoints/checkpoint_epoch_6.pt")
+    with pytest.raises(AssertionError, match="no batch will come"):
+        run("a", resume=tmp_path / "a/checkpoints/checkpoint_epoch_3.pt")
+
+
 def test_learning_rate_given_on_resumption_takes_effect(run, tmp_path):
     run("a", num_epochs=3)
     run("a", resume=tmp_path / "a/checkpoints/checkpoint_epoch_3.pt", learning_rate=0.005, lr_decay=0.5)
