@@ -12,6 +12,7 @@ NUMBER = r"[−-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:·10[⁻⁰¹²³⁴⁵⁶⁷�
 SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 TRAINING, INFLUENCE = ("training", "contenders"), ("influence", "pairs_per_second")
+TRAINING_ON_GPU = ("training_gpu", "contenders")
 RATIO = ("influence", "ratio_to_backward_loop")
 KVSALL = ("umls-kvsall-inverse", "kinships-kvsall-inverse", "nations-kvsall-inverse")
 LDS_COLUMNS = (*KVSALL, "umls-1vsall", "kinships-1vsall")
@@ -163,6 +164,41 @@ FIGURES = [
         [(*TRAINING, "ours, mixed", "queries_per_second"), ("training", "against_dense", "ours, mixed"),
          (*TRAINING, "ours, mixed", "peak_memory_gb")],
     ),
+    *(
+        ("docs/training.md", f"| {row}, on the GPU | {words} | {{}} GB |",
+         [(*TRAINING_ON_GPU, name, "queries_per_second"), *(("training_gpu", base, name) for base in bases),
+          (*TRAINING_ON_GPU, name, "peak_memory_gb")])
+        for row, name, words, bases in (
+            ("PyKEEN 1.11.1, LCWA, BCE", "pykeen", "{}", ()),
+            ("plain dense PyTorch loop", "dense", "{} ({} × PyKEEN)", ("against_pykeen",)),
+            ("the same in mixed precision", "dense, mixed", "{}", ()),
+            ("`train_pytorch.py`, float32", "ours", "{} ({} × PyKEEN, {} × dense)",
+             ("against_pykeen", "against_dense")),
+            ("`--use-mixed-precision`", "ours, mixed", "{} ({} × dense float32)", ("against_dense",)),
+        )
+    ),
+    (
+        "docs/training.md",
+        "| `--use-mixed-precision --use-torch-compile` | {} ({} × PyKEEN, {} × dense float32) | {} GB |",
+        [(*TRAINING_ON_GPU, "ours, compiled, mixed", "queries_per_second"),
+         *(("training_gpu", base, "ours, compiled, mixed") for base in ("against_pykeen", "against_dense")),
+         (*TRAINING_ON_GPU, "ours, compiled, mixed", "peak_memory_gb")],
+    ),
+    (
+        "docs/training.md", "Ranking takes {} triples per second there, and PyKEEN's evaluator, in batches of 32, {}.",
+        [(*TRAINING_ON_GPU, "evaluation", f"{whose}_triples_per_second") for whose in ("ours", "pykeen")],
+    ),
+    (
+        "docs/training.md", "for 10⁴ entities alone: {} GB",
+        [("training_gpu", "memory_in_batches_of_4096", 0, "beyond_gb")],
+    ),
+    (
+        "README.md", "takes {} queries a second in float32, {} times the plain dense PyTorch loop, and {} with",
+        [(*TRAINING_ON_GPU, "ours", "queries_per_second"), ("training_gpu", "against_dense", "ours"),
+         (*TRAINING_ON_GPU, "ours, compiled, mixed", "queries_per_second")],
+    ),
+    ("README.md", "on an NVIDIA H100 {} at d = 200", [("scale_gpu", "influence_seconds")]),
+    ("docs/tracin.md", "An NVIDIA H100 takes {} s at d = 200", [("scale_gpu", "influence_seconds")]),
     (
         "docs/training.md", "Filtered ranking takes {} triples per second, PyKEEN's evaluator {}.",
         [(*TRAINING, "evaluation", "ours_triples_per_second"), (*TRAINING, "evaluation", "pykeen_triples_per_second")],
