@@ -410,7 +410,8 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
         run.training_triples,
         top_k=run.options.top_k,
         batch_size=run.options.batch_size,
-        summary=None if run.options.report is None else SummarySettings.of(run.names, run.known_triples),
+        describe=SummarySettings.of(run.names, run.known_triples),
+        summarised=run.options.report is not None,
     )
 
 

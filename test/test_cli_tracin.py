@@ -151,6 +151,26 @@ def test_readable_names(files, tmp_path, capsys):
     assert "Aspirin (drug) — biolink:causes → café" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("triple", [(0, 1, 2), (0, 1, 5)])
+def test_the_prediction_itself_is_scored_and_ranked(files, triple, capsys):
+    content = run(files, "--test-triple", *map(str, triple), "--output", str(files["out.json"]))
+    head, relation, tail = triple
+    with torch.no_grad():
+        scores = make_model(dtype=torch.float32)(torch.tensor([head]), torch.tensor([relation]))[0].tolist()
+    trained = {t for h, r, t in TRAINING.tolist() if (h, r) == (head, relation)}
+    rivals = [entity for entity in range(len(ENTITIES)) if entity not in trained | {tail}]
+    expected = {
+        "score": pytest.approx(scores[tail], rel=1e-5),
+        "rank": 1 + sum(scores[rival] > scores[tail] for rival in rivals),
+        "possible_tails": len(rivals) + 1,
+        "in_training": tail in trained,
+    }
+    assert content["prediction"] == expected
+    line = f"  Rank {expected['rank']} of {expected['possible_tails']} possible tails, score {scores[tail]:.2f}"
+    second_line = capsys.readouterr().out.splitlines()[1]
+    assert second_line == line + ("; it is itself a training triple" if expected["in_training"] else "")
+
+
 def test_results_are_written_before_anything_is_printed(files, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.print", lambda *_, **__: (_ for _ in ()).throw(BrokenPipeError))
     more = ["--test-triple", "0", "1", "2", "--output", str(files["out.json"]), "--report", str(tmp_path / "page.html")]

@@ -86,7 +86,8 @@ def make_traces(*test_triples, top_k=4):
     return list(
         trace(
             lambda _: TracedCheckpoint(analyzer, 0.01), [Path("model.pt")], np.array(test_triples), TRAIN,
-            top_k=top_k, progress=False, summary=SummarySettings(num_entities=6, num_relations=3),
+            top_k=top_k, progress=False, summarised=True,
+            describe=SummarySettings(num_entities=6, num_relations=3),
         )
     )  # fmt: skip
 

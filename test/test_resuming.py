@@ -269,7 +269,9 @@ def test_traces_survive_the_journal():
     analyzer = TracInAnalyzerPyTorch(make_model())
     settings = SummarySettings(num_entities=NUM_ENTITIES, num_relations=NUM_RELATIONS)
     load = lambda _: TracedCheckpoint(analyzer, 1.0)  # noqa: E731
-    traces = trace(load, [Path("a")], TEST_TRIPLES, TRAINING, top_k=4, progress=False, summary=settings)
+    traces = trace(
+        load, [Path("a")], TEST_TRIPLES, TRAINING, top_k=4, progress=False, describe=settings, summarised=True
+    )
     for traced in traces:
         kept = json.loads(json.dumps(dataclasses.asdict(traced)))
         assert from_plain(Trace, kept) == traced

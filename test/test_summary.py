@@ -157,7 +157,7 @@ def test_traces_carry_the_summary_of_their_own_scores_through_json():
     tests = np.array([[1, TREATS, 4], [5, 2, 3]])
     settings = SummarySettings(num_entities=6, num_relations=3)
     arguments = (lambda _: TracedCheckpoint(analyzer, 0.5), [Path("a")], tests, TRAIN)
-    traces = list(trace(*arguments, top_k=3, progress=False, summary=settings))
+    traces = list(trace(*arguments, top_k=3, progress=False, describe=settings, summarised=True))
     for row, traced in zip(0.5 * analyzer.gradient_products(tests, TRAIN), traces, strict=True):
         assert traced.summary == summarise(row, TRAIN, settings)
         assert traced.prediction == describe_prediction(analyzer, traced.test_triple, TRAIN, settings)

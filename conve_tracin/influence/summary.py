@@ -22,7 +22,7 @@ TAILS_AHEAD = 5
 
 @dataclass(frozen=True, kw_only=True)
 class SummarySettings:
-    """What to summarise.
+    """What a test triple is ranked among, and what of its influences to summarise.
 
     Attributes:
         num_entities, num_relations: the lengths of the mappings.

@@ -41,7 +41,7 @@ class Trace:
         influences: the strongest by absolute influence, ties in training order.
         proponents, opponents: the strongest positive and negative ones.
         summary: what all the scores say together, where it was asked for.
-        prediction: score and rank of the test triple by the last checkpoint, where the summary was asked for.
+        prediction: score and rank of the test triple by the last checkpoint, where they were asked for.
     """
 
     test_triple: tuple[int, int, int]
@@ -61,7 +61,8 @@ def trace(
     top_k: int,
     batch_size: int = 256,
     progress: bool = True,
-    summary: SummarySettings | None = None,
+    describe: SummarySettings | None = None,
+    summarised: bool = False,
 ) -> Iterator[Trace]:
     """Trace each test triple (n, 3) to the training triples (N, 3), summed over the checkpoints.
 
@@ -74,7 +75,8 @@ def trace(
         top_k: how many influences to list.
         batch_size: see the analyzer.
         progress: show progress bars.
-        summary: also summarise all scores of each test triple, and score and rank it.
+        describe: score and rank each test triple among the entities of these mappings.
+        summarised: also summarise all its influences; goes with `describe`.
     """
     load = lru_cache(maxsize=1)(load)
     test_triples = distributed.announce(test_triples)
@@ -103,12 +105,11 @@ def trace(
             continue
         for test_triple, scores in zip(group, totals, strict=True):
             traced = make_trace(test_triple, scores, training_triples, top_k=top_k)
-            if summary is not None:
-                traced = replace(
-                    traced,
-                    summary=summarise(scores, training_triples, summary),
-                    prediction=describe_prediction(loaded.analyzer, test_triple, training_triples, summary),
-                )
+            if describe is not None:
+                prediction = describe_prediction(loaded.analyzer, test_triple, training_triples, describe)
+                traced = replace(traced, prediction=prediction)
+                if summarised:
+                    traced = replace(traced, summary=summarise(scores, training_triples, describe))
             yield traced
 
 

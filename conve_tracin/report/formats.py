@@ -8,6 +8,7 @@ from typing import Any
 
 from conve_tracin.files import atomic_write
 from conve_tracin.influence.analyzer import Influence
+from conve_tracin.influence.summary import Prediction
 from conve_tracin.influence.tracing import Trace
 from conve_tracin.names import Names
 from conve_tracin.triples import visible
@@ -32,7 +33,18 @@ def trace_as_json(
         "top_k": top_k,
         "learning_rate": learning_rate,
         **method,
+        **({} if trace.prediction is None else {"prediction": prediction_as_json(trace.prediction)}),
         "influences": [influence_as_json(influence, names) for influence in trace.influences],
+    }
+
+
+def prediction_as_json(prediction: Prediction) -> dict[str, Any]:
+    """Arrange what the model says about the test triple itself."""
+    return {
+        "score": prediction.score,
+        "rank": prediction.rank,
+        "possible_tails": prediction.num_candidates,
+        "in_training": prediction.in_training,
     }
 
 
@@ -45,6 +57,8 @@ def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
 def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) -> str:
     """Lay out the strongest proponents and opponents as text; `method` names what they were computed with."""
     lines = [f"Prediction: {visible(names.sentence(*trace.test_triple))} (explained by {method})"]
+    if trace.prediction is not None:
+        lines.append(_prediction_line(trace.prediction))
     for title, influences in (
         ("Proponents (the model believes it because of)", trace.proponents),
         ("Opponents (the model believes it in spite of)", trace.opponents),
@@ -52,6 +66,13 @@ def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) ->
         lines.append(f"{title}:" if influences else f"{title}: none")
         lines += [_influence_line(influence, names) for influence in influences[:rows]]
     return "\n".join(lines)
+
+
+def _prediction_line(prediction: Prediction) -> str:
+    place = (
+        f"  Rank {prediction.rank:,.10g} of {prediction.num_candidates:,} possible tails, score {prediction.score:.2f}"
+    )
+    return f"{place}; it is itself a training triple" if prediction.in_training else place
 
 
 def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int = 10) -> str:
