@@ -150,7 +150,7 @@ def add_report_argument(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         "--known", type=Path, nargs="+", default=(), metavar="FILE",
-        help="further true triples, such as valid and test: the report's rank passes over their tails, too",
+        help="further true triples, such as valid and test: the prediction's rank passes over their tails, too",
     )  # fmt: skip
 
 

@@ -134,8 +134,8 @@ def shared_settings_without_effect(options: TracInOptions) -> Iterator[str]:
         yield "--num-last-layers has no effect without --use-last-layers-only, or beside --last-layer-names"
     if options.use_gradient_checkpointing:
         yield "--use-gradient-checkpointing has no effect: no activations of a batch are kept for a backward pass"
-    if options.known and options.report is None:
-        yield "--known has no effect without --report, which tells the rank"
+    if options.known and options.mode == "self":
+        yield "--known has no effect in --mode self, which ranks no prediction"
 
 
 def _without_effect_on_tracin(options: TracInOptions) -> Iterator[str]:

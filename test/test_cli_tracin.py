@@ -151,14 +151,18 @@ def test_readable_names(files, tmp_path, capsys):
     assert "Aspirin (drug) — biolink:causes → café" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("triple", [(0, 1, 2), (0, 1, 5)])
-def test_the_prediction_itself_is_scored_and_ranked(files, triple, capsys):
-    content = run(files, "--test-triple", *map(str, triple), "--output", str(files["out.json"]))
+@pytest.mark.parametrize(("triple", "known"), [((0, 1, 2), []), ((0, 1, 5), []), ((0, 1, 5), [4])])
+def test_the_prediction_itself_is_scored_and_ranked(files, tmp_path, triple, known, capsys):
+    more = []
+    if known:
+        more = ["--known", str(tmp_path / "valid.txt")]
+        (tmp_path / "valid.txt").write_text("".join(f"aspirin\tcauses\t{ENTITIES[tail]}\n" for tail in known))
+    content = run(files, "--test-triple", *map(str, triple), "--output", str(files["out.json"]), *more)
     head, relation, tail = triple
     with torch.no_grad():
         scores = make_model(dtype=torch.float32)(torch.tensor([head]), torch.tensor([relation]))[0].tolist()
     trained = {t for h, r, t in TRAINING.tolist() if (h, r) == (head, relation)}
-    rivals = [entity for entity in range(len(ENTITIES)) if entity not in trained | {tail}]
+    rivals = [entity for entity in range(len(ENTITIES)) if entity not in trained | {tail, *known}]
     expected = {
         "score": pytest.approx(scores[tail], rel=1e-5),
         "rank": 1 + sum(scores[rival] > scores[tail] for rival in rivals),

@@ -328,10 +328,12 @@ def test_flags_without_effect_say_so_once_and_change_nothing(files, caplog):
         assert sum(message.startswith(f"{flag} has no effect") for message in caplog.messages) == 1
     caplog.clear()
     fast = ["--use-vectorized-gradients", "--cache-test-gradients", "--batch-size", "7", "--use-optimized-tracin"]
+    fast += ["--known", files["test.txt"]]
     run(files, "--mode", "self", "--test", files["test.txt"], "--max-test-triples", "1", "--output-per-triple", *fast)
     told = {message.split(" has no effect")[0] for message in caplog.messages if "has no effect" in message}
     assert told == {
         "--use-vectorized-gradients", "--cache-test-gradients", "--test", "--max-test-triples", "--output-per-triple",
+        "--known",
     }  # fmt: skip
 
 
