@@ -124,6 +124,7 @@ MEMBERS: dict[str, tuple[Check, str]] = {
     "model_config": (_is_mapping(), "a table of sizes"),
     "training_config": (_is_training_config, "a table of training settings"),
     "mapping_digest": (_is_mapping(of=lambda digest: isinstance(digest, str)), "a table of digests"),
+    "training_triples_digest": (lambda value: isinstance(value, str), "a digest"),
     "learning_rate": (_is_optional(_is_rate), "a number of at least 0"),
     "optimizer_state_dict": (_is_optional(_is_optimizer), "the state of an optimizer"),
     "scheduler_state_dict": (_is_mapping(), "the state of a schedule"),

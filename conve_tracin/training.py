@@ -48,7 +48,7 @@ from conve_tracin.training_state import (
     stops_early,
     warn_of_another_run,
 )
-from conve_tracin.triples import distinct_triples, group_by_query, with_inverse_triples
+from conve_tracin.triples import digest_of_triples, distinct_triples, group_by_query, with_inverse_triples
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +139,7 @@ class Run:
     state: TrainingState
     config: TrainingConfig
     data: TrainingData
+    training_triples_digest: str
     known: Queries
     output_dir: Path
     checkpoint_dir: Path
@@ -160,7 +161,12 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, to which all processes contribute."""
-        content = checkpoint_content(self.state, self.config, mapping_digest=self.data.mapping_digest)
+        content = checkpoint_content(
+            self.state,
+            self.config,
+            mapping_digest=self.data.mapping_digest,
+            training_triples_digest=self.training_triples_digest,
+        )
         if distributed.is_main():
             save_checkpoint(path, content)
 
@@ -184,6 +190,7 @@ def set_up(
         state=state,
         config=config,
         data=data,
+        training_triples_digest=digest_of_triples(data.train),
         known=known_tails(data, inverse_triples=config.inverse_triples, device=device),
         output_dir=output_dir,
         checkpoint_dir=checkpoint_dir,
@@ -195,7 +202,13 @@ def go_on_or_start_anew(run: Run, resume_from: Path | None) -> None:
     if resume_from is None:
         warn_of_another_run(run.checkpoint_dir)
         return
-    restore(run.state, resume_from, config=run.config, mapping_digest=run.data.mapping_digest)
+    restore(
+        run.state,
+        resume_from,
+        config=run.config,
+        mapping_digest=run.data.mapping_digest,
+        training_triples_digest=run.training_triples_digest,
+    )
     if distributed.is_main():
         keep_best_model(
             run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir, resumed_from=resume_from

@@ -214,7 +214,7 @@ def stops_early(state: TrainingState, config: TrainingConfig) -> bool:
 
 
 def checkpoint_content(
-    state: TrainingState, config: TrainingConfig, *, mapping_digest: dict[str, str]
+    state: TrainingState, config: TrainingConfig, *, mapping_digest: dict[str, str], training_triples_digest: str
 ) -> dict[str, Any]:
     """Collect what a checkpoint holds after a finished epoch. All processes are to call it; process 0's is whole."""
     first, *others = distributed.gather(random_numbers_of(device_of(state.model)))
@@ -238,6 +238,7 @@ def checkpoint_content(
             **({"other_processes": others} if others else {}),
         },
         "mapping_digest": mapping_digest,
+        "training_triples_digest": training_triples_digest,
     }
 
 
@@ -249,11 +250,18 @@ def random_numbers_of(device: torch.device) -> dict[str, torch.Tensor | None]:
     }
 
 
-def restore(state: TrainingState, path: Path, *, config: TrainingConfig, mapping_digest: dict[str, str]) -> None:
+def restore(
+    state: TrainingState,
+    path: Path,
+    *,
+    config: TrainingConfig,
+    mapping_digest: dict[str, str],
+    training_triples_digest: str,
+) -> None:
     """Put a checkpoint's content into `state`.
 
     A learning rate or decay that differs from the checkpoint's takes effect from here on. Settings that differ
-    are named in the log.
+    are named in the log, and so are other training triples.
 
     Raises InputError where the checkpoint has other sizes or mappings, is past the last epoch, or lacks what
     resumption needs.
@@ -276,6 +284,8 @@ def restore(state: TrainingState, path: Path, *, config: TrainingConfig, mapping
     if stored_optimizer != config.optimizer:
         raise InputError(f"{path}: was trained with --optimizer {stored_optimizer}; resume it with the same")
     report_changed_settings(checkpoint["training_config"], config)
+    if checkpoint.get("training_triples_digest", training_triples_digest) != training_triples_digest:
+        logger.warning("%s: was trained on other triples than those of --train; going on with these", path)
     try:
         load_into(state, checkpoint, config)
         restore_schedule(state, checkpoint, config)

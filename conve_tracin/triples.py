@@ -760,6 +760,11 @@ def distinct_triples(triples: np.ndarray) -> np.ndarray:
     return np.stack([heads, relations, tails], axis=1)
 
 
+def digest_of_triples(triples: np.ndarray) -> str:
+    """Digest which triples (N, 3) there are, in whatever order and however often: SHA-256 in hexadecimal."""
+    return hashlib.sha256(distinct_triples(triples)).hexdigest()
+
+
 def with_inverse_triples(triples: np.ndarray) -> np.ndarray:
     """Return the triples and their inverses, shape (2N, 3), with PyKEEN's relation ids.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import tracin_pytorch
 import train_pytorch
 from conve_tracin import cli, training
 from conve_tracin.checkpoint import load_checkpoint
@@ -226,6 +227,35 @@ def test_the_mappings_digest_is_stored_and_another_order_of_labels_is_refused(
     assert run_main(monkeypatch, *again) == 2
     assert "trained with another entity mapping" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
+
+
+def test_other_training_triples_are_pointed_out_by_resumption_and_by_tracing(
+    graph_files, tmp_path, monkeypatch, caplog
+):
+    out = tmp_path / "out"
+    assert run_main(monkeypatch, *graph_files.arguments(), "-o", out, *QUICK) == 0
+    lines = graph_files.train.read_text(encoding="utf-8").splitlines(keepends=True)
+    mappings = ["--entity-to-id", graph_files.entity_to_id, "--relation-to-id", graph_files.relation_to_id]
+    for kept, told in ((lines[::-1], False), (lines[:-1], True)):
+        graph_files.train.write_text("".join(kept), encoding="utf-8")
+        caplog.clear()
+        resumed = [
+            "-o",
+            tmp_path / "more",
+            *QUICK,
+            "--resume-from-checkpoint",
+            out / "checkpoints/checkpoint_epoch_2.pt",
+        ]
+        assert run_main(monkeypatch, *graph_files.arguments(), *resumed) == 0
+        assert ("was trained on other triples than those of --train; going on" in caplog.text) is told
+        caplog.clear()
+        tracin_pytorch.main(
+            [
+                *("--model-path", str(out / "best_model.pt"), "--train", str(graph_files.train), *map(str, mappings)),
+                *("--test-triple", "0", "0", "4", "--output", str(tmp_path / "influences.json")),
+            ]
+        )
+        assert ("was trained on other triples than those of --train, to which it is traced" in caplog.text) is told
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from conve_tracin import triples as triples_module
 from conve_tracin.errors import InputError
 from conve_tracin.triples import (
     Vocabulary,
+    digest_of_triples,
     group_by_query,
     read_names,
     read_predicates,
@@ -467,3 +468,19 @@ class TestQueries:
         expected = [[0, 0, 1], [2, 6, 2], [1, 1, 0], [2, 7, 2]]
         assert with_inverse_triples(triples).tolist() == expected
         assert with_inverse_triples(np.empty((0, 3), dtype=np.int64)).shape == (0, 3)
+
+
+def test_the_digest_of_triples_is_that_of_the_collection():
+    triples = np.random.default_rng(0).integers(0, (40, 5, 40), (500, 3))
+    digest = digest_of_triples(triples)
+    assert digest_of_triples(triples[::-1]) == digest
+    assert digest_of_triples(triples.tolist()) == digest
+    assert digest_of_triples(np.concatenate([triples, triples[:9]])) == digest
+    swapped = triples.copy()
+    swapped[7] = swapped[7, ::-1]
+    exchanged = triples.copy()
+    exchanged[[3, 4], 2] = exchanged[[4, 3], 2]
+    assert swapped[7].tolist() != triples[7].tolist()
+    assert sorted(exchanged.tolist()) != sorted(triples.tolist())
+    others = [digest_of_triples(other) for other in (triples[1:], swapped, exchanged, triples[:, ::-1], [])]
+    assert len({digest, *others}) == 6

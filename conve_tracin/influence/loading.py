@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from conve_tracin.influence.tracing import TracedCheckpoint
 from conve_tracin.model import ConvE
 from conve_tracin.options import DEFAULT_LEARNING_RATE, GAUSS_NEWTON, TracInOptions
 from conve_tracin.pykeen_bridge import as_native_conve, load_pykeen_model, read_pykeen_file
-from conve_tracin.triples import Vocabulary
+from conve_tracin.triples import Vocabulary, digest_of_triples
 
 if TYPE_CHECKING:
     from conve_tracin.pykeen_bridge import LoadedPyKEENModel
@@ -160,6 +161,7 @@ class CheckpointLoader:
         model = build_model(checkpoint, source=path).to(self.device)
         require_matching_mappings(checkpoint, self.entities, self.relations, source=path)
         self._say(f"{path}: a native checkpoint, {_epoch(checkpoint.get('epoch'))}")
+        self._warn_of_other_triples(checkpoint, path)
         self._say_that_the_size_is_known(path)
         if self.options.method == GAUSS_NEWTON:
             analyzer = gauss_newton_analyzer(
@@ -239,6 +241,21 @@ class CheckpointLoader:
         # Twice as many as are listed: rounding moves some over the edge of the list.
         return {"use_mixed_precision": True, "rescored": max(RESCORED, 2 * self.options.top_k)}
 
+    def _warn_of_other_triples(self, checkpoint: Mapping[str, Any], path: Path) -> None:
+        # Checkpoints of other origins do not tell.
+        stored = checkpoint.get("training_triples_digest")
+        if stored is None or self.training_triples is None or stored == self._digest_of_training_triples:
+            return
+        self._say(
+            f"{path}: was trained on other triples than those of --train, to which it is traced; "
+            "unless that is meant, give the file of its training run",
+            level=logging.WARNING,
+        )
+
+    @cached_property
+    def _digest_of_training_triples(self) -> str:
+        return digest_of_triples(self.training_triples)
+
     def _say_that_the_size_is_known(self, path: Path) -> None:
         if self.options.embedding_height is not None or self.options.embedding_width is not None:
             self._say(f"--embedding-height and --embedding-width have no effect on {path}, which holds its own")
@@ -256,10 +273,10 @@ class CheckpointLoader:
                 f"{GAUSS_NEWTON} weighs all queries alike, and its agreement with retraining was measured that way only"
             )
 
-    def _say(self, message: str) -> None:
+    def _say(self, message: str, *, level: int = logging.INFO) -> None:
         if message not in self._said:
             self._said.add(message)
-            logger.info(message)
+            logger.log(level, message)
 
 
 class NativeCheckpointLoader(CheckpointLoader):
