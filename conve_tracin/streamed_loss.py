@@ -262,8 +262,7 @@ def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> T
     everywhere = label_smoothing / num_entities
     on_cpu = sweep.queries.device.type == "cpu"
     keep = batch_size * num_entities <= (MAX_KEPT_SCORES if on_cpu else MAX_KEPT_SCORES_ON_GPU)
-    # Chunks, their exponentials, and what these are relative to.
-    kept: deque[tuple[_Chunk, Tensor, Tensor]] = deque()
+    kept: deque[tuple[Tensor, Tensor]] = deque()  # exponentials of each chunk, and what they are relative to
     top = sweep.queries.new_full((batch_size,), -torch.inf)
     total, linear = torch.zeros_like(top), torch.zeros_like(top, dtype=torch.float64)
     for chunk in sweep.chunks():
@@ -274,20 +273,16 @@ def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> T
         linear += chunk_linear
         total = total * (old_top - top).exp() + chunk_total
         if keep:
-            kept.append((chunk, exponentials, top))
+            kept.append((exponentials, top))
         del exponentials  # its memory is the next chunk's, unless it is kept
-
-    def chunks_again() -> Iterator[tuple[_Chunk, Tensor, Tensor]]:
-        while kept:
-            yield kept.popleft()
-        for chunk in () if keep else sweep.chunks():
-            yield (
-                chunk,
-                sweep.terms.relative_exponentials(sweep.products(chunk), chunk.bias, top, dtype=sweep.dtype),
-                top,
+    for chunk in sweep.chunks():
+        if keep:
+            exponentials, relative_to = kept.popleft()
+        else:
+            relative_to = top
+            exponentials = sweep.terms.relative_exponentials(
+                sweep.products(chunk), chunk.bias, relative_to, dtype=sweep.dtype
             )
-
-    for chunk, exponentials, relative_to in chunks_again():
         factors = (relative_to - top).exp() / total
         gradients = sweep.terms.softmax_gradient(
             exponentials, factors, everywhere=everywhere, low_precision=sweep.low_precision

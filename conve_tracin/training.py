@@ -12,7 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -302,7 +302,7 @@ def run_epochs(
 
 def choose_batch_loss(state: TrainingState, config: TrainingConfig) -> Callable[[Queries, Tensor], Tensor]:
     """Return the loss that trains fastest here; its gradients are averaged where there are several processes."""
-    batch_loss = new_batch_loss(state.model, config)
+    batch_loss = new_batch_loss(state.model, replace(config, batch_size=state.batch_size))
     if can_replay(config, device_of(state.model)):
         return ReplayedLoss(batch_loss, batch_size=state.batch_size)
     return distributed.average_gradients(batch_loss)
@@ -378,10 +378,14 @@ def run_epoch(
         try:
             loss = train_batch(state, queries, order[batch], batch_loss)
         except (RuntimeError, MemoryError) as error:
-            require_smaller_batches_can_help(state, config, error)
+            if not holds_a_recording(batch_loss):
+                require_smaller_batches_can_help(state, config, error)
+            elif not is_out_of_memory(error):
+                raise
         if loss is None:
             # Outside of the except block, whose traceback holds the failed attempt's tensors, their memory is free.
-            halve_batch_size(state)
+            if not free_recording(state, batch_loss):
+                halve_batch_size(state)
             continue
         losses.append(loss)
         start = batch.stop
@@ -447,10 +451,30 @@ def require_smaller_batches_can_help(
         ) from error
 
 
+def holds_a_recording(batch_loss: Callable[[Queries, Tensor], Tensor]) -> bool:
+    """Whether a loss holds memory for a recorded batch, which others can have."""
+    return isinstance(batch_loss, ReplayedLoss) and batch_loss.is_recorded
+
+
+def free_recording(state: TrainingState, batch_loss: Callable[[Queries, Tensor], Tensor]) -> bool:
+    """Go on without the recorded batch, and give back its memory; False where there is none."""
+    if not holds_a_recording(batch_loss):
+        return False
+    batch_loss.stop_replaying()
+    logger.warning("out of memory: going on without CUDA graphs, and more slowly")
+    give_back_what_a_batch_left(state)
+    return True
+
+
 def halve_batch_size(state: TrainingState) -> None:
     """Go on with smaller batches, and give back what the last attempt left."""
     state.batch_size //= 2
     logger.warning("out of memory: going on with batches of %d queries", state.batch_size)
+    give_back_what_a_batch_left(state)
+
+
+def give_back_what_a_batch_left(state: TrainingState) -> None:
+    """Free the gradients, and a GPU's cached memory."""
     state.optimizer.zero_grad(set_to_none=True)
     release_memory(device_of(state.model))
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import DIGEST, SMALL_CONVE
+from test_replayed_loss import Recorder
 
 from conve_tracin import ranking, training
 from conve_tracin.checkpoint import build_model, load_checkpoint
@@ -16,6 +17,7 @@ from conve_tracin.errors import InputError
 from conve_tracin.influence.loading import find_checkpoints
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
+from conve_tracin.replayed_loss import ReplayedLoss
 from conve_tracin.score_terms import choose_score_terms
 from conve_tracin.training import TrainingConfig, next_batch, training_queries
 from conve_tracin.training_state import newest_checkpoint
@@ -640,6 +642,28 @@ def test_memory_is_given_back_when_the_failed_batch_no_longer_holds_any(run, mon
 def test_a_lack_of_memory_is_said_with_the_remedy(run, little_memory):
     with pytest.raises(InputError, match=r"out of memory with batches of 8 queries; lower --batch-size, or add --auto"):
         run("a", batch_size=8)
+
+
+@pytest.mark.parametrize("auto_batch_size", [False, True])
+def test_a_recorded_batch_is_let_go_before_batches_are_halved(run, tmp_path, monkeypatch, caplog, auto_batch_size):
+    train_batch, losses = training.train_batch, set()
+
+    def fail_beside_a_recording(state, queries, chosen, batch_loss):
+        losses.add(batch_loss)
+        if batch_loss.is_recorded and len(chosen) == 3:
+            fill_the_gpu()
+        return train_batch(state, queries, chosen, batch_loss)
+
+    monkeypatch.setattr(training, "train_batch", fail_beside_a_recording)
+    monkeypatch.setattr(training, "can_replay", lambda *_: True)
+    monkeypatch.setattr(ReplayedLoss.__init__, "__kwdefaults__", {"record": Recorder()})
+    # Eleven triples: the last batch of an epoch has three, and the recording is there in the second epoch.
+    run("a", batch_size=4, auto_batch_size=auto_batch_size, num_epochs=4)
+    told = [record.getMessage() for record in caplog.records if "memory" in record.getMessage()]
+    assert told == ["out of memory: going on without CUDA graphs, and more slowly"]
+    assert [loss.is_recorded for loss in losses] == [False]
+    final = checkpoint_of(tmp_path / "a/final_model.pt")
+    assert (final["epoch"], final["batch_size"]) == (4, 4)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(run, monkeypatch):
