@@ -432,7 +432,8 @@ def digest_of_run(run: Run) -> str:
     return digest_of(
         settings=settings
         | {"checkpoints": run.checkpoints, "learning_rates": run.learning_rates}
-        | {"summarised": run.options.report is not None},
+        # Results of earlier versions tell nothing of the prediction.
+        | {"summarised": run.options.report is not None, "described": True},
         files=run.checkpoints,
         arrays=[run.training_triples, run.known_triples, run.test_triples],
     )

@@ -102,6 +102,7 @@ class LoadedPyKEENModel:
         epoch: finished epochs, where the file tells.
         mapping_digest: digests of the mappings ("entity", "relation"), as far as the file tells.
         training_config: how a converted native model was trained; empty for PyKEEN's own files.
+        training_triples_digest: of what a converted native model was trained on, where the file tells.
     """
 
     model: "pykeen.models.Model"
@@ -111,6 +112,7 @@ class LoadedPyKEENModel:
     epoch: int | None = None
     mapping_digest: dict[str, str] = field(default_factory=dict)
     training_config: dict[str, Any] = field(default_factory=dict)
+    training_triples_digest: str | None = None
 
 
 def load_pykeen_model(
@@ -224,6 +226,7 @@ def _from_weights(
         epoch=content.get("epoch"),
         mapping_digest=stored_mapping_digest(content),
         training_config=dict(content.get("training_config", {})),
+        training_triples_digest=content.get("training_triples_digest"),
     )
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import convert_checkpoint
+import run_tracin
 import tracin_pytorch
 import train_pytorch
 from conve_tracin import cli, training
@@ -235,7 +237,9 @@ def test_other_training_triples_are_pointed_out_by_resumption_and_by_tracing(
     out = tmp_path / "out"
     assert run_main(monkeypatch, *graph_files.arguments(), "-o", out, *QUICK) == 0
     lines = graph_files.train.read_text(encoding="utf-8").splitlines(keepends=True)
+    convert_checkpoint.main(["--input", str(out / "best_model.pt"), "--output", str(out / "converted.pt")])
     mappings = ["--entity-to-id", graph_files.entity_to_id, "--relation-to-id", graph_files.relation_to_id]
+    tracers = {"best_model.pt": tracin_pytorch.main, "converted.pt": run_tracin.main}
     for kept, told in ((lines[::-1], False), (lines[:-1], True)):
         graph_files.train.write_text("".join(kept), encoding="utf-8")
         caplog.clear()
@@ -248,14 +252,12 @@ def test_other_training_triples_are_pointed_out_by_resumption_and_by_tracing(
         ]
         assert run_main(monkeypatch, *graph_files.arguments(), *resumed) == 0
         assert ("was trained on other triples than those of --train; going on" in caplog.text) is told
-        caplog.clear()
-        tracin_pytorch.main(
-            [
-                *("--model-path", str(out / "best_model.pt"), "--train", str(graph_files.train), *map(str, mappings)),
-                *("--test-triple", "0", "0", "4", "--output", str(tmp_path / "influences.json")),
-            ]
-        )
-        assert ("was trained on other triples than those of --train, to which it is traced" in caplog.text) is told
+        for model, trace in tracers.items():
+            caplog.clear()
+            wanted = ["--test-triple", "0", "0", "4"] if trace is tracin_pytorch.main else ["--test", graph_files.test]
+            arguments = ["--model-path", out / model, "--train", graph_files.train, *mappings, *wanted]
+            trace([*map(str, arguments), "--output", str(tmp_path / "influences.json")])
+            assert ("was trained on other triples than those of --train, to which it is traced" in caplog.text) is told
 
 
 # ---------------------------------------------------------------------------------------------------------------

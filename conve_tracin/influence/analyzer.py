@@ -17,6 +17,7 @@ from conve_tracin.errors import InputError
 from conve_tracin.influence import forward, reference
 from conve_tracin.influence.conve import engine, tangent
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
+from conve_tracin.memory import compute_in_batches
 from conve_tracin.model import ConvE
 from conve_tracin.options import DEFAULT_LEARNING_RATE
 
@@ -178,10 +179,14 @@ class TripleAnalyzer:
         return reference.squared_norms(gradients, like=next(self.scorer.parameters())).cpu()
 
     @torch.no_grad()
-    def score_tails(self, head: int, relation: int, num_entities: int, *, batch_size: int = 4096) -> Tensor:
+    def score_tails(self, head: int, relation: int, num_entities: int, *, batch_size: int = 256) -> Tensor:
         """Score every entity as tail of (head, relation), in the ids of the files: (num_entities,) on the CPU."""
-        batches = torch.arange(num_entities).split(batch_size)
-        return torch.cat([self.scorer(self._tensor(_with_tails(head, relation, tails))).cpu() for tails in batches])
+        tails = torch.arange(num_entities)
+
+        def score(batch: slice) -> Tensor:
+            return self.scorer(self._tensor(_with_tails(head, relation, tails[batch]))).cpu()
+
+        return torch.cat(list(compute_in_batches(score, num_entities, batch_size=batch_size)))
 
     def compute_influences_for_test_triple(
         self,
@@ -294,7 +299,7 @@ class TracInReferencePyTorch(TripleAnalyzer):
         relation: int,
         num_entities: int,  # noqa: ARG002 - the model knows it
         *,
-        batch_size: int = 4096,  # noqa: ARG002 - one query vector serves all tails
+        batch_size: int = 256,  # noqa: ARG002 - one query vector serves all tails
     ) -> Tensor:
         """Score every entity as tail of (head, relation), in the ids of the files: (num_entities,) on the CPU."""
         heads, relations, _ = self._tensor([[head, relation, 0]]).unbind(dim=1)

@@ -132,6 +132,7 @@ class CheckpointLoader:
         self.device = device
         self.training_triples = training_triples
         self._said: set[str] = set()
+        self._has_warned_of_other_triples = False
 
     def __call__(self, path: Path) -> TracedCheckpoint:
         """Load a checkpoint, with the engine that the options ask for.
@@ -161,7 +162,7 @@ class CheckpointLoader:
         model = build_model(checkpoint, source=path).to(self.device)
         require_matching_mappings(checkpoint, self.entities, self.relations, source=path)
         self._say(f"{path}: a native checkpoint, {_epoch(checkpoint.get('epoch'))}")
-        self._warn_of_other_triples(checkpoint, path)
+        self._warn_of_other_triples(checkpoint.get("training_triples_digest"), path)
         self._say_that_the_size_is_known(path)
         if self.options.method == GAUSS_NEWTON:
             analyzer = gauss_newton_analyzer(
@@ -190,6 +191,7 @@ class CheckpointLoader:
         model = loaded.model.to(self.device)
         inverse = ", with inverse triples" if loaded.inverse_triples else ""
         self._say(f"{path}: {type(model).__name__} of PyKEEN ({loaded.source_format}), {_epoch(loaded.epoch)}{inverse}")
+        self._warn_of_other_triples(loaded.training_triples_digest, path)
         if loaded.source_format not in (PYKEEN_STATE_DICT, PYKEEN_TRAINING_LOOP):
             self._say_that_the_size_is_known(path)
         if self.options.method == GAUSS_NEWTON:
@@ -241,16 +243,16 @@ class CheckpointLoader:
         # Twice as many as are listed: rounding moves some over the edge of the list.
         return {"use_mixed_precision": True, "rescored": max(RESCORED, 2 * self.options.top_k)}
 
-    def _warn_of_other_triples(self, checkpoint: Mapping[str, Any], path: Path) -> None:
-        # Checkpoints of other origins do not tell.
-        stored = checkpoint.get("training_triples_digest")
-        if stored is None or self.training_triples is None or stored == self._digest_of_training_triples:
+    def _warn_of_other_triples(self, stored: str | None, path: Path) -> None:
+        # Checkpoints of other origins do not tell. Of several, which are mostly of one run, one is named.
+        if stored is None or self.training_triples is None or self._has_warned_of_other_triples:
             return
-        self._say(
-            f"{path}: was trained on other triples than those of --train, to which it is traced; "
-            "unless that is meant, give the file of its training run",
-            level=logging.WARNING,
-        )
+        if stored != self._digest_of_training_triples:
+            self._has_warned_of_other_triples = True
+            logger.warning(
+                f"{path}: was trained on other triples than those of --train, to which it is traced; "
+                "unless that is meant, give the file of its training run"
+            )
 
     @cached_property
     def _digest_of_training_triples(self) -> str:
@@ -273,10 +275,10 @@ class CheckpointLoader:
                 f"{GAUSS_NEWTON} weighs all queries alike, and its agreement with retraining was measured that way only"
             )
 
-    def _say(self, message: str, *, level: int = logging.INFO) -> None:
+    def _say(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
-            logger.log(level, message)
+            logger.info(message)
 
 
 class NativeCheckpointLoader(CheckpointLoader):

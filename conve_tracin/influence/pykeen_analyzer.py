@@ -218,7 +218,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
             rows.append((derivatives * forward.loss_slopes(scores, self.loss_fn)).cpu())
         return torch.stack(rows)
 
-    def score_tails(self, head: int, relation: int, num_entities: int, *, batch_size: int = 4096) -> Tensor:
+    def score_tails(self, head: int, relation: int, num_entities: int, *, batch_size: int = 256) -> Tensor:
         """Score every entity as tail of (head, relation), in the ids of the files: (num_entities,) on the CPU."""
         if self.conve_analyzer is not None:
             return self.conve_analyzer.score_tails(head, relation, num_entities)
