@@ -12,13 +12,12 @@ from batch_gradients import CASES, make_queries
 from conftest import TRAIN, make_small_conve
 from scipy.stats import spearmanr
 from test_influence import TRAINING, make_model
-from test_other_device import ANALYZERS, IDLE
+from test_other_device import ANALYZERS, TRAININGS, train_on
 from test_replayed_loss import Recorder
 from test_streamed_loss import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
 
 from conve_tracin import replayed_loss
 from conve_tracin.batch_loss import BatchLoss
-from conve_tracin.checkpoint import load_checkpoint
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
@@ -135,30 +134,14 @@ def assert_nothing_was_left_out(caplog):
     assert not [message for message in told if "no effect" in message or "without CUDA graphs" in message]
 
 
-TRAININGS = {
-    "kvsall, inverse triples": {"training_approach": "kvsall", "inverse_triples": True},
-    "weighted cross-entropy": {"training_approach": "kvsall", "loss": "ce", "query_weights": "tails"},
-    "1vsall, adagrad, plateau": {"optimizer": "adagrad", "lr_scheduler": "plateau", "lr_decay": 0.5},
-    "gradient checkpointing": {"use_gradient_checkpointing": True, "auto_batch_size": True},
-    "compiled": {"use_torch_compile": True},
-}
-
-
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", [*TRAININGS, "compiled"])
 def test_training_ends_with_the_weights_of_the_cpu_and_resumes(name, tmp_path, caplog):
-    def run(place, device, resume_from=None):
-        sizes = {"embedding_dim": 8, "embedding_height": 2, "embedding_width": 4, "output_channels": 3}
-        sizes |= {"kernel_height": 2, "kernel_width": 2, "entity_bias": True}
-        sizes |= {"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0}
-        config = TrainingConfig(num_epochs=4, batch_size=5, learning_rate=0.01, **TRAININGS[name])
-        data = TrainingData(TRAIN, TRAIN[:3], TRAIN[3:6], 6, 3, {})
-        train(data, config, model_sizes=sizes, output_dir=tmp_path / place, device=device, resume_from=resume_from)
-        weights = load_checkpoint(tmp_path / place / "final_model.pt")["model_state_dict"]
-        return {name: weight for name, weight in weights.items() if not name.endswith(IDLE)}
-
-    expected = run("cpu", "cpu")
+    settings = TRAININGS.get(name, {"use_torch_compile": True})
+    expected = train_on("cpu", tmp_path / "cpu", settings)
     for place, checkpoint in (("whole", None), ("resumed", tmp_path / "whole/checkpoints/checkpoint_epoch_2.pt")):
-        torch.testing.assert_close(run(place, GPU, checkpoint), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            train_on(GPU, tmp_path / place, settings, checkpoint), expected, rtol=1e-3, atol=1e-4
+        )
     assert_nothing_was_left_out(caplog)
 
 
