@@ -245,6 +245,22 @@ def test_a_directory_stands_for_its_checkpoints(files, tmp_path):
     assert_influences(content, expected.numpy())
 
 
+def test_weights_that_count_twice_are_pointed_out(files, tmp_path, caplog):
+    other = make_model(dtype=torch.float32)
+    with torch.no_grad():
+        other.fc.weight.mul_(0.5)
+    paths = [files["model.pt"], tmp_path / "other.pt", tmp_path / "best_model.pt"]
+    save_model(paths[1], other)
+    save_model(paths[2], make_model(dtype=torch.float32))
+    triples = tmp_path / "test.txt"
+    triples.write_text("aspirin\tcauses\tcafé\n" * 20)  # two passes over the checkpoints
+    tracin_pytorch.main(
+        arguments(files, "--test-triples", str(triples), "--output-dir", str(tmp_path / "many"), model=paths)
+    )
+    told = [record.getMessage() for record in caplog.records if "count twice" in record.getMessage()]
+    assert told == [f"{paths[2]}: holds the weights of {paths[0]}, which count twice; name each epoch once"]
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

@@ -1,5 +1,6 @@
 """From a checkpoint's path to an analyzer, whatever the format: native, converted, or one of PyKEEN's own."""
 
+import hashlib
 import json
 import logging
 import re
@@ -133,6 +134,8 @@ class CheckpointLoader:
         self.training_triples = training_triples
         self._said: set[str] = set()
         self._has_warned_of_other_triples = False
+        self._path_of_weights: dict[str, Path] = {}
+        self._repeated: set[Path] = set()
 
     def __call__(self, path: Path) -> TracedCheckpoint:
         """Load a checkpoint, with the engine that the options ask for.
@@ -163,6 +166,7 @@ class CheckpointLoader:
         require_matching_mappings(checkpoint, self.entities, self.relations, source=path)
         self._say(f"{path}: a native checkpoint, {_epoch(checkpoint.get('epoch'))}")
         self._warn_of_other_triples(checkpoint.get("training_triples_digest"), path)
+        self._warn_of_same_weights(model, path)
         self._say_that_the_size_is_known(path)
         if self.options.method == GAUSS_NEWTON:
             analyzer = gauss_newton_analyzer(
@@ -253,6 +257,14 @@ class CheckpointLoader:
                 f"{path}: was trained on other triples than those of --train, to which it is traced; "
                 "unless that is meant, give the file of its training run"
             )
+
+    def _warn_of_same_weights(self, model: ConvE, path: Path) -> None:
+        # Every step moves this layer, so that it tells epochs apart, and it is small beside the tables.
+        digest = hashlib.sha256(model.fc.weight.detach().cpu().numpy()).hexdigest()
+        first = self._path_of_weights.setdefault(digest, path)
+        if first != path and path not in self._repeated:
+            self._repeated.add(path)
+            logger.warning(f"{path}: holds the weights of {first}, which count twice; name each epoch once")
 
     @cached_property
     def _digest_of_training_triples(self) -> str:
