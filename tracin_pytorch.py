@@ -23,7 +23,10 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_mapping_arguments(files)
     cli.add_name_arguments(files)
     wanted = files.add_mutually_exclusive_group(required=True)
-    wanted.add_argument("--test-triple", nargs=3, metavar=("H", "R", "T"), help="ids, or labels where not integers")
+    wanted.add_argument(
+        "--test-triple", nargs=3, metavar=("H", "R", "T"),
+        help="ids; where not integers, labels, or names of --node-name-dict and predicates of --edge-map",
+    )  # fmt: skip
     wanted.add_argument("--test-triples", type=Path, metavar="FILE", help="one test triple a line; needs --output-dir")
     files.add_argument("--output", type=Path, help="JSON file for --test-triple")
     files.add_argument("--output-dir", type=Path, help="directory for --test-triples: triple_H_R_T.json each")

@@ -195,10 +195,12 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         indices = list(dict.fromkeys(options.test_indices))
         return read_rows(Path(options.test), indices, names), indices
     if options.test_triple is not None:
-        triples = np.array([resolve_triple(options.test_triple, names.entities, names.relations)])
+        triples = np.array(
+            [resolve_triple(options.test_triple, names.entities, names.relations, ids_called=names.ids_called)]
+        )
         places = np.arange(1)
     elif options.test_triples is not None:
-        triples = read_test_triples(options.test_triples, names.entities, names.relations)
+        triples = read_test_triples(options.test_triples, names.entities, names.relations, ids_called=names.ids_called)
         places = np.arange(len(triples))
     else:
         triples, places = read_triples_and_places(

@@ -29,6 +29,13 @@ class Names:
         label = self.relations.labels[relation]
         return self.predicates.get(label, label)
 
+    def ids_called(self, kind: str, text: str) -> list[int]:
+        """Find the entities, or the relations, whose readable name is `text`; `kind` is that of their vocabulary."""
+        if kind == self.entities.kind:
+            return [position for position, name in self.entity_names.items() if name == text]
+        labels = [label for label, predicate in self.predicates.items() if predicate == text]
+        return [self.relations.index[label] for label in labels if label in self.relations.index]
+
     def sentence(self, head: int, relation: int, tail: int) -> str:
         """Return a triple as a line to read."""
         return f"{self.entity(head)} — {self.relation(relation)} → {self.entity(tail)}"

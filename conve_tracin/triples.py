@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,6 +44,8 @@ INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 LABEL_SEPARATORS = str.maketrans("", "", " _:.-/")
 # Of a label, in messages.
 SHOWN_CHARACTERS = 100
+# Of many labels that share a name.
+SHOWN_LABELS = 5
 CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f]")
 # A byte order mark at the start of a file is taken off when it is read.
 UNWRITABLE = re.compile("[\t\n\r\0]|^\ufeff")
@@ -526,13 +528,24 @@ def triple_lines(path: str | Path, label_triples: Iterable[tuple[str, str, str]]
 # Test triples
 
 
-def resolve_triple(values: Sequence[str | int], entities: Vocabulary, relations: Vocabulary) -> tuple[int, int, int]:
-    """Return the ids of a triple given as head, relation and tail, each an id or a label.
+# Which ids of a vocabulary's kind are called so, besides by their labels.
+IdsCalled = Callable[[str, str], Sequence[int]]
+
+
+def resolve_triple(
+    values: Sequence[str | int],
+    entities: Vocabulary,
+    relations: Vocabulary,
+    *,
+    ids_called: IdsCalled = lambda _kind, _text: (),
+) -> tuple[int, int, int]:
+    """Return the ids of a triple given as head, relation and tail, each an id, a label or a name.
 
     Three integers are ids. Otherwise a value that is a label is that label, and an integer that is no label is
-    an id: "00260881 _hypernym 05074774" means the WordNet labels, "12 treats 7" two ids and a label.
+    an id: "00260881 _hypernym 05074774" means the WordNet labels, "12 treats 7" two ids and a label. What is neither
+    may be a name, with `ids_called`.
 
-    Raises InputError for a label that is unknown or an id that is out of range.
+    Raises InputError for a label that is unknown, an id that is out of range, or a name that several have.
     """
     # A shell that reads a file with Windows line ends leaves half of them on the tail.
     texts = [str(value).removesuffix("\r") for value in values]
@@ -544,7 +557,7 @@ def resolve_triple(values: Sequence[str | int], entities: Vocabulary, relations:
     resolved = []
     for column, text, position, vocabulary in zip(COLUMN_NAMES, texts, ids, vocabularies, strict=True):
         if position is None or (not only_ids and text in vocabulary.index):
-            resolved.append(id_of_value(column, text, vocabulary))
+            resolved.append(id_of_value(column, text, vocabulary, ids_called=ids_called))
         elif 0 <= position < len(vocabulary):
             resolved.append(position)
         else:
@@ -552,12 +565,20 @@ def resolve_triple(values: Sequence[str | int], entities: Vocabulary, relations:
     return resolved[0], resolved[1], resolved[2]
 
 
-def id_of_value(column: str, text: str, vocabulary: Vocabulary) -> int:
-    """Return the id of a label; the error names the column of the triple."""
+def id_of_value(column: str, text: str, vocabulary: Vocabulary, *, ids_called: IdsCalled) -> int:
+    """Return the id of a label, or of a name; the error names the column of the triple."""
     try:
         return vocabulary.id_of(text)
     except InputError as error:
-        raise InputError(f"{column}: {error}") from None
+        message = str(error)
+    called = ids_called(vocabulary.kind, text)
+    if len(called) == 1:
+        return called[0]
+    if called:
+        labels = ", ".join(shown(vocabulary.labels[position]) for position in called[:SHOWN_LABELS])
+        more = ", …" if len(called) > SHOWN_LABELS else ""
+        message = f"{shown(text)} is the name of {len(called)}: {labels}{more}; give one of these labels"
+    raise InputError(f"{column}: {message}")
 
 
 def out_of_range(column: str, text: str, vocabulary: Vocabulary) -> str:
@@ -569,8 +590,14 @@ def out_of_range(column: str, text: str, vocabulary: Vocabulary) -> str:
     return message
 
 
-def read_test_triples(path: str | Path, entities: Vocabulary, relations: Vocabulary) -> np.ndarray:
-    """Read a list of test triples, one `H R T` a line, each value an id or a label as in `resolve_triple`.
+def read_test_triples(
+    path: str | Path,
+    entities: Vocabulary,
+    relations: Vocabulary,
+    *,
+    ids_called: IdsCalled = lambda _kind, _text: (),
+) -> np.ndarray:
+    """Read a list of test triples, one `H R T` a line, each value an id, a label or a name as in `resolve_triple`.
 
     Columns are separated by tabs, or by blanks on a line without a tab. Returns int64, shape (N, 3).
     Raises InputError at the first line that is no triple of these vocabularies.
@@ -583,7 +610,7 @@ def read_test_triples(path: str | Path, entities: Vocabulary, relations: Vocabul
         if trouble is not None:
             raise InputError(f"{path}:{number}: {trouble}")
         try:
-            resolved.append(resolve_triple(columns, entities, relations))
+            resolved.append(resolve_triple(columns, entities, relations, ids_called=ids_called))
         except InputError as error:
             raise InputError(f"{path}:{number}: {error}") from None
     return np.array(resolved, dtype=np.int64)

@@ -245,6 +245,25 @@ def test_a_directory_stands_for_its_checkpoints(files, tmp_path):
     assert_influences(content, expected.numpy())
 
 
+def test_a_test_triple_is_found_by_its_names(files, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("Aspirin (drug)\t0\nPain\t1\nPain\t2\n", encoding="utf-8")
+    (tmp_path / "edges.json").write_text('{"{\\"predicate\\": \\"biolink:causes\\"}": "causes"}')
+    more = ["--node-name-dict", str(tmp_path / "names.txt"), "--edge-map", str(tmp_path / "edges.json")]
+    triple = ["--test-triple", "Aspirin (drug)", "biolink:causes", "café"]
+    content = run(files, *triple, "--output", str(files["out.json"]), *more)
+    assert [content["test_triple"][member] for member in ("head", "relation", "tail")] == [0, 1, 2]
+    (tmp_path / "test.txt").write_text("Aspirin (drug)\tbiolink:causes\t5\n", encoding="utf-8")
+    many = ["--test-triples", str(tmp_path / "test.txt"), "--output-dir", str(tmp_path / "many")]
+    tracin_pytorch.main(arguments(files, *many, *more))
+    assert (tmp_path / "many/triple_0_1_5.json").exists()
+    with pytest.raises(
+        InputError, match=r"tail: 'Pain' is the name of 2: 'head ache', 'café'; give one of these labels"
+    ):
+        run(files, "--test-triple", "0", "causes", "Pain", "--output", str(files["out.json"]), *more)
+    with pytest.raises(InputError, match=r"head: .*Aspirin \(drug\)"):
+        run(files, *triple, "--output", str(files["out.json"]))
+
+
 def test_weights_that_count_twice_are_pointed_out(files, tmp_path, caplog):
     other = make_model(dtype=torch.float32)
     with torch.no_grad():
