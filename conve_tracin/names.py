@@ -1,6 +1,8 @@
 """What entities and relations are called."""
 
+from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from conve_tracin.triples import Vocabulary
 
@@ -31,10 +33,17 @@ class Names:
 
     def ids_called(self, kind: str, text: str) -> list[int]:
         """Find the entities, or the relations, whose readable name is `text`; `kind` is that of their vocabulary."""
-        if kind == self.entities.kind:
-            return [position for position, name in self.entity_names.items() if name == text]
-        labels = [label for label, predicate in self.predicates.items() if predicate == text]
-        return [self.relations.index[label] for label in labels if label in self.relations.index]
+        return self._ids_by_name[kind].get(text, [])
+
+    @cached_property
+    def _ids_by_name(self) -> dict[str, dict[str, list[int]]]:
+        entities, relations = defaultdict(list), defaultdict(list)
+        for position, name in self.entity_names.items():
+            entities[name].append(position)
+        for label, predicate in self.predicates.items():
+            if label in self.relations.index:
+                relations[predicate].append(self.relations.index[label])
+        return {self.entities.kind: entities, self.relations.kind: relations}
 
     def sentence(self, head: int, relation: int, tail: int) -> str:
         """Return a triple as a line to read."""

@@ -9,7 +9,7 @@ from compiling import TRACING_ALONE, compiling_by
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conve_tracin.score_terms import LARGE_SCORE, binary_terms
-from conve_tracin.streamed_loss import Targets, _Sweep, streamed_loss
+from conve_tracin.streamed_loss import Targets, _Sweep, cut_into_chunks, streamed_loss
 
 NUM_ENTITIES, DIM = 53, 12
 TARGETS = {
@@ -234,6 +234,19 @@ def test_compiled_passes_give_the_same(kind, bias, low_precision):
         assert (inputs[0] @ inputs[1].T).max() > LARGE_SCORE
     # A gradient on the border of two numbers of low precision may fall to either side.
     assert_close(found[1], found[0], 1e-6 if low_precision is None else 2e-3)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 40, 41, 53])
+@pytest.mark.parametrize("chunk_size", [8, 16, 64])
+def test_chunks_hold_each_entity_once_and_begin_where_rows_are_fast(count, chunk_size):
+    chunks = cut_into_chunks(count, chunk_size, alignment=8)
+    assert [place for chunk in chunks for place in range(count)[chunk]] == list(range(count))
+    sizes = [chunk.stop - chunk.start for chunk in chunks]
+    assert all(size % 8 == 0 and size <= chunk_size for size in sizes[:-1])
+    assert sizes[-1] % 8 == 0 or sizes[-1] < 8
+    assert cut_into_chunks(count, chunk_size) == [
+        slice(start, min(start + chunk_size, count)) for start in range(0, count, chunk_size)
+    ]
 
 
 def test_one_exponential_gives_softplus_and_sigmoid():
