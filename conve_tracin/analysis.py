@@ -141,6 +141,16 @@ def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = Checkpoi
         read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown)
         for path in (options.train, *options.known)
     )
+    load = loader(
+        options,
+        entities=names.entities,
+        relations=names.relations,
+        learning_rates=dict(zip(checkpoints, rates, strict=True)),
+        device=device,
+        training_triples=training_triples,
+    )
+    for checkpoint in checkpoints[1:]:
+        load.require_fitting(checkpoint)
     return Run(
         options=options,
         names=names,
@@ -150,14 +160,7 @@ def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = Checkpoi
         known_triples=np.concatenate([training_triples[:0], *known]),
         test_triples=test_triples,
         test_indices=test_indices,
-        load=loader(
-            options,
-            entities=names.entities,
-            relations=names.relations,
-            learning_rates=dict(zip(checkpoints, rates, strict=True)),
-            device=device,
-            training_triples=training_triples,
-        ),
+        load=load,
     )
 
 
@@ -509,7 +512,8 @@ def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool, shared
             progress=f"{path.name}: self-influence" if progress else None,
         )
         shared = shared and loaded.analyzer.shares_training_triples
-        products = distributed.compute_shared(compute, triples) if shared else compute(triples)
+        with tracing.naming_the_checkpoint(path):
+            products = distributed.compute_shared(compute, triples) if shared else compute(triples)
         tracing.require_finite_influences(products, path)
         total = total + loaded.weight * products
     return total

@@ -3,7 +3,7 @@
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,24 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
 
     Raises InputError where the file is absent, cut off, no checkpoint, or would run code when unpickled.
     """
-    path = Path(path)
+    return _read(Path(path), _load_without_running_code)
+
+
+def read_checkpoint_outline(path: str | Path) -> dict[str, Any]:
+    """Read the same without going through the weights: they stay on the disk, mapped into memory and unchecked.
+
+    For what a checkpoint says beside them, of many or large files.
+    """
+    return _read(Path(path), _map_without_running_code)
+
+
+def _read(path: Path, load: Callable[[Path], Any]) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of a checkpoint")
     if not _begins_like_a_checkpoint(path):
         raise InputError(f"{path}: is no checkpoint; give a file that training wrote")
     try:
-        content = _load_without_running_code(path)
+        content = load(path)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: holds more than tensors and plain values, so reading it could run code; "
@@ -94,11 +105,25 @@ def _begins_like_a_checkpoint(path: Path) -> bool:
 
 def _load_without_running_code(path: Path) -> Any:
     _require_whole_archive(path)
+    return _load_any_protocol(path, mmap=False)
+
+
+def _map_without_running_code(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):
+        return _load_without_running_code(path)
+    try:
+        return _load_any_protocol(path, mmap=True)
+    except UnicodeEncodeError:
+        # Of a file name that is no Unicode, which torch can read but not map.
+        return _load_without_running_code(path)
+
+
+def _load_any_protocol(path: Path, *, mmap: bool) -> Any:
     try:
         with warnings.catch_warnings():
             # torch warns of each pickle protocol that is not its default, and then refuses it.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:
         if not zipfile.is_zipfile(path):
             raise
@@ -148,15 +173,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises InputError where the file is not one, with the way to use it where it is PyKEEN's.
     """
     content = read_checkpoint_file(path)
+    require_native(content, source=path)
+    return content
+
+
+def require_native(content: Mapping[str, Any], *, source: str | Path) -> None:
+    """Raise InputError where a checkpoint's content is not native, or has no sizes."""
     detected = detect_format(content)
     if detected in (CONVERTED, PYKEEN_STATE_DICT, PYKEEN_TRAINING_LOOP):
-        raise InputError(f"{path}: is a PyKEEN checkpoint; analyse it with run_tracin.py, which reads both formats")
+        raise InputError(f"{source}: is a PyKEEN checkpoint; analyse it with run_tracin.py, which reads both formats")
     if detected is None:
-        raise InputError(f"{path}: holds no ConvE weights (model_state_dict); use a checkpoint of train_pytorch.py")
+        raise InputError(f"{source}: holds no ConvE weights (model_state_dict); use a checkpoint of train_pytorch.py")
     missing = [name for name in _REQUIRED_CONFIG if name not in content.get("model_config", {})]
     if missing:
-        raise InputError(f"{path}: its model_config lacks {', '.join(missing)}; use a checkpoint of train_pytorch.py")
-    return content
+        raise InputError(f"{source}: its model_config lacks {', '.join(missing)}; use a checkpoint of train_pytorch.py")
 
 
 def build_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoint") -> ConvE:

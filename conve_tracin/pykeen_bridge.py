@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     import pykeen.models
     from pykeen.models import Model as PyKEENModel  # noqa: F401 - for the annotations of other modules
 
+logger = logging.getLogger(__name__)
+
 PYKEEN_PICKLE = "pykeen-pickle"
 
 # What --verify compares: scores in float64, so that only a wrong weight can make a difference.
@@ -373,8 +375,13 @@ def convert_file(
     hints = {"embedding_height": embedding_height, "embedding_width": embedding_width}
     if to == "pykeen":
         content = _converted_to_pykeen(source)
+        holds_its_sizes = True
     else:
-        content = _converted_to_native(source, trust_pickle=trust_pickle, **hints)
+        original = read_pykeen_file(source, trust_pickle=trust_pickle)
+        content = _converted_to_native(original, source, **hints)
+        holds_its_sizes = isinstance(original, nn.Module) or detect_format(original) == CONVERTED
+    if holds_its_sizes and hints != dict.fromkeys(hints):
+        logger.info("--embedding-height and --embedding-width have no effect on %s, which holds its own", source)
     difference = None
     with atomic_write(target) as temporary:
         save_into(temporary, content)
@@ -403,8 +410,9 @@ def _converted_to_pykeen(source: Path) -> dict[str, Any]:
         raise _located(error, source) from error
 
 
-def _converted_to_native(source: Path, *, trust_pickle: bool, **hints: int | None) -> dict[str, Any]:
-    content = read_pykeen_file(source, trust_pickle=trust_pickle)
+def _converted_to_native(
+    content: "dict[str, Any] | pykeen.models.Model", source: Path, **hints: int | None
+) -> dict[str, Any]:
     try:
         if isinstance(content, nn.Module):
             return _native_checkpoint_of_pickle(content)

@@ -200,6 +200,17 @@ def pykeen_weights_of_another_model():
     torch.save({"entity_representations.0._embeddings.weight": torch.ones(6, 12)}, "converted.pt")
 
 
+def last_of_several_of_another_mapping(name):
+    """Save a checkpoint of other entities as other.pt, and break the weights of model.pt, which come first."""
+
+    def spoil():
+        loaded = torch.load(name, weights_only=True)
+        torch.save(loaded | {"mapping_digest": loaded["mapping_digest"] | {"entity": "0" * 64}}, "other.pt")
+        weight("fc.bias", with_value(np.nan))()
+
+    return spoil
+
+
 def nothing():
     """Spoil no file: the settings are the case."""
 
@@ -541,6 +552,22 @@ REFUSED = {
         "resume", member("scheduler_state_dict", "last_epoch", value="two"),
         r"^model\.pt: its scheduler_state_dict\.last_epoch is not",
     ),
+    # What the last of several checkpoints says is read before the first is traced to, whose weights are broken here.
+    "a last checkpoint of other entities": (
+        "tracin", last_of_several_of_another_mapping("model.pt"),
+        r"^other\.pt: was trained with another entity mapping .*; use the",
+        "--model-path", "model.pt", "other.pt",
+    ),
+    "a last converted checkpoint of other entities": (
+        "run", last_of_several_of_another_mapping("converted.pt"),
+        r"^other\.pt: was trained with another entity mapping .*; use the",
+        "--model-path", "model.pt", "converted.pt", "other.pt",
+    ),
+    "a last checkpoint cut off": (
+        "run", edited("converted.pt", lambda old: old[:-100]),
+        r"^converted\.pt: is damaged or no checkpoint \(its end is missing\); copy it again",
+        "--model-path", "model.pt", "converted.pt",
+    ),
     "no checkpoint": (
         "run", nothing, r"^none\.pt: no such file; give the path of a checkpoint", "--model-path", "none.pt",
     ),
@@ -567,6 +594,14 @@ def test_weights_too_large_to_compute_with_are_found_in_the_results(project, com
     before = contents_below(project)
     message = assert_refused(run(*COMMANDS[command]), began=True)
     assert re.search(r"^model\.pt: the influences computed with it are not finite.*use an earlier checkpoint", message)
+    assert contents_below(project) == before
+
+
+@pytest.mark.parametrize("command", ["run self", "tracin"])
+def test_a_curvature_that_cannot_be_inverted_names_its_checkpoint(project, command):
+    before = contents_below(project)
+    message = assert_refused(run(*COMMANDS[command], "--method", "gauss-newton", "--damping", "1e-30"), began=True)
+    assert re.search(r"^model\.pt: damping 1e-30 is lost .*; give a larger --damping", message)
     assert contents_below(project) == before
 
 

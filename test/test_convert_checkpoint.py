@@ -97,6 +97,16 @@ def test_height_and_width_can_be_given_where_the_weights_do_not_tell(run, tmp_pa
     assert load_checkpoint(tmp_path / "n.pt")["model_config"]["embedding_height"] == 4
 
 
+def test_sizes_that_the_file_holds_are_not_taken_from_the_flags(run, native, tmp_path, caplog):
+    caplog.set_level("INFO")
+    message = "--embedding-height and --embedding-width have no effect on {}, which holds its own"
+    there, back = tmp_path / "there.pt", tmp_path / "back.pt"
+    assert run("--input", native, "--output", there, "--embedding-height", "77")[0] == 0
+    assert run("--input", there, "--output", back, "--to", "native", "--embedding-width", "77")[0] == 0
+    assert caplog.messages == [message.format(native), message.format(there)]
+    assert load_checkpoint(back)["model_config"] == load_checkpoint(native)["model_config"]
+
+
 def test_outputs_are_not_overwritten_without_force(run, native, tmp_path):
     output = tmp_path / "out.pt"
     output.write_text("precious")

@@ -18,12 +18,13 @@ from conve_tracin.checkpoint import (
     build_model,
     detect_format,
     load_checkpoint,
-    read_checkpoint_file,
+    read_checkpoint_outline,
     require_matching_mappings,
+    require_native,
     require_same_digests,
     uses_inverse_triples,
 )
-from conve_tracin.conversion import stored_learning_rate
+from conve_tracin.conversion import stored_learning_rate, stored_mapping_digest
 from conve_tracin.errors import InputError
 from conve_tracin.influence.analyzer import RESCORED, TracInAnalyzerPyTorch, TracInReferencePyTorch, TripleAnalyzer
 from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
@@ -32,7 +33,7 @@ from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyze
 from conve_tracin.influence.tracing import TracedCheckpoint
 from conve_tracin.model import ConvE
 from conve_tracin.options import DEFAULT_LEARNING_RATE, GAUSS_NEWTON, TracInOptions
-from conve_tracin.pykeen_bridge import as_native_conve, load_pykeen_model, read_pykeen_file
+from conve_tracin.pykeen_bridge import as_native_conve, load_pykeen_model
 from conve_tracin.triples import Vocabulary, digest_of_triples
 
 if TYPE_CHECKING:
@@ -81,18 +82,18 @@ def _require_one_run(checkpoints: Sequence[Path]) -> None:
     earlier: list[str] = []
     for path in checkpoints:
         # As text, in which even NaN equals itself. Checkpoints of other origins have no history.
-        history = [json.dumps(record, default=str) for record in _read_history(path)]
+        history = [json.dumps(record, default=str) for record in _outline_of(path).get("history") or ()]
         if history and history[: len(earlier)] != earlier:
             raise InputError(f"{path}: is of another training run than the earlier epochs beside it; name checkpoints")
         earlier = history or earlier
 
 
-def _read_history(path: Path) -> Sequence[object]:
+def _outline_of(path: Path) -> dict[str, Any]:
     try:
-        return read_checkpoint_file(path).get("history") or ()
+        return read_checkpoint_outline(path)
     except InputError:
         # What cannot be read so is read later on, with the options of the run, or refused.
-        return ()
+        return {}
 
 
 def choose_learning_rates(checkpoints: Sequence[Path], options: TracInOptions) -> list[float]:
@@ -100,8 +101,7 @@ def choose_learning_rates(checkpoints: Sequence[Path], options: TracInOptions) -
     if options.learning_rate is not None or len(checkpoints) == 1:
         rate = DEFAULT_LEARNING_RATE if options.learning_rate is None else options.learning_rate
         return [rate] * len(checkpoints)
-    contents = (read_pykeen_file(path, trust_pickle=options.trust_pickle) for path in checkpoints)
-    stored = [stored_learning_rate(content) if isinstance(content, dict) else None for content in contents]
+    stored = [stored_learning_rate(_outline_of(path)) for path in checkpoints]
     return [DEFAULT_LEARNING_RATE if rate is None else rate for rate in stored]
 
 
@@ -148,9 +148,22 @@ class CheckpointLoader:
             return TracedCheckpoint(analyzer, 1 / len(self.learning_rates))
         return TracedCheckpoint(analyzer, self.learning_rates[path])
 
+    def require_fitting(self, path: Path) -> None:
+        """Raise InputError where a checkpoint says that it is of other mappings, or cannot be read, at little cost.
+
+        Of several checkpoints the last is loaded when all others have been traced to; this is for before.
+        """
+        if not self._is_native(path):
+            digests = stored_mapping_digest(_outline_of(path))
+            require_same_digests({"mapping_digest": digests}, self._digests_of_mappings(), source=path)
+            return
+        content = read_checkpoint_outline(path)
+        require_native(content, source=path)
+        require_matching_mappings(content, self.entities, self.relations, source=path)
+
     def _is_native(self, path: Path) -> bool:
         try:
-            detected = detect_format(read_checkpoint_file(path))
+            detected = detect_format(read_checkpoint_outline(path))
         except InputError:
             # Only a file that needs unpickling is worth another look, and then it is PyKEEN's.
             if self.options.trust_pickle and path.is_file():
@@ -228,8 +241,10 @@ class CheckpointLoader:
                 f"{self.entities.source}: has {len(self.entities)} labels, but {path} has "
                 f"{loaded.model.num_entities} entity embeddings; use the entity mapping of its training run"
             )
-        digests = {mapping.kind: mapping.digest() for mapping in (self.entities, self.relations)}
-        require_same_digests({"mapping_digest": loaded.mapping_digest}, digests, source=path)
+        require_same_digests({"mapping_digest": loaded.mapping_digest}, self._digests_of_mappings(), source=path)
+
+    def _digests_of_mappings(self) -> dict[str, str]:
+        return {mapping.kind: mapping.digest() for mapping in (self.entities, self.relations)}
 
     def _settings(self) -> dict[str, object]:
         options = self.options

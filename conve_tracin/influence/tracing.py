@@ -1,6 +1,7 @@
 """Tracing: test triples × checkpoints to ranked training triples (TracInCP: the checkpoints' influences add up)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -92,12 +93,13 @@ def trace(
                 batch_size=batch_size,
                 progress=f"{checkpoint.name}: {len(group)} test triple(s)" if progress else None,
             )
-            if loaded.analyzer.shares_training_triples:
-                products = distributed.compute_shared(compute, training_triples)
-            elif distributed.is_main():
-                products = compute(training_triples)
-            else:
-                continue
+            with naming_the_checkpoint(checkpoint):
+                if loaded.analyzer.shares_training_triples:
+                    products = distributed.compute_shared(compute, training_triples)
+                elif distributed.is_main():
+                    products = compute(training_triples)
+                else:
+                    continue
             require_finite_influences(products, checkpoint)
             scaled = products.mul_(loaded.weight)
             totals = scaled if totals is None else totals.add_(scaled)
@@ -111,6 +113,15 @@ def trace(
                 if summarised:
                     traced = replace(traced, summary=summarise(scores, training_triples, describe))
             yield traced
+
+
+@contextmanager
+def naming_the_checkpoint(checkpoint: Path) -> Iterator[None]:
+    """Put the path of a checkpoint before the message of what its analyzer cannot compute."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{checkpoint}: {error}") from error
 
 
 def require_finite_influences(products: Tensor, checkpoint: Path) -> None:
