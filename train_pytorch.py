@@ -59,6 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="evaluations without a better validation MRR that --lr-scheduler plateau waits",
     )  # fmt: skip
     training.add_argument("--optimizer", choices=("adam", "adagrad"), default="adam", help="how to take a step")
+    training.add_argument(
+        "--weight-averaging", type=cli.fraction, default=0.0,
+        help="rank and keep a moving average of the weights, of which this share stays at each batch (0.998, say)",
+    )  # fmt: skip
     training.add_argument("--weight-decay", type=cli.non_negative_float, default=0.0, help="factor of the L2 penalty")
     training.add_argument(
         "--loss", choices=("bce", "ce"), default="bce",
@@ -72,6 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--query-weights", choices=("equal", "tails"), default="equal",
         help="of kvsall: each query counts alike, or as often as it has tails, as 1vsall has it",
+    )  # fmt: skip
+    training.add_argument(
+        "--most-tails-per-query", type=cli.non_negative_int, default=16,
+        help="of --query-weights tails with --loss ce: train on queries with more tails in pieces; 0 cuts none",
     )  # fmt: skip
     training.add_argument("--inverse-triples", action="store_true", help="also train, and rank by, (t, inverse r, h)")
     training.add_argument(
@@ -199,6 +207,13 @@ def report_settings_without_effect(args: argparse.Namespace, parser: argparse.Ar
         logger.info("--lr-decay has no effect with --lr-scheduler none")
     if args.query_weights != parser.get_default("query_weights") and args.training_approach == "1vsall":
         logger.info("--query-weights has no effect with --training-approach 1vsall: each of its queries has one tail")
+    if args.most_tails_per_query != parser.get_default("most_tails_per_query") and (
+        (args.training_approach, args.query_weights, args.loss) != ("kvsall", "tails", "ce")
+    ):
+        logger.info(
+            "--most-tails-per-query has no effect without --training-approach kvsall, --query-weights tails "
+            "and --loss ce"
+        )
     if args.use_torch_compile and device != "cpu":
         if args.use_gradient_checkpointing:
             logger.info("--use-torch-compile has no effect on the encoder together with --use-gradient-checkpointing")

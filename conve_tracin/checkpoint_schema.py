@@ -121,6 +121,7 @@ def _is_metrics(value: Any) -> bool:
 MEMBERS: dict[str, tuple[Check, str]] = {
     "epoch": (_is_whole, "a whole number"),
     "model_state_dict": (_is_mapping(), "a table of named weights"),
+    "trained_state_dict": (_is_mapping(), "a table of named weights"),
     "model_config": (_is_mapping(), "a table of sizes"),
     "training_config": (_is_training_config, "a table of training settings"),
     "mapping_digest": (_is_mapping(of=lambda digest: isinstance(digest, str)), "a table of digests"),

@@ -32,6 +32,17 @@ class Queries:
         offsets = np.arange(len(triples) + 1)
         return cls(*_to_device(device, triples[:, 0], triples[:, 1], offsets, triples[:, 2]))
 
+    def in_pieces(self, most_tails: int) -> "Queries":
+        """Cut queries with more than `most_tails` tails into as few queries, of nearly equal parts of their tails."""
+        counts = self.offsets.diff()
+        pieces = torch.div(counts + most_tails - 1, most_tails, rounding_mode="floor")  # (Q,)
+        whole = torch.repeat_interleave(torch.arange(len(self), device=counts.device), pieces)  # (number of pieces,)
+        first = torch.cumsum(pieces, dim=0) - pieces
+        within = torch.arange(len(whole), device=whole.device) - first[whole]
+        starts = self.offsets[whole] + torch.div(within * counts[whole], pieces[whole], rounding_mode="floor")
+        offsets = torch.cat([starts, self.offsets[-1:]])
+        return Queries(self.heads[whole], self.relations[whole], offsets, self.tails)
+
     def __len__(self) -> int:
         return len(self.heads)
 

@@ -152,7 +152,7 @@ class Run:
     def evaluate(self, triples: np.ndarray, progress: str | None = None) -> dict[str, Any]:
         """Rank triples (N, 3) with the model as it is."""
         return evaluate_model(
-            self.state.model,
+            self.state.evaluated_model,
             triples,
             self.known,
             inverse_triples=self.config.inverse_triples,
@@ -249,14 +249,14 @@ def write_history(run: Run) -> None:
 
 
 def rank_test_triples(run: Run) -> dict[str, Any]:
-    """Rank the test triples with best_model.pt; write and return the metrics. The run's model has its weights then."""
+    """Rank the test triples with best_model.pt; write and return the metrics. The run evaluates it from then on."""
     epoch = None
     # The others may not see the file yet.
     if distributed.is_main():
         best = load_checkpoint(run.output_dir / "best_model.pt")
-        run.state.model.load_state_dict(best["model_state_dict"])
+        run.state.evaluated_model.load_state_dict(best["model_state_dict"])
         epoch = best["epoch"]
-    distributed.copy_from_main(run.state.model)
+    distributed.copy_from_main(run.state.evaluated_model)
     results = run.evaluate(run.data.test, progress="test") | {"epoch": distributed.announce(epoch)}
     if distributed.is_main():
         write_json(run.output_dir / "test_results.json", results)
@@ -318,6 +318,8 @@ def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.
     # A triple that the file repeats must not count as two labels of one query.
     if config.training_approach == "kvsall":
         queries = Queries.distinct(group_by_query(distinct_triples(triples)), device)
+        if config.cuts_queries:
+            queries = queries.in_pieces(config.most_tails_per_query)
     else:
         queries = Queries.one_per_triple(triples, device)
     if len(queries) < smallest_batch():
@@ -396,6 +398,8 @@ def run_epoch(
     losses_of_all = sum_of_shares(losses)
     require_finite_losses(losses_of_all, epoch=state.epoch)
     distributed.average_statistics(state.model)
+    if state.average is not None:
+        distributed.average_statistics(state.average.module)
     require_finite_weights(state.model, epoch=state.epoch)
     learning_rate = state.optimizer.param_groups[0]["lr"]
     if config.lr_scheduler != "plateau":
@@ -425,6 +429,8 @@ def train_batch(
         state.scaler.scale(loss * weight).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    if state.average is not None:
+        state.average.update_parameters(state.model)
     return loss.detach() * (len(own) / len(chosen))
 
 

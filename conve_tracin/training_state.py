@@ -4,16 +4,18 @@ import contextlib
 import logging
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from conve_tracin import distributed
 from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_digests, save_checkpoint
-from conve_tracin.checkpoint_schema import first_difference, is_plain_tensor
+from conve_tracin.checkpoint_schema import first_difference, is_plain_tensor, require_sound_weights
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 from conve_tracin.memory import is_out_of_memory
@@ -38,10 +40,15 @@ class TrainingConfig:
             targets per distinct (head, relation).
         query_weights: the weights of kvsall's queries: "equal", or "tails", each its number of targets, so that
             cross-entropy is that of 1vsall.
+        most_tails_per_query: with weights by tails, cross-entropy trains on pieces of the queries that have more,
+            which add up to the same objective; 0 cuts none. A batch with a query of thousands of tails is that query's
+            alone, and Adam then takes small steps for all.
         inverse_triples: also train (t, inverse of r, h); relation r becomes row 2r, its inverse row 2r + 1.
         loss: "bce" or "ce", see `streamed_loss`.
         label_smoothing: ε of the loss.
         optimizer: "adam" or "adagrad".
+        weight_averaging: the model that is ranked and kept has the moving average of the weights, w̄ ← αw̄ + (1 − α)w
+            after each batch (Polyak & Juditsky, 1992); 0 keeps the weights themselves.
         weight_decay: λ of the L2 penalty λ/2·‖w‖², added to the gradient by the optimizer.
         lr_scheduler: the learning rate is multiplied by `lr_decay` after each epoch ("exponential"), after more
             than `lr_patience` evaluations without a better validation MRR ("plateau"), or never ("none").
@@ -57,6 +64,7 @@ class TrainingConfig:
     learning_rate: float = 0.001
     loss: str = "bce"
     optimizer: str = "adam"
+    weight_averaging: float = 0.0
     weight_decay: float = 0.0
     lr_scheduler: str = "exponential"
     lr_decay: float = 1.0
@@ -64,6 +72,7 @@ class TrainingConfig:
     label_smoothing: float = 0.1
     training_approach: str = "1vsall"
     query_weights: str = "equal"
+    most_tails_per_query: int = 16
     inverse_triples: bool = False
     early_stopping_patience: int = 0
     eval_frequency: int = 1
@@ -81,12 +90,19 @@ class TrainingConfig:
         if self.lr_scheduler == "plateau" and not self.lr_decay < 1:
             raise InputError(f"--lr-scheduler plateau with --lr-decay {self.lr_decay} changes nothing; give 0.5, say")
 
+    @property
+    def cuts_queries(self) -> bool:
+        """Whether queries with many tails are trained on in pieces, which only a loss that adds up over them allows."""
+        adds_up = (self.training_approach, self.query_weights, self.loss) == ("kvsall", "tails", "ce")
+        return adds_up and self.most_tails_per_query > 0
+
 
 @dataclass
 class TrainingState:
     """All that changes while training and that exact resumption needs.
 
     Attributes:
+        average: of the model's weights and statistics, where the config asks for it.
         history: a record for each epoch. It holds what a longer run would have written too, so that the checkpoints
             of a run that was resumed after its end agree on it.
         metrics_of_the_end: those of the last epoch where it was evaluated only because it was the last.
@@ -98,11 +114,17 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     shuffle: torch.Generator
     batch_size: int
+    average: AveragedModel | None = None
     epoch: int = 0
     best_mrr: float = -math.inf
     evaluations_without_improvement: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics_of_the_end: dict[str, Any] | None = None
+
+    @property
+    def evaluated_model(self) -> ConvE:
+        """The model that is ranked and kept: the average, where there is one."""
+        return self.model if self.average is None else self.average.module
 
     def latest_metrics(self) -> dict[str, Any] | None:
         """Return the validation metrics of the latest epoch; None where it was not evaluated."""
@@ -128,13 +150,35 @@ def new_state(model_config: dict[str, Any], config: TrainingConfig, device: torc
         scaler=torch.amp.GradScaler(device.type, enabled=mixed_precision_dtype(config, device) is torch.float16),
         shuffle=torch.Generator().manual_seed(config.random_seed),
         batch_size=config.batch_size,
+        average=new_average(model, config),
     )
+
+
+def new_average(model: ConvE, config: TrainingConfig) -> AveragedModel | None:
+    """Make the average of a model's weights, which starts with these; None where the config asks for none.
+
+    Raises InputError where it does not fit into memory.
+    """
+    if not config.weight_averaging:
+        return None
+    with refusing_what_no_memory_holds(model.config.as_dict()):
+        # BatchNorm's statistics are averaged, too: those of the weights would not be the average's.
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.weight_averaging), use_buffers=True)
+    average.n_averaged.fill_(1)
+    return average
 
 
 def new_model(model_config: dict[str, Any], device: torch.device) -> ConvE:
     """Make a model with fresh weights; raise InputError where it does not fit into memory."""
-    try:
+    with refusing_what_no_memory_holds(model_config):
         return ConvE(**model_config).to(device)
+
+
+@contextlib.contextmanager
+def refusing_what_no_memory_holds(model_config: dict[str, Any]) -> Iterator[None]:
+    """Raise InputError where the memory does not suffice for a model of these sizes."""
+    try:
+        yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -220,7 +264,8 @@ def checkpoint_content(
     first, *others = distributed.gather(random_numbers_of(device_of(state.model)))
     return {
         "epoch": state.epoch,
-        "model_state_dict": state.model.state_dict(),
+        "model_state_dict": state.evaluated_model.state_dict(),
+        **({} if state.average is None else {"trained_state_dict": state.model.state_dict()}),
         "optimizer_state_dict": state.optimizer.state_dict(),
         "model_config": state.model.config.as_dict(),
         "training_config": asdict(config),
@@ -320,7 +365,11 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any], config: Training
     """Copy every member that training changes from a checkpoint into `state`."""
     if [record["epoch"] for record in checkpoint["history"]] != list(range(1, checkpoint["epoch"] + 1)):
         raise InputError("its history does not have one record for each of its epochs; use an undamaged checkpoint")
-    state.model.load_state_dict(checkpoint["model_state_dict"])
+    if state.average is not None:
+        state.average.module.load_state_dict(checkpoint["model_state_dict"])
+    trained = checkpoint.get("trained_state_dict", checkpoint["model_state_dict"])
+    require_sound_weights(trained, source="trained_state_dict")
+    state.model.load_state_dict(trained)
     load_optimizer(state.optimizer, checkpoint["optimizer_state_dict"])
     # A checkpoint of another precision has no scale to go on with.
     if checkpoint["scaler_state_dict"]:

@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conve_tracin import distributed
 from conve_tracin.batch_loss import BatchLoss, compiled_for, new_batch_loss, try_encoder
+from conve_tracin.training import training_queries
+from conve_tracin.training_state import TrainingConfig
 
 
 def dense_results(approach, loss, query_weights):
@@ -79,6 +81,31 @@ def test_cross_entropy_of_queries_weighted_by_tails_is_that_of_their_triples():
     by_tails, of_triples, equal = values.values()
     assert by_tails == pytest.approx(of_triples, rel=1e-12)
     assert abs(equal - of_triples) > 1e-3
+
+
+def test_pieces_of_queries_have_the_loss_and_gradients_of_whole_ones():
+    found = []
+    for most_tails in (0, 2, 1):
+        config, queries = make_queries("kvsall", "ce", "tails", most_tails)
+        model = make_model()
+        value = BatchLoss(model, config)(queries, torch.arange(len(queries)))
+        value.backward()
+        found.append((len(queries), value.item(), [parameter.grad for parameter in model.parameters()]))
+    (whole, value, gradients), *cut = found
+    assert whole < cut[0][0] < cut[1][0] == 2 * len(TRAIN)
+    for _, value_of_pieces, gradients_of_pieces in cut:
+        assert value_of_pieces == pytest.approx(value, rel=1e-12)
+        torch.testing.assert_close(gradients_of_pieces, gradients, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{"loss": "bce"}, {"query_weights": "equal"}, {"training_approach": "1vsall"}])
+def test_queries_are_cut_for_no_other_objective(settings):
+    config = TrainingConfig(**{"training_approach": "kvsall", "loss": "ce", "query_weights": "tails"} | settings)
+    cut, whole = (
+        training_queries(TRAIN, dataclasses.replace(config, most_tails_per_query=most), torch.device("cpu"))
+        for most in (1, 0)
+    )
+    assert torch.equal(cut.offsets, whole.offsets)
 
 
 @pytest.mark.parametrize(("approach", "sizes"), [("1vsall", [5, 5, 5, 7]), ("kvsall", [5, 5, 5])])

@@ -45,6 +45,25 @@ def test_distinct_queries_have_all_their_tails_in_order(triples):
     assert listed_tails(queries, range(len(queries))) == [expected[query] for query in found]
 
 
+@pytest.mark.parametrize("most_tails", [1, 2, 3, 1000])
+def test_pieces_share_the_tails_of_their_query_evenly(most_tails):
+    triples = random_triples()
+    pieces = Queries.distinct(group_by_query(triples)).in_pieces(most_tails)
+    tails_of_pieces = {}
+    for head, relation, tails in zip(
+        pieces.heads.tolist(), pieces.relations.tolist(), listed_tails(pieces, range(len(pieces))), strict=True
+    ):
+        tails_of_pieces.setdefault((head, relation), []).append(tails)
+    expected = tails_by_query(triples)
+    assert max(map(len, expected.values())) > 6
+    assert {query: [tail for part in parts for tail in part] for query, parts in tails_of_pieces.items()} == expected
+    for query, parts in tails_of_pieces.items():
+        sizes = [len(part) for part in parts]
+        assert len(parts) == -(-len(expected[query]) // most_tails)
+        assert max(sizes) <= most_tails
+        assert max(sizes) - min(sizes) <= 1
+
+
 def test_one_query_for_each_triple_keeps_order_and_repeats():
     triples = random_triples()
     queries = Queries.one_per_triple(triples)

@@ -93,6 +93,7 @@ def assert_identical(left, right):
         {"lr_scheduler": "plateau", "lr_decay": 0.5, "lr_patience": 0, "weight_decay": 0.01, "num_epochs": 7},
         {"training_approach": "kvsall", "eval_frequency": 2, "checkpoint_frequency": 2, "early_stopping_patience": 9},
         {"lr_scheduler": "plateau", "lr_decay": 0.5, "lr_patience": 0, "eval_frequency": 2},
+        {"weight_averaging": 0.8, "training_approach": "kvsall", "loss": "ce", "query_weights": "tails"},
     ],
     ids=lambda settings: ", ".join(f"{name}={value}" for name, value in settings.items()),
 )
@@ -209,6 +210,31 @@ def test_a_checkpoint_without_what_resumption_needs_is_refused(run, tmp_path, me
         run("a", resume=path)
 
 
+@pytest.mark.parametrize("change", [{"fc.bias": torch.full((12,), math.nan)}, {"fc.bias": torch.zeros(5)}])
+def test_trained_weights_that_are_broken_are_refused(run, tmp_path, change):
+    run("a", num_epochs=3, weight_averaging=0.9)
+    path = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
+    content = checkpoint_of(path)
+    torch.save(content | {"trained_state_dict": content["trained_state_dict"] | change}, path)
+    with pytest.raises(InputError, match=r"checkpoint_epoch_3\.pt: .*(fc\.bias holds NaN|size mismatch for fc\.bias)"):
+        run("a", resume=path, weight_averaging=0.9)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.9), (0.9, 0.0)])
+def test_averaging_can_begin_and_end_on_resumption(run, tmp_path, before, after, caplog):
+    caplog.set_level("INFO")
+    run("a", num_epochs=3, weight_averaging=before)
+    first = checkpoint_of(tmp_path / "a/final_model.pt")
+    run("a", num_epochs=3, weight_averaging=after, resume=tmp_path / "a/final_model.pt")
+    last = checkpoint_of(tmp_path / "a/final_model.pt")
+    # No batch was trained on in between: an average begins with the weights, and after its end those are left.
+    trained = first.get("trained_state_dict", first["model_state_dict"])
+    assert_identical(last.get("trained_state_dict", last["model_state_dict"]), trained)
+    assert_identical(last["model_state_dict"], trained)
+    assert ("trained_state_dict" in last) == (after > 0)
+    assert f"resuming with weight_averaging {after}; the checkpoint was trained with {before}" in caplog.text
+
+
 def test_an_optimizer_state_of_another_model_is_refused(run, tmp_path):
     run("a", num_epochs=3)
     path = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
@@ -312,6 +338,29 @@ def assert_weights_close(path, expected, *, tolerance=1e-6):
         torch.testing.assert_close(
             found[name], weight, atol=tolerance, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def test_the_kept_model_is_the_moving_average_of_the_weights(run, tmp_path, monkeypatch):
+    train_batch, states = training.train_batch, []
+
+    def remember(state, *rest):
+        loss = train_batch(state, *rest)
+        states.append({name: value.clone() for name, value in state.model.state_dict().items()})
+        return loss
+
+    monkeypatch.setattr(training, "train_batch", remember)
+    torch.manual_seed(42)
+    average = ConvE(num_entities=6, num_relations=3, **SMALL_CONVE).state_dict()
+    run("a", num_epochs=3, weight_averaging=0.8)
+    assert len(states) > 6
+    for weights in states:
+        average = {name: 0.8 * value + 0.2 * weights[name] for name, value in average.items()}
+    content = checkpoint_of(tmp_path / "a/final_model.pt")
+    assert_identical(dict(content["trained_state_dict"]), states[-1])
+    for name, value in content["model_state_dict"].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, average[name], rtol=0, atol=1e-6)
+    assert (average["fc.weight"] - states[-1]["fc.weight"]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -529,8 +578,9 @@ def test_inverse_triples_rank_both_sides_with_twice_the_relations(run, tmp_path)
     assert checkpoint_of(tmp_path / "a/final_model.pt")["model_config"]["num_relations"] == 6
 
 
-def test_test_results_are_those_of_the_best_model_ranked_by_hand(run, graph, tmp_path):
-    results = run("a", num_epochs=5, learning_rate=0.03)
+@pytest.mark.parametrize("weight_averaging", [0.0, 0.9])
+def test_test_results_are_those_of_the_best_model_ranked_by_hand(run, graph, tmp_path, weight_averaging):
+    results = run("a", num_epochs=5, learning_rate=0.03, weight_averaging=weight_averaging)
     model = build_model(load_checkpoint(tmp_path / "a/best_model.pt"))
     known = {tuple(triple) for split in (graph.train, graph.valid, graph.test) for triple in split.tolist()}
     ranks = []
