@@ -78,8 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="of kvsall: each query counts alike, or as often as it has tails, as 1vsall has it",
     )  # fmt: skip
     training.add_argument(
-        "--most-tails-per-query", type=cli.non_negative_int, default=16,
-        help="of --query-weights tails with --loss ce: train on queries with more tails in pieces; 0 cuts none",
+        "--tails-per-visit", type=cli.non_negative_int, default=16,
+        help="of --query-weights tails: come to a query once for so many of its tails in an epoch; 0: once for all",
     )  # fmt: skip
     training.add_argument("--inverse-triples", action="store_true", help="also train, and rank by, (t, inverse r, h)")
     training.add_argument(
@@ -207,13 +207,10 @@ def report_settings_without_effect(args: argparse.Namespace, parser: argparse.Ar
         logger.info("--lr-decay has no effect with --lr-scheduler none")
     if args.query_weights != parser.get_default("query_weights") and args.training_approach == "1vsall":
         logger.info("--query-weights has no effect with --training-approach 1vsall: each of its queries has one tail")
-    if args.most_tails_per_query != parser.get_default("most_tails_per_query") and (
-        (args.training_approach, args.query_weights, args.loss) != ("kvsall", "tails", "ce")
+    if args.tails_per_visit != parser.get_default("tails_per_visit") and (
+        args.query_weights != "tails" or args.training_approach == "1vsall"
     ):
-        logger.info(
-            "--most-tails-per-query has no effect without --training-approach kvsall, --query-weights tails "
-            "and --loss ce"
-        )
+        logger.info("--tails-per-visit has no effect without --training-approach kvsall and --query-weights tails")
     if args.use_torch_compile and device != "cpu":
         if args.use_gradient_checkpointing:
             logger.info("--use-torch-compile has no effect on the encoder together with --use-gradient-checkpointing")

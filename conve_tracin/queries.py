@@ -1,6 +1,7 @@
 """Queries (head, relation, ?) on a device, with their known tails in CSR form: the labels of training and ranking."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -8,18 +9,23 @@ from torch import Tensor
 
 from conve_tracin.triples import QueryIndex
 
+# Each visit of a query lists all its tails, which with those of millions would be most of the work.
+MOST_VISITS = 256
+
 
 @dataclass(frozen=True)
 class Queries:
     """Q queries and the tails of each: those of query i are `tails[offsets[i] : offsets[i + 1]]`.
 
-    Shapes: heads and relations (Q,), offsets (Q + 1,), tails (N,), all int64 on one device.
+    Shapes: heads and relations (Q,), offsets (Q + 1,), tails (N,), all int64 on one device. `visits` (Q,) tells how
+    often an epoch of training comes to each of them; without it is once.
     """
 
     heads: Tensor
     relations: Tensor
     offsets: Tensor
     tails: Tensor
+    visits: Tensor | None = None
 
     @classmethod
     def distinct(cls, index: QueryIndex, device: torch.device | str = "cpu") -> "Queries":
@@ -32,23 +38,26 @@ class Queries:
         offsets = np.arange(len(triples) + 1)
         return cls(*_to_device(device, triples[:, 0], triples[:, 1], offsets, triples[:, 2]))
 
-    def in_pieces(self, most_tails: int) -> "Queries":
-        """Cut queries with more than `most_tails` tails into as few queries, of nearly equal parts of their tails."""
-        counts = self.offsets.diff()
-        pieces = torch.div(counts + most_tails - 1, most_tails, rounding_mode="floor")  # (Q,)
-        whole = torch.repeat_interleave(torch.arange(len(self), device=counts.device), pieces)  # (number of pieces,)
-        first = torch.cumsum(pieces, dim=0) - pieces
-        within = torch.arange(len(whole), device=whole.device) - first[whole]
-        starts = self.offsets[whole] + torch.div(within * counts[whole], pieces[whole], rounding_mode="floor")
-        offsets = torch.cat([starts, self.offsets[-1:]])
-        return Queries(self.heads[whole], self.relations[whole], offsets, self.tails)
+    def visited_by_tails(self, tails_per_visit: int) -> "Queries":
+        """Have training come to each query once for so many of its tails, rounded up, and at most MOST_VISITS times."""
+        visits = torch.div(self.offsets.diff() + tails_per_visit - 1, tails_per_visit, rounding_mode="floor")
+        return replace(self, visits=visits.clamp(max=MOST_VISITS))
+
+    @cached_property
+    def order_of_visits(self) -> Tensor:
+        """The queries of an epoch, each as often as it is visited, on the CPU: (V,)."""
+        queries = torch.arange(len(self))
+        return queries if self.visits is None else torch.repeat_interleave(queries, self.visits.cpu())
 
     def __len__(self) -> int:
         return len(self.heads)
 
     def weights_by_tails(self, queries: Tensor) -> Tensor:
-        """Weigh the queries (B,) by their numbers of tails, with 1 as the mean over all queries: (B,) float64."""
-        return self.count_tails(queries).double() * (len(self) / len(self.tails))
+        """Weigh visits of the queries (B,) by their shares of the tails, 1 being the mean of all visits: (B,) float64."""
+        shares = self.count_tails(queries).double()
+        if self.visits is not None:
+            shares = shares / self.visits[queries]
+        return shares * (len(self.order_of_visits) / len(self.tails))
 
     def count_tails(self, queries: Tensor) -> Tensor:
         """Count the tails of each of the queries (B,): (B,)."""

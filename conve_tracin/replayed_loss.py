@@ -129,7 +129,7 @@ class ReplayedLoss:
 
     def _record(self, queries: Queries, chosen: Tensor) -> None:
         self._tails_of_each = queries.count_tails(torch.arange(len(queries), device=queries.heads.device)).cpu()
-        self._room = room_of_most_batches(self._tails_of_each, self.batch_size)
+        self._room = room_of_most_batches(self._tails_of_each[queries.order_of_visits], self.batch_size)
         place_of_chosen = chosen.to(queries.heads.device, copy=True)
 
         def compute() -> list[Tensor]:
@@ -141,7 +141,7 @@ class ReplayedLoss:
 
 
 def room_of_most_batches(tails_of_each: Tensor, batch_size: int) -> int:
-    """Return how many tails at most a random batch of queries has, which have `tails_of_each` (Q,), but for a few."""
+    """Return how many tails at most a random batch of visits has, which have `tails_of_each` (V,), but for a few."""
     generator = torch.Generator().manual_seed(0)
     batches = torch.randint(len(tails_of_each), (DRAWN_BATCHES, batch_size), generator=generator)
     tails = tails_of_each[batches].sum(dim=1).sort().values  # (DRAWN_BATCHES,)

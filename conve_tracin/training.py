@@ -277,8 +277,8 @@ def run_epochs(
     # In a log file each refresh is one more line.
     interval_seconds = 0.2 if sys.stderr.isatty() else 10
     with tqdm(
-        total=config.num_epochs * len(queries),
-        initial=state.epoch * len(queries),
+        total=config.num_epochs * len(queries.order_of_visits),
+        initial=state.epoch * len(queries.order_of_visits),
         unit="query",
         unit_scale=True,
         mininterval=interval_seconds,
@@ -318,8 +318,8 @@ def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.
     # A triple that the file repeats must not count as two labels of one query.
     if config.training_approach == "kvsall":
         queries = Queries.distinct(group_by_query(distinct_triples(triples)), device)
-        if config.cuts_queries:
-            queries = queries.in_pieces(config.most_tails_per_query)
+        if config.query_weights == "tails" and config.tails_per_visit:
+            queries = queries.visited_by_tails(config.tails_per_visit)
     else:
         queries = Queries.one_per_triple(triples, device)
     if len(queries) < smallest_batch():
@@ -370,12 +370,13 @@ def run_epoch(
     """
     started = time.perf_counter()
     state.model.train()
-    order = torch.randperm(len(queries), generator=state.shuffle)
+    visits = queries.order_of_visits
+    order = visits[torch.randperm(len(visits), generator=state.shuffle)]
     losses: list[Tensor] = []
     sizes: list[int] = []
     start = 0
-    while start < len(queries):
-        batch = next_batch(start, len(queries), state.batch_size, at_least=smallest_batch())
+    while start < len(order):
+        batch = next_batch(start, len(order), state.batch_size, at_least=smallest_batch())
         loss = None
         try:
             loss = train_batch(state, queries, order[batch], batch_loss)

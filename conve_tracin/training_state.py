@@ -40,9 +40,9 @@ class TrainingConfig:
             targets per distinct (head, relation).
         query_weights: the weights of kvsall's queries: "equal", or "tails", each its number of targets, so that
             cross-entropy is that of 1vsall.
-        most_tails_per_query: with weights by tails, cross-entropy trains on pieces of the queries that have more,
-            which add up to the same objective; 0 cuts none. A batch with a query of thousands of tails is that query's
-            alone, and Adam then takes small steps for all.
+        tails_per_visit: with weights by tails, an epoch comes to a query once for so many of its tails, each time for
+            a part of its weight; 0 comes to each once. A batch with a query that counts for thousands is that query's
+            alone, and Adam then takes smaller steps for all.
         inverse_triples: also train (t, inverse of r, h); relation r becomes row 2r, its inverse row 2r + 1.
         loss: "bce" or "ce", see `streamed_loss`.
         label_smoothing: ε of the loss.
@@ -72,7 +72,7 @@ class TrainingConfig:
     label_smoothing: float = 0.1
     training_approach: str = "1vsall"
     query_weights: str = "equal"
-    most_tails_per_query: int = 16
+    tails_per_visit: int = 16
     inverse_triples: bool = False
     early_stopping_patience: int = 0
     eval_frequency: int = 1
@@ -89,12 +89,6 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.lr_scheduler == "plateau" and not self.lr_decay < 1:
             raise InputError(f"--lr-scheduler plateau with --lr-decay {self.lr_decay} changes nothing; give 0.5, say")
-
-    @property
-    def cuts_queries(self) -> bool:
-        """Whether queries with many tails are trained on in pieces, which only a loss that adds up over them allows."""
-        adds_up = (self.training_approach, self.query_weights, self.loss) == ("kvsall", "tails", "ce")
-        return adds_up and self.most_tails_per_query > 0
 
 
 @dataclass

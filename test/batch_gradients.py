@@ -24,10 +24,10 @@ def make_model():
     return make_small_conve(num_relations=6, entity_bias=True)
 
 
-def make_queries(approach, loss="bce", query_weights="equal", most_tails_per_query=0):
+def make_queries(approach, loss="bce", query_weights="equal", tails_per_visit=0):
     config = TrainingConfig(
         training_approach=approach, loss=loss, query_weights=query_weights,
-        most_tails_per_query=most_tails_per_query, inverse_triples=True, label_smoothing=SMOOTHING,
+        tails_per_visit=tails_per_visit, inverse_triples=True, label_smoothing=SMOOTHING,
         batch_size=BATCH_SIZE,
     )  # fmt: skip
     return config, training_queries(TRAIN, config, torch.device("cpu"))

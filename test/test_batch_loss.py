@@ -83,29 +83,29 @@ def test_cross_entropy_of_queries_weighted_by_tails_is_that_of_their_triples():
     assert abs(equal - of_triples) > 1e-3
 
 
-def test_pieces_of_queries_have_the_loss_and_gradients_of_whole_ones():
+@pytest.mark.parametrize("loss", ["bce", "ce"])
+def test_an_epoch_of_many_visits_has_the_loss_and_gradients_of_one_visit_each(loss):
     found = []
-    for most_tails in (0, 2, 1):
-        config, queries = make_queries("kvsall", "ce", "tails", most_tails)
+    for tails_per_visit in (0, 2, 1):
+        config, queries = make_queries("kvsall", loss, "tails", tails_per_visit)
         model = make_model()
-        value = BatchLoss(model, config)(queries, torch.arange(len(queries)))
+        value = BatchLoss(model, config)(queries, queries.order_of_visits)
         value.backward()
-        found.append((len(queries), value.item(), [parameter.grad for parameter in model.parameters()]))
-    (whole, value, gradients), *cut = found
-    assert whole < cut[0][0] < cut[1][0] == 2 * len(TRAIN)
-    for _, value_of_pieces, gradients_of_pieces in cut:
-        assert value_of_pieces == pytest.approx(value, rel=1e-12)
-        torch.testing.assert_close(gradients_of_pieces, gradients, rtol=0, atol=1e-12)
+        found.append((len(queries.order_of_visits), value.item(), [parameter.grad for parameter in model.parameters()]))
+    (once, value, gradients), *more = found
+    assert once < more[0][0] < more[1][0] == 2 * len(TRAIN)
+    for _, value_of_visits, gradients_of_visits in more:
+        assert value_of_visits == pytest.approx(value, rel=1e-12)
+        torch.testing.assert_close(gradients_of_visits, gradients, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("settings", [{"loss": "bce"}, {"query_weights": "equal"}, {"training_approach": "1vsall"}])
-def test_queries_are_cut_for_no_other_objective(settings):
-    config = TrainingConfig(**{"training_approach": "kvsall", "loss": "ce", "query_weights": "tails"} | settings)
-    cut, whole = (
-        training_queries(TRAIN, dataclasses.replace(config, most_tails_per_query=most), torch.device("cpu"))
-        for most in (1, 0)
+@pytest.mark.parametrize("settings", [{"query_weights": "equal"}, {"training_approach": "1vsall"}])
+def test_queries_that_count_alike_are_visited_once(settings):
+    config = TrainingConfig(
+        **{"training_approach": "kvsall", "query_weights": "tails", "tails_per_visit": 1} | settings
     )
-    assert torch.equal(cut.offsets, whole.offsets)
+    queries = training_queries(TRAIN, config, torch.device("cpu"))
+    assert torch.equal(queries.order_of_visits, torch.arange(len(queries)))
 
 
 @pytest.mark.parametrize(("approach", "sizes"), [("1vsall", [5, 5, 5, 7]), ("kvsall", [5, 5, 5])])

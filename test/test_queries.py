@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from conve_tracin import queries as queries_module
 from conve_tracin.queries import Queries
 from conve_tracin.triples import group_by_query
 
@@ -45,23 +46,20 @@ def test_distinct_queries_have_all_their_tails_in_order(triples):
     assert listed_tails(queries, range(len(queries))) == [expected[query] for query in found]
 
 
-@pytest.mark.parametrize("most_tails", [1, 2, 3, 1000])
-def test_pieces_share_the_tails_of_their_query_evenly(most_tails):
-    triples = random_triples()
-    pieces = Queries.distinct(group_by_query(triples)).in_pieces(most_tails)
-    tails_of_pieces = {}
-    for head, relation, tails in zip(
-        pieces.heads.tolist(), pieces.relations.tolist(), listed_tails(pieces, range(len(pieces))), strict=True
-    ):
-        tails_of_pieces.setdefault((head, relation), []).append(tails)
-    expected = tails_by_query(triples)
-    assert max(map(len, expected.values())) > 6
-    assert {query: [tail for part in parts for tail in part] for query, parts in tails_of_pieces.items()} == expected
-    for query, parts in tails_of_pieces.items():
-        sizes = [len(part) for part in parts]
-        assert len(parts) == -(-len(expected[query]) // most_tails)
-        assert max(sizes) <= most_tails
-        assert max(sizes) - min(sizes) <= 1
+@pytest.mark.parametrize("tails_per_visit", [1, 2, 3, 1000])
+def test_an_epoch_comes_to_each_query_once_for_some_of_its_tails(tails_per_visit, monkeypatch):
+    monkeypatch.setattr(queries_module, "MOST_VISITS", 7)
+    queries = Queries.distinct(group_by_query(random_triples())).visited_by_tails(tails_per_visit)
+    counts = queries.count_tails(torch.arange(len(queries))).tolist()
+    assert max(counts) > 7
+    expected = [min(7, -(-count // tails_per_visit)) for count in counts]
+    visits = queries.order_of_visits
+    assert torch.bincount(visits).tolist() == expected
+    weights = queries.weights_by_tails(visits)
+    assert weights.mean().item() == pytest.approx(1)
+    # All visits of a query together count for its tails.
+    together = torch.zeros(len(queries), dtype=torch.float64).index_add(0, visits, weights)
+    np.testing.assert_allclose(together / together.sum(), np.array(counts) / sum(counts))
 
 
 def test_one_query_for_each_triple_keeps_order_and_repeats():

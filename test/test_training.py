@@ -401,6 +401,23 @@ def test_batches_cover_all_queries_and_none_has_a_single_one(num_queries, batch_
     assert max(sizes) <= max(batch_size, 2) + 1
 
 
+def test_an_epoch_makes_all_visits_in_random_order(run, graph, tmp_path, monkeypatch):
+    train_batch, chosen = training.train_batch, []
+
+    def remember(state, queries, batch, *rest):
+        chosen.append(batch)
+        return train_batch(state, queries, batch, *rest)
+
+    monkeypatch.setattr(training, "train_batch", remember)
+    settings = {"training_approach": "kvsall", "loss": "ce", "query_weights": "tails", "tails_per_visit": 1}
+    run("a", num_epochs=1, **settings)
+    order = torch.cat(chosen)
+    queries = training_queries(graph.train, TrainingConfig(**settings), torch.device("cpu"))
+    assert len(order) == len(graph.train) > len(queries)
+    assert torch.equal(torch.bincount(order), queries.offsets.diff())
+    assert not torch.equal(order, order.sort().values)
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 10])
 def test_a_last_batch_of_one_trains(run, graph, batch_size):
     assert len(graph.train) == 11
