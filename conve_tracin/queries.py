@@ -53,7 +53,7 @@ class Queries:
         return len(self.heads)
 
     def weights_by_tails(self, queries: Tensor) -> Tensor:
-        """Weigh visits of the queries (B,) by their shares of the tails, 1 being the mean of all visits: (B,) float64."""
+        """Weigh visits of the queries (B,) by their shares of the tails, 1 being the mean: (B,) float64."""
         shares = self.count_tails(queries).double()
         if self.visits is not None:
             shares = shares / self.visits[queries]
