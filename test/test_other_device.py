@@ -85,7 +85,13 @@ IDLE = ("bn0.weight", "bn0.bias", "conv1.bias", "fc.bias", "bn1.running_mean", "
 
 TRAININGS = {
     "kvsall, inverse triples": {"training_approach": "kvsall", "inverse_triples": True},
-    "weighted cross-entropy": {"training_approach": "kvsall", "loss": "ce", "query_weights": "tails"},
+    "weighted cross-entropy": {
+        "training_approach": "kvsall",
+        "loss": "ce",
+        "query_weights": "tails",
+        "tails_per_visit": 1,
+    },
+    "moving average": {"weight_averaging": 0.7},
     "1vsall, adagrad, plateau": {"optimizer": "adagrad", "lr_scheduler": "plateau", "lr_decay": 0.5},
     "gradient checkpointing": {"use_gradient_checkpointing": True, "auto_batch_size": True},
 }

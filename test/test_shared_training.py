@@ -94,6 +94,7 @@ def test_a_checkpoint_has_the_mean_of_the_statistics(graph_files, tmp_path, monk
 def of_three(graph_files, tmp_path):
     """Two epochs, and from there on four, by three processes, one of which has no validation triple to rank."""
     flags = ("--checkpoint-frequency", "2", "--early-stopping-patience", "9", "--lr-decay", "0.9")
+    flags += ("--weight-averaging", "0.5")
 
     def train(name, *more):
         done = train_on(3, graph_files, tmp_path / name, *flags, *more)
