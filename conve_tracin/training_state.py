@@ -48,7 +48,7 @@ class TrainingConfig:
         label_smoothing: ε of the loss.
         optimizer: "adam" or "adagrad".
         weight_averaging: the model that is ranked and kept has the moving average of the weights, w̄ ← αw̄ + (1 − α)w
-            after each batch (Polyak & Juditsky, 1992); 0 keeps the weights themselves.
+            after each batch (after Polyak & Juditsky, 1992); 0 keeps the weights themselves.
         weight_decay: λ of the L2 penalty λ/2·‖w‖², added to the gradient by the optimizer.
         lr_scheduler: the learning rate is multiplied by `lr_decay` after each epoch ("exponential"), after more
             than `lr_patience` evaluations without a better validation MRR ("plateau"), or never ("none").
