@@ -122,6 +122,7 @@ MEMBERS: dict[str, tuple[Check, str]] = {
     "epoch": (_is_whole, "a whole number"),
     "model_state_dict": (_is_mapping(), "a table of named weights"),
     "trained_state_dict": (_is_mapping(), "a table of named weights"),
+    "num_averaged": (lambda value: _is_whole(value) and value > 0, "a whole number of at least 1"),
     "model_config": (_is_mapping(), "a table of sizes"),
     "training_config": (_is_training_config, "a table of training settings"),
     "mapping_digest": (_is_mapping(of=lambda digest: isinstance(digest, str)), "a table of digests"),

@@ -4,14 +4,15 @@ import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from conve_tracin import distributed
 from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_digests, save_checkpoint
@@ -157,9 +158,28 @@ def new_average(model: ConvE, config: TrainingConfig) -> AveragedModel | None:
         return None
     with refusing_what_no_memory_holds(model.config.as_dict()):
         # BatchNorm's statistics are averaged, too: those of the weights would not be the average's.
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.weight_averaging), use_buffers=True)
+        average = AveragedModel(model, multi_avg_fn=moving_average(config.weight_averaging), use_buffers=True)
     average.n_averaged.fill_(1)
     return average
+
+
+def moving_average(kept_share: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Return what takes the weights after a batch into their average, of which `kept_share` stays.
+
+    At first less stays: the average is one over about the last tenth of all batches so far, not of the random start.
+    """
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], weights: list[Tensor], num_averaged: Tensor) -> None:
+        # A tensor, since reading its number would make a GPU wait.
+        step = (10 / (num_averaged + 10)).clamp(min=1 - kept_share)
+        for average, weight in zip(averages, weights, strict=True):
+            if average.is_floating_point():
+                average.lerp_(weight, step.to(average.dtype))
+            else:
+                average.copy_(weight)
+
+    return update
 
 
 def new_model(model_config: dict[str, Any], device: torch.device) -> ConvE:
@@ -259,7 +279,7 @@ def checkpoint_content(
     return {
         "epoch": state.epoch,
         "model_state_dict": state.evaluated_model.state_dict(),
-        **({} if state.average is None else {"trained_state_dict": state.model.state_dict()}),
+        **average_content(state),
         "optimizer_state_dict": state.optimizer.state_dict(),
         "model_config": state.model.config.as_dict(),
         "training_config": asdict(config),
@@ -279,6 +299,13 @@ def checkpoint_content(
         "mapping_digest": mapping_digest,
         "training_triples_digest": training_triples_digest,
     }
+
+
+def average_content(state: TrainingState) -> dict[str, Any]:
+    """Return what a checkpoint holds besides where its weights are a moving average; nothing where they are not."""
+    if state.average is None:
+        return {}
+    return {"trained_state_dict": state.model.state_dict(), "num_averaged": int(state.average.n_averaged)}
 
 
 def random_numbers_of(device: torch.device) -> dict[str, torch.Tensor | None]:
@@ -361,6 +388,7 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any], config: Training
         raise InputError("its history does not have one record for each of its epochs; use an undamaged checkpoint")
     if state.average is not None:
         state.average.module.load_state_dict(checkpoint["model_state_dict"])
+        state.average.n_averaged.fill_(checkpoint.get("num_averaged", 1))
     trained = checkpoint.get("trained_state_dict", checkpoint["model_state_dict"])
     require_sound_weights(trained, source="trained_state_dict")
     state.model.load_state_dict(trained)

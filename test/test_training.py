@@ -351,10 +351,11 @@ def test_the_kept_model_is_the_moving_average_of_the_weights(run, tmp_path, monk
     monkeypatch.setattr(training, "train_batch", remember)
     torch.manual_seed(42)
     average = ConvE(num_entities=6, num_relations=3, **SMALL_CONVE).state_dict()
-    run("a", num_epochs=3, weight_averaging=0.8)
-    assert len(states) > 6
-    for weights in states:
-        average = {name: 0.8 * value + 0.2 * weights[name] for name, value in average.items()}
+    run("a", num_epochs=3, weight_averaging=0.4)
+    steps = [max(0.6, 10 / (number + 10)) for number in range(1, len(states) + 1)]
+    assert steps[0] > steps[1] > steps[-2] == steps[-1] == 0.6
+    for step, weights in zip(steps, states, strict=True):
+        average = {name: (1 - step) * value + step * weights[name] for name, value in average.items()}
     content = checkpoint_of(tmp_path / "a/final_model.pt")
     assert_identical(dict(content["trained_state_dict"]), states[-1])
     for name, value in content["model_state_dict"].items():
