@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument("--optimizer", choices=("adam", "adagrad"), default="adam", help="how to take a step")
     training.add_argument(
         "--weight-averaging", type=cli.fraction, default=0.0,
-        help="rank and keep a moving average of the weights, of which this share stays at each batch (0.998, say)",
+        help="rank and keep a moving average of the weights, of which this share stays at each batch (0.999, say)",
     )  # fmt: skip
     training.add_argument("--weight-decay", type=cli.non_negative_float, default=0.0, help="factor of the L2 penalty")
     training.add_argument(
@@ -79,7 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     training.add_argument(
         "--tails-per-visit", type=cli.non_negative_int, default=16,
-        help="of --query-weights tails: come to a query once for so many of its tails in an epoch; 0: once for all",
+        help="of --query-weights tails: visit a query once an epoch for every so many of its tails, at most 256 times, "
+        "each time with all of them and a part of its weight; 0: once",
     )  # fmt: skip
     training.add_argument("--inverse-triples", action="store_true", help="also train, and rank by, (t, inverse r, h)")
     training.add_argument(

@@ -136,21 +136,22 @@ def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = Checkpoi
     device = cli.choose_device(options.device)
     options = choose_tf32(choose_bfloat16(options, device), device)
     rates = choose_learning_rates(checkpoints, options)
-    test_triples, test_indices = read_test(options, names)
-    training_triples, *known = (
-        read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown)
-        for path in (options.train, *options.known)
-    )
     load = loader(
         options,
         entities=names.entities,
         relations=names.relations,
         learning_rates=dict(zip(checkpoints, rates, strict=True)),
         device=device,
-        training_triples=training_triples,
     )
-    for checkpoint in checkpoints[1:]:
-        load.require_fitting(checkpoint)
+    if len(checkpoints) > 1:
+        for checkpoint in checkpoints:
+            load.require_fitting(checkpoint)
+    test_triples, test_indices = read_test(options, names)
+    training_triples, *known = (
+        read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown)
+        for path in (options.train, *options.known)
+    )
+    load.training_triples = training_triples
     return Run(
         options=options,
         names=names,

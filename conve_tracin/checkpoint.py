@@ -19,7 +19,7 @@ from conve_tracin.checkpoint_schema import (
 )
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.model import ConvE
+from conve_tracin.model import ConvE, ConvEConfig
 from conve_tracin.safe_unpickle import read_any_protocol
 from conve_tracin.triples import Vocabulary
 
@@ -109,12 +109,12 @@ def _load_without_running_code(path: Path) -> Any:
 
 
 def _map_without_running_code(path: Path) -> Any:
-    if not zipfile.is_zipfile(path):
-        return _load_without_running_code(path)
     try:
+        with zipfile.ZipFile(path) as archive:
+            # All but the weights; reading it compares its checksum.
+            archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
         return _load_any_protocol(path, mmap=True)
-    except UnicodeEncodeError:
-        # Of a file name that is no Unicode, which torch can read but not map.
+    except Exception:  # what is damaged, in torch's old format, or where files cannot be mapped, is read whole
         return _load_without_running_code(path)
 
 
@@ -194,6 +194,15 @@ def build_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoi
 
     Raises InputError where weights and sizes disagree or a weight is not finite; `source` names the file.
     """
+    config = require_conve(checkpoint, source=source)
+    model = ConvE(**config.as_dict())
+    model.load_state_dict(checkpoint["model_state_dict"], strict=True)
+    require_sound_weights(model.state_dict(), source=source)
+    return model.eval()
+
+
+def require_conve(checkpoint: Mapping[str, Any], *, source: str | Path) -> ConvEConfig:
+    """Return the sizes of a native checkpoint; raise InputError where its weights are not those of such a ConvE."""
     state = checkpoint["model_state_dict"]
     try:
         config = conve_config({"entity_bias": "entity_bias" in state, **checkpoint["model_config"]})
@@ -201,10 +210,7 @@ def build_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoi
         require_shapes(state, config)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    model = ConvE(**config.as_dict())
-    model.load_state_dict(state, strict=True)
-    require_sound_weights(model.state_dict(), source=source)
-    return model.eval()
+    return config
 
 
 def uses_inverse_triples(checkpoint: Mapping[str, Any]) -> bool:

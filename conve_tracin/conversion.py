@@ -197,6 +197,9 @@ def to_native_checkpoint(
     config = conve_config({**config, "entity_bias": "entity_bias" in state})
     require_shapes(state, config)
     native |= {"model_state_dict": state, "model_config": config.as_dict()}
+    if native.get("trained_state_dict", state).keys() != state.keys():
+        # PyKEEN has trained a bias since, which they lack.
+        del native["trained_state_dict"], native["num_averaged"]
     _convert_optimizer(
         native,
         old_names=pykeen_parameter_names(),

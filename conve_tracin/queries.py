@@ -44,10 +44,18 @@ class Queries:
         return replace(self, visits=visits.clamp(max=MOST_VISITS))
 
     @cached_property
-    def order_of_visits(self) -> Tensor:
-        """The queries of an epoch, each as often as it is visited, on the CPU: (V,)."""
-        queries = torch.arange(len(self))
-        return queries if self.visits is None else torch.repeat_interleave(queries, self.visits.cpu())
+    def num_visits(self) -> int:
+        """V, the number of visits in an epoch."""
+        return len(self) if self.visits is None else int(self.visits.sum())
+
+    def shuffled_visits(self, generator: torch.Generator) -> Tensor:
+        """Draw an order of the visits of an epoch: the queries, each as often as it is visited, on the CPU: (V,)."""
+        order = torch.randperm(self.num_visits, generator=generator)
+        return order if self.visits is None else self._visited[order]
+
+    @cached_property
+    def _visited(self) -> Tensor:
+        return torch.repeat_interleave(torch.arange(len(self)), self.visits.cpu())
 
     def __len__(self) -> int:
         return len(self.heads)
@@ -57,7 +65,7 @@ class Queries:
         shares = self.count_tails(queries).double()
         if self.visits is not None:
             shares = shares / self.visits[queries]
-        return shares * (len(self.order_of_visits) / len(self.tails))
+        return shares * (self.num_visits / len(self.tails))
 
     def count_tails(self, queries: Tensor) -> Tensor:
         """Count the tails of each of the queries (B,): (B,)."""

@@ -129,7 +129,8 @@ class ReplayedLoss:
 
     def _record(self, queries: Queries, chosen: Tensor) -> None:
         self._tails_of_each = queries.count_tails(torch.arange(len(queries), device=queries.heads.device)).cpu()
-        self._room = room_of_most_batches(self._tails_of_each[queries.order_of_visits], self.batch_size)
+        visited = queries.shuffled_visits(torch.Generator().manual_seed(0))
+        self._room = room_of_most_batches(self._tails_of_each[visited], self.batch_size)
         place_of_chosen = chosen.to(queries.heads.device, copy=True)
 
         def compute() -> list[Tensor]:

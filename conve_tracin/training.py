@@ -277,8 +277,8 @@ def run_epochs(
     # In a log file each refresh is one more line.
     interval_seconds = 0.2 if sys.stderr.isatty() else 10
     with tqdm(
-        total=config.num_epochs * len(queries.order_of_visits),
-        initial=state.epoch * len(queries.order_of_visits),
+        total=config.num_epochs * queries.num_visits,
+        initial=state.epoch * queries.num_visits,
         unit="query",
         unit_scale=True,
         mininterval=interval_seconds,
@@ -370,8 +370,7 @@ def run_epoch(
     """
     started = time.perf_counter()
     state.model.train()
-    visits = queries.order_of_visits
-    order = visits[torch.randperm(len(visits), generator=state.shuffle)]
+    order = queries.shuffled_visits(state.shuffle)
     losses: list[Tensor] = []
     sizes: list[int] = []
     start = 0

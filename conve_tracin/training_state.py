@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from conve_tracin import distributed
 from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_digests, save_checkpoint
-from conve_tracin.checkpoint_schema import first_difference, is_plain_tensor, require_sound_weights
+from conve_tracin.checkpoint_schema import (
+    first_difference,
+    is_plain_tensor,
+    require_names,
+    require_shapes,
+    require_sound_weights,
+)
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 from conve_tracin.memory import is_out_of_memory
@@ -86,6 +93,8 @@ class TrainingConfig:
 
     # What may differ between the run that wrote a checkpoint and the one that resumes it, without a remark.
     FREE_ON_RESUME = ("num_epochs", "early_stopping_patience", "eval_frequency", "checkpoint_frequency")
+    # What checkpoints without a member were trained with, where that is not the default.
+    BEFORE_IT_COULD_BE_CHOSEN = MappingProxyType({"tails_per_visit": 0})
 
     def __post_init__(self) -> None:
         if self.lr_scheduler == "plateau" and not self.lr_decay < 1:
@@ -377,7 +386,7 @@ def report_changed_settings(stored: dict[str, Any], config: TrainingConfig) -> N
     """Name the settings that differ from the checkpoint's in the log."""
     for setting in fields(config):
         given = getattr(config, setting.name)
-        before = stored.get(setting.name, setting.default)
+        before = stored.get(setting.name, config.BEFORE_IT_COULD_BE_CHOSEN.get(setting.name, setting.default))
         if before != given and setting.name not in config.FREE_ON_RESUME:
             logger.info("resuming with %s %s; the checkpoint was trained with %s", setting.name, given, before)
 
@@ -390,8 +399,10 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any], config: Training
         state.average.module.load_state_dict(checkpoint["model_state_dict"])
         state.average.n_averaged.fill_(checkpoint.get("num_averaged", 1))
     trained = checkpoint.get("trained_state_dict", checkpoint["model_state_dict"])
-    require_sound_weights(trained, source="trained_state_dict")
+    require_names(trained, state.model.state_dict())
+    require_shapes(trained, state.model.config)
     state.model.load_state_dict(trained)
+    require_sound_weights(state.model.state_dict(), source="trained_state_dict")
     load_optimizer(state.optimizer, checkpoint["optimizer_state_dict"])
     # A checkpoint of another precision has no scale to go on with.
     if checkpoint["scaler_state_dict"]:

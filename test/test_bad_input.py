@@ -200,15 +200,26 @@ def pykeen_weights_of_another_model():
     torch.save({"entity_representations.0._embeddings.weight": torch.ones(6, 12)}, "converted.pt")
 
 
-def last_of_several_of_another_mapping(name):
-    """Save a checkpoint of other entities as other.pt, and break the weights of model.pt, which come first."""
+def last_with(change, name="model.pt"):
+    """Save a checkpoint with other members as other.pt, and break the weights of model.pt, which come first."""
 
     def spoil():
         loaded = torch.load(name, weights_only=True)
-        torch.save(loaded | {"mapping_digest": loaded["mapping_digest"] | {"entity": "0" * 64}}, "other.pt")
+        torch.save(loaded | change(loaded), "other.pt")
         weight("fc.bias", with_value(np.nan))()
 
     return spoil
+
+
+def of_another_mapping(loaded):
+    return {"mapping_digest": loaded["mapping_digest"] | {"entity": "0" * 64}}
+
+
+def digest_flipped(name):
+    """Save model.pt under another name, with one digit changed on the disk in what it says of its entities."""
+    digest = torch.load("model.pt", weights_only=True)["mapping_digest"]["entity"].encode()
+    other = (b"0" if digest[:1] != b"0" else b"1") + digest[1:]
+    Path(name).write_bytes(Path("model.pt").read_bytes().replace(digest, other))
 
 
 def nothing():
@@ -554,14 +565,26 @@ REFUSED = {
     ),
     # What the last of several checkpoints says is read before the first is traced to, whose weights are broken here.
     "a last checkpoint of other entities": (
-        "tracin", last_of_several_of_another_mapping("model.pt"),
+        "tracin", last_with(of_another_mapping),
         r"^other\.pt: was trained with another entity mapping .*; use the",
         "--model-path", "model.pt", "other.pt",
     ),
     "a last converted checkpoint of other entities": (
-        "run", last_of_several_of_another_mapping("converted.pt"),
+        "run", last_with(of_another_mapping, "converted.pt"),
         r"^other\.pt: was trained with another entity mapping .*; use the",
         "--model-path", "model.pt", "converted.pt", "other.pt",
+    ),
+    "a last checkpoint of sizes that are no numbers": (
+        "run", last_with(lambda loaded: {CONFIG: loaded[CONFIG] | {"num_entities": torch.zeros(3)}}),
+        r"^other\.pt: num_entities is tensor.*; it must be", "--model-path", "model.pt", "other.pt",
+    ),
+    "a last checkpoint of a size that is no size": (
+        "run", last_with(lambda loaded: {CONFIG: loaded[CONFIG] | {"num_entities": 10**5000}}),
+        r"^other\.pt: its model_config asks for more than any memory holds", "--model-path", "model.pt", "other.pt",
+    ),
+    "a last checkpoint of which a digest changed": (
+        "run", lambda: digest_flipped("other.pt"),
+        r"^other\.pt: is damaged .*data\.pkl has changed since .*copy it", "--model-path", "model.pt", "other.pt",
     ),
     "a last checkpoint cut off": (
         "run", edited("converted.pt", lambda old: old[:-100]),

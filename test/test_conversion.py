@@ -55,6 +55,17 @@ def test_bias_is_dropped_only_where_there_was_none_and_it_is_zero():
     assert torch.equal(kept, torch.eye(30)[3])
 
 
+def test_trained_weights_without_the_bias_that_pykeen_trained_stay_behind():
+    checkpoint = native_checkpoint(*trained_conve())
+    checkpoint |= {"trained_state_dict": checkpoint["model_state_dict"], "num_averaged": 7}
+    there = to_pykeen_checkpoint(checkpoint)
+    assert to_native_checkpoint(there).keys() >= {"trained_state_dict", "num_averaged"}
+    there["model_state_dict"][ENTITY_BIAS] = torch.ones(30, 1)
+    back = to_native_checkpoint(there)
+    assert "entity_bias" in back["model_state_dict"]
+    assert not {"trained_state_dict", "num_averaged"} & back.keys()
+
+
 @pytest.mark.parametrize("entity_bias", [False, True])
 def test_checkpoint_comes_back_identical_with_all_it_holds(entity_bias):
     checkpoint = native_checkpoint(*trained_conve(entity_bias=entity_bias))

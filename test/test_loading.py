@@ -1,10 +1,13 @@
 """Which files the paths of --model-path stand for."""
 
+import datetime
+
 import pytest
 import torch
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence.loading import find_checkpoints
+from conve_tracin.influence.loading import choose_learning_rates, find_checkpoints
+from conve_tracin.options import TracInOptions
 
 
 def history(*losses):
@@ -59,3 +62,21 @@ def test_a_checkpoint_counts_once(save, tmp_path):
     for again in (checkpoint, tmp_path, tmp_path / "link.pt"):
         with pytest.raises(InputError, match="is named twice"):
             find_checkpoints([checkpoint, again])
+
+
+def test_each_checkpoint_of_several_has_its_own_rate_where_it_tells_it(save):
+    checkpoints = [
+        save("a.pt", learning_rate=0.5),
+        save("b.pt", optimizer_state_dict={"state": {}, "param_groups": [{"lr": 0.25, "params": []}]}),
+        save("c.pt", epoch=3),
+        save("d.pt", learning_rate=0.125, when=datetime.datetime(2020, 1, 1)),
+    ]
+    trusting, given, wary = (
+        TracInOptions(model_path=checkpoints, train="", output="", mode="self", **more)
+        for more in ({"trust_pickle": True}, {"learning_rate": 0.1}, {})
+    )
+    assert choose_learning_rates(checkpoints, trusting) == [0.5, 0.25, 0.001, 0.125]
+    assert choose_learning_rates(checkpoints, given) == [0.1] * 4
+    assert choose_learning_rates(checkpoints[:1], wary) == [0.001]
+    with pytest.raises(InputError, match=r"d\.pt: holds more than tensors and plain values"):
+        choose_learning_rates(checkpoints, wary)

@@ -47,13 +47,15 @@ def test_distinct_queries_have_all_their_tails_in_order(triples):
 
 
 @pytest.mark.parametrize("tails_per_visit", [1, 2, 3, 1000])
-def test_an_epoch_comes_to_each_query_once_for_some_of_its_tails(tails_per_visit, monkeypatch):
+def test_an_epoch_visits_queries_with_many_tails_more_often(tails_per_visit, monkeypatch):
     monkeypatch.setattr(queries_module, "MOST_VISITS", 7)
     queries = Queries.distinct(group_by_query(random_triples())).visited_by_tails(tails_per_visit)
     counts = queries.count_tails(torch.arange(len(queries))).tolist()
     assert max(counts) > 7
     expected = [min(7, -(-count // tails_per_visit)) for count in counts]
-    visits = queries.order_of_visits
+    visits = queries.shuffled_visits(torch.Generator().manual_seed(0))
+    assert len(visits) == queries.num_visits
+    assert not torch.equal(visits, visits.sort().values)
     assert torch.bincount(visits).tolist() == expected
     weights = queries.weights_by_tails(visits)
     assert weights.mean().item() == pytest.approx(1)

@@ -6,6 +6,7 @@ from batch_gradients import CASES, make_model, make_queries
 
 from conve_tracin import distributed, replayed_loss
 from conve_tracin.batch_loss import BatchLoss
+from conve_tracin.queries import Queries
 from conve_tracin.replayed_loss import BATCHES_BEFORE_RECORDING, ReplayedLoss, can_replay, room_of_most_batches
 from conve_tracin.training import TrainingConfig, next_batch
 
@@ -92,6 +93,22 @@ def test_most_batches_have_room():
     # One query with the tails of a thousand others is in few batches.
     tails_of_each[3] = 10_000
     assert room_of_most_batches(tails_of_each, 4) < 100
+
+
+def test_most_batches_of_visits_have_room():
+    # One query of 40 tails, which is visited as often, among 50 with a tail each.
+    offsets = torch.cat([torch.arange(51), torch.tensor([90])])
+    ids = torch.arange(51)
+    queries = Queries(ids % 6, ids % 3, offsets, torch.arange(90) % 6).visited_by_tails(1)
+    config, _ = make_queries("kvsall", "ce", "tails")
+    recorder = Recorder()
+    replayed = ReplayedLoss(BatchLoss(make_model(), config), batch_size=BATCH_SIZE, record=recorder)
+    visits = torch.cat([queries.shuffled_visits(torch.Generator().manual_seed(seed))[:88] for seed in range(5)])
+    batches = visits.split(BATCH_SIZE)
+    for batch in batches:
+        replayed(queries, batch)
+    assert (visits == 50).double().mean() > 0.4
+    assert recorder.replays > 0.9 * len(batches)
 
 
 def test_training_goes_on_where_nothing_can_be_recorded(caplog):

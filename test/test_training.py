@@ -93,7 +93,7 @@ def assert_identical(left, right):
         {"lr_scheduler": "plateau", "lr_decay": 0.5, "lr_patience": 0, "weight_decay": 0.01, "num_epochs": 7},
         {"training_approach": "kvsall", "eval_frequency": 2, "checkpoint_frequency": 2, "early_stopping_patience": 9},
         {"lr_scheduler": "plateau", "lr_decay": 0.5, "lr_patience": 0, "eval_frequency": 2},
-        {"weight_averaging": 0.8, "training_approach": "kvsall", "loss": "ce", "query_weights": "tails"},
+        {"training_approach": "kvsall", "query_weights": "tails", "tails_per_visit": 1, "weight_averaging": 0.8},
     ],
     ids=lambda settings: ", ".join(f"{name}={value}" for name, value in settings.items()),
 )
@@ -210,13 +210,25 @@ def test_a_checkpoint_without_what_resumption_needs_is_refused(run, tmp_path, me
         run("a", resume=path)
 
 
-@pytest.mark.parametrize("change", [{"fc.bias": torch.full((12,), math.nan)}, {"fc.bias": torch.zeros(5)}])
-def test_trained_weights_that_are_broken_are_refused(run, tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fc.bias": torch.full((12,), math.nan)}, r"trained_state_dict: fc\.bias holds NaN"),
+        (
+            {"fc.bias": torch.full((12,), 1e300, dtype=torch.float64)},
+            r"trained_state_dict: fc\.bias holds NaN or infinite",
+        ),
+        ({"fc.bias": torch.zeros(5)}, r"fc\.bias has the shape \(5,\)"),
+        ({"fc.bias": torch.zeros(12, dtype=torch.int64)}, r"fc\.bias does not hold the numbers"),
+        ({"more": torch.zeros(5)}, "it also has more"),
+    ],
+)
+def test_trained_weights_that_are_broken_are_refused(run, tmp_path, change, message):
     run("a", num_epochs=3, weight_averaging=0.9)
     path = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
     content = checkpoint_of(path)
     torch.save(content | {"trained_state_dict": content["trained_state_dict"] | change}, path)
-    with pytest.raises(InputError, match=r"checkpoint_epoch_3\.pt: .*(fc\.bias holds NaN|size mismatch for fc\.bias)"):
+    with pytest.raises(InputError, match=rf"checkpoint_epoch_3\.pt: .*{message}"):
         run("a", resume=path, weight_averaging=0.9)
 
 
@@ -233,6 +245,19 @@ def test_averaging_can_begin_and_end_on_resumption(run, tmp_path, before, after,
     assert_identical(last["model_state_dict"], trained)
     assert ("trained_state_dict" in last) == (after > 0)
     assert f"resuming with weight_averaging {after}; the checkpoint was trained with {before}" in caplog.text
+
+
+def test_queries_that_were_visited_once_before_it_could_be_chosen_are_said(run, tmp_path, caplog):
+    run("a", num_epochs=3, tails_per_visit=0)
+    path = tmp_path / "a/final_model.pt"
+    content = checkpoint_of(path)
+    del content["training_config"]["tails_per_visit"]
+    torch.save(content, path)
+    caplog.set_level("INFO")
+    run("a", resume=path, tails_per_visit=0)
+    assert "tails_per_visit" not in caplog.text
+    run("a", resume=path)
+    assert "resuming with tails_per_visit 16; the checkpoint was trained with 0" in caplog.text
 
 
 def test_an_optimizer_state_of_another_model_is_refused(run, tmp_path):

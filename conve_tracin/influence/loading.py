@@ -19,6 +19,7 @@ from conve_tracin.checkpoint import (
     detect_format,
     load_checkpoint,
     read_checkpoint_outline,
+    require_conve,
     require_matching_mappings,
     require_native,
     require_same_digests,
@@ -33,7 +34,7 @@ from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyze
 from conve_tracin.influence.tracing import TracedCheckpoint
 from conve_tracin.model import ConvE
 from conve_tracin.options import DEFAULT_LEARNING_RATE, GAUSS_NEWTON, TracInOptions
-from conve_tracin.pykeen_bridge import as_native_conve, load_pykeen_model
+from conve_tracin.pykeen_bridge import as_native_conve, load_pykeen_model, read_pykeen_file
 from conve_tracin.triples import Vocabulary, digest_of_triples
 
 if TYPE_CHECKING:
@@ -101,8 +102,18 @@ def choose_learning_rates(checkpoints: Sequence[Path], options: TracInOptions) -
     if options.learning_rate is not None or len(checkpoints) == 1:
         rate = DEFAULT_LEARNING_RATE if options.learning_rate is None else options.learning_rate
         return [rate] * len(checkpoints)
-    stored = [stored_learning_rate(_outline_of(path)) for path in checkpoints]
+    stored = [stored_learning_rate(_content_of(path, options)) for path in checkpoints]
     return [DEFAULT_LEARNING_RATE if rate is None else rate for rate in stored]
+
+
+def _content_of(path: Path, options: TracInOptions) -> dict[str, Any]:
+    try:
+        return read_checkpoint_outline(path)
+    except InputError:
+        if not options.trust_pickle:
+            raise
+    content = read_pykeen_file(path, trust_pickle=True)
+    return content if isinstance(content, dict) else {}
 
 
 class CheckpointLoader:
@@ -113,7 +124,9 @@ class CheckpointLoader:
         entities, relations: the mappings of the run; checkpoints of other mappings are refused.
         learning_rates: {checkpoint: η}.
         device: where the models go.
-        training_triples: all that the models were trained on, in the files' ids, as far as they are known here.
+
+    Attributes:
+        training_triples: all that the models were trained on, in the files' ids, once they are known here.
     """
 
     def __init__(
@@ -124,14 +137,13 @@ class CheckpointLoader:
         relations: Vocabulary,
         learning_rates: Mapping[Path, float],
         device: str,
-        training_triples: np.ndarray | None = None,
     ) -> None:
         self.options = options
         self.entities = entities
         self.relations = relations
         self.learning_rates = learning_rates
         self.device = device
-        self.training_triples = training_triples
+        self.training_triples: np.ndarray | None = None
         self._said: set[str] = set()
         self._has_warned_of_other_triples = False
         self._path_of_weights: dict[str, Path] = {}
@@ -159,6 +171,7 @@ class CheckpointLoader:
             return
         content = read_checkpoint_outline(path)
         require_native(content, source=path)
+        require_conve(content, source=path)
         require_matching_mappings(content, self.entities, self.relations, source=path)
 
     def _is_native(self, path: Path) -> bool:
