@@ -399,10 +399,13 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any], config: Training
         state.average.module.load_state_dict(checkpoint["model_state_dict"])
         state.average.n_averaged.fill_(checkpoint.get("num_averaged", 1))
     trained = checkpoint.get("trained_state_dict", checkpoint["model_state_dict"])
-    require_names(trained, state.model.state_dict())
+    own = state.model.state_dict()
+    require_names(trained, own)
     require_shapes(trained, state.model.config)
+    # Numbers that the model's do not hold become infinite.
+    trained = {name: weight.to(own[name].dtype) for name, weight in trained.items()}
+    require_sound_weights(trained, source="trained_state_dict")
     state.model.load_state_dict(trained)
-    require_sound_weights(state.model.state_dict(), source="trained_state_dict")
     load_optimizer(state.optimizer, checkpoint["optimizer_state_dict"])
     # A checkpoint of another precision has no scale to go on with.
     if checkpoint["scaler_state_dict"]:
