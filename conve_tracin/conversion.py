@@ -199,7 +199,8 @@ def to_native_checkpoint(
     native |= {"model_state_dict": state, "model_config": config.as_dict()}
     if native.get("trained_state_dict", state).keys() != state.keys():
         # PyKEEN has trained a bias since, which they lack.
-        del native["trained_state_dict"], native["num_averaged"]
+        del native["trained_state_dict"]
+        native.pop("num_averaged", None)
     _convert_optimizer(
         native,
         old_names=pykeen_parameter_names(),
