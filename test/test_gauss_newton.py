@@ -259,14 +259,34 @@ def test_damping_must_be_positive():
         CurvatureConfig(damping=0.0)
 
 
-def test_damping_that_rounding_swallows_is_refused(case):
+@pytest.mark.parametrize(
+    ("damping", "curvature"),
+    [
+        pytest.param(1e-6, torch.tensor([[1.0, 1.001], [1.001, 1.0]]), id="a negative eigenvalue"),
+        pytest.param(1e-8, torch.eye(2), id="nothing beside 1 in float32"),
+        pytest.param(1e-17, torch.eye(2).double(), id="nothing beside 1 in float64"),
+    ],
+)
+def test_damping_that_rounding_swallows_is_refused(case, damping, curvature):
     _, _, queries, _, _ = case
-    curvature = RowCurvature(make_model(2 * RELATIONS), queries, CurvatureConfig(damping=1e-12))
-    half = torch.tensor([[1.0, 1.0], [1.0, 1.0 - 1e-7]])
-    with pytest.raises(InputError, match=r"damping 1e-12 is lost .* larger --damping"):
-        curvature.precondition(half, torch.ones(2))
+    rows = RowCurvature(make_model(2 * RELATIONS), queries, CurvatureConfig(damping=damping))
+    with pytest.raises(InputError, match=rf"damping {damping:g} is lost .* larger --damping"):
+        rows.precondition(curvature, torch.ones(2).to(curvature))
+
+
+def test_damping_that_the_curvatures_precision_holds_is_used(case):
+    _, _, queries, _, _ = case
+    rows = RowCurvature(make_model(2 * RELATIONS), queries, CurvatureConfig(damping=1e-8))
+    half = torch.ones(2, 2).double()  # eigenvalues 0 and 2, the mean is 1
+    solved = rows.precondition(half, torch.tensor([1.0, -1.0]).double())
+    torch.testing.assert_close(solved, torch.tensor([1e8, -1e8]).double(), rtol=1e-6, atol=0)
+
+
+def test_a_curvature_that_is_not_finite_is_refused(case):
+    _, _, queries, _, _ = case
+    rows = RowCurvature(make_model(2 * RELATIONS), queries, CurvatureConfig())
     with pytest.raises(InputError, match="not finite"):
-        curvature.precondition(torch.full((2, 2), torch.inf), torch.ones(2))
+        rows.precondition(torch.full((2, 2), torch.inf), torch.ones(2))
 
 
 def test_leverage_is_a_triples_label_effect_on_itself(case):

@@ -119,7 +119,11 @@ class RowCurvature:
         return self._relations[relation]
 
     def precondition(self, curvature: Tensor, gradients: Tensor) -> Tensor:
-        """Solve (H + λI) x = g for one (d,) or several (d, m); zero where no label of training can move the row."""
+        """Solve (H + λI) x = g for one (d,) or several (d, m); zero where no label of training can move the row.
+
+        Raises:
+            InputError: H is not finite, or λ is lost in its rounding.
+        """
         mean_eigenvalue = curvature.diagonal().mean()
         if mean_eigenvalue <= NO_CURVATURE:
             return torch.zeros_like(gradients)
@@ -127,7 +131,8 @@ class RowCurvature:
         if not torch.isfinite(damped).all():
             raise InputError("the model's curvature is not finite, as its weights are too large; give another model")
         factor, trouble = torch.linalg.cholesky_ex(damped.double())
-        if trouble:
+        # Where the damping vanishes, rounding alone decides whether a curvature without full rank can be factored.
+        if trouble or self.config.damping < torch.finfo(curvature.dtype).eps:
             raise InputError(
                 f"damping {self.config.damping:g} is lost in the rounding of the model's curvature; give a larger "
                 "--damping, such as 0.0001"
