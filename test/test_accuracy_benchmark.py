@@ -1,9 +1,11 @@
 """The recipes of benchmarks/accuracy: settings that train_pytorch.py has, and results that are kept side by side."""
 
 import json
+import shutil
 import tarfile
 
 import pytest
+import torch
 
 import train_pytorch
 from benchmarks.accuracy import reproduce
@@ -18,10 +20,59 @@ FILES = [
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_settings_of_training_under_their_full_names(name):
-    recipe = reproduce.read_recipe(name)
-    settings = vars(train_pytorch.build_parser().parse_args([*FILES, *reproduce.flags(recipe)]))
-    for flag, value in recipe.items():
-        assert settings[flag.replace("-", "_")] == value
+    for stage in reproduce.stages_of(reproduce.read_recipe(name)):
+        settings = vars(train_pytorch.build_parser().parse_args([*FILES, *reproduce.flags(stage)]))
+        for flag, value in stage.items():
+            assert settings[flag.replace("-", "_")] == value
+
+
+TWO_STAGES = {
+    "embedding-dim": 6, "embedding-height": 2, "embedding-width": 3, "output-channels": 2, "batch-size": 4,
+    "training-approach": "kvsall", "loss": "ce", "num-epochs": 2, "checkpoint-frequency": 1, "no-gpu": True,
+    "then": {"label-smoothing": 0, "num-epochs": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "expected"),
+    [
+        (None, [(2, None), (4, 0)]),
+        (1, [(1, None)]),
+        (2, [(2, None)]),
+        (3, [(2, None), (3, 0)]),
+        (9, [(2, None), (9, 0)]),
+    ],
+)
+def test_fewer_epochs_end_within_the_stage_that_they_reach(num_epochs, expected):
+    stages = reproduce.stages_of(TWO_STAGES, num_epochs)
+    assert [(stage["num-epochs"], stage.get("label-smoothing")) for stage in stages] == expected
+    assert all(stage["loss"] == "ce" and "then" not in stage for stage in stages)
+
+
+def test_the_second_stage_resumes_from_the_first_one_and_a_run_that_was_stopped_within_it_ends_the_same(
+    graph_files, tmp_path
+):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in reproduce.SPLITS:
+        shutil.copy(getattr(graph_files, split), data / f"{split}.txt")
+    for name in ("entity_to_id", "relation_to_id"):
+        shutil.copy(getattr(graph_files, name), data / f"{name}.tsv")
+
+    def checkpoint(model, epoch):
+        return torch.load(tmp_path / model / "checkpoints" / f"checkpoint_epoch_{epoch}.pt", weights_only=True)
+
+    result = reproduce.train(reproduce.stages_of(TWO_STAGES), data, tmp_path / "whole")
+    assert result["epochs"] == 4
+    assert [checkpoint("whole", epoch)["training_config"]["label_smoothing"] for epoch in (1, 2, 3, 4)] == [
+        0.1, 0.1, 0, 0,
+    ]  # fmt: skip
+
+    reproduce.train(reproduce.stages_of(TWO_STAGES, 3), data, tmp_path / "stopped")
+    again = reproduce.train(reproduce.stages_of(TWO_STAGES), data, tmp_path / "stopped")
+    for name, weights in checkpoint("whole", 4)["model_state_dict"].items():
+        assert torch.equal(checkpoint("stopped", 4)["model_state_dict"][name], weights), name
+    assert {name: again[name] for name in reproduce.METRICS} == {name: result[name] for name in reproduce.METRICS}
 
 
 @pytest.mark.parametrize("given", ["umls", "umls --num-epochs 2", "nations --random-seed 7", "umls --random-seed 42"])

@@ -4,8 +4,9 @@
     python benchmarks/accuracy/reproduce.py umls
     python benchmarks/accuracy/reproduce.py fb15k-237 --data FB15k-237.tar.gz
 
-A recipe is a JSON file beside this script: flags of train_pytorch.py and their values. A run that was stopped goes on
-from its newest checkpoint. The last line is JSON, which also goes into --results.
+A recipe is a JSON file beside this script: flags of train_pytorch.py and their values, and under "then" what changes
+after the last of its epochs, for a second stage that resumes from there. A run that was stopped goes on from its newest
+checkpoint. The last line is JSON, which also goes into --results.
 """
 
 import argparse
@@ -43,8 +44,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """Return the flags of train_pytorch.py, without their dashes, and their values."""
+    """Return the flags of train_pytorch.py, without their dashes, and their values; "then" holds a second stage's."""
     return json.loads((RECIPES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def stages_of(recipe: dict[str, Any], num_epochs: int | None = None) -> list[dict[str, Any]]:
+    """Return the settings of each stage; `num_epochs` in place of the recipe's number may leave out the second.
+
+    >>> stages_of({"loss": "ce", "num-epochs": 30, "then": {"label-smoothing": 0, "num-epochs": 34}})
+    [{'loss': 'ce', 'num-epochs': 30}, {'loss': 'ce', 'num-epochs': 34, 'label-smoothing': 0}]
+    """
+    first = {flag: value for flag, value in recipe.items() if flag != "then"}
+    stages = [first, first | recipe["then"]] if "then" in recipe else [first]
+    if num_epochs is not None:
+        stages = [stages[0], *(stages[1:] if first["num-epochs"] < num_epochs else [])]
+        stages[-1] = stages[-1] | {"num-epochs": num_epochs}
+    return stages
 
 
 def flags(settings: dict[str, Any]) -> list[str]:
@@ -84,16 +99,25 @@ def prepare(name: str, data: Path | None, directory: Path) -> None:
     run_script("prepare_data.py", *source, "--output-dir", str(directory))
 
 
-def train(settings: dict[str, Any], data: Path, model: Path) -> dict[str, Any]:
-    """Train with `settings`, or go on; return the test metrics and what the training took."""
+def read_history(model: Path) -> list[dict[str, Any]]:
+    """Return the records of the epochs that lie behind a model; none where there is no model yet."""
+    path = model / "training_history.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def train(stages: list[dict[str, Any]], data: Path, model: Path) -> dict[str, Any]:
+    """Train stage after stage, or go on; return the test metrics and what the training took."""
     files = {split: data / f"{split}.txt" for split in SPLITS}
     files |= {name: data / f"{name.replace('-', '_')}.tsv" for name in ("entity-to-id", "relation-to-id")}
-    run_script(
-        "train_pytorch.py", *flags(files), *flags(settings), "--output-dir", str(model),
-        "--resume-from-checkpoint", "auto",
-    )  # fmt: skip
+    for stage in stages:
+        # A checkpoint of a later stage has more epochs behind it than this one may have. The last ranks in any case.
+        if stage is stages[-1] or len(read_history(model)) < stage["num-epochs"]:
+            run_script(
+                "train_pytorch.py", *flags(files), *flags(stage), "--output-dir", str(model),
+                "--resume-from-checkpoint", "auto",
+            )  # fmt: skip
     results = json.loads((model / "test_results.json").read_text(encoding="utf-8"))
-    history = json.loads((model / "training_history.json").read_text(encoding="utf-8"))
+    history = read_history(model)
     return {
         **{metric: round(results[metric], 4) for metric in METRICS},
         "ranked": results["ranked"],
@@ -121,13 +145,12 @@ def main() -> None:
     """Prepare, train, and print what the model reaches."""
     args = parse_args()
     settings = read_recipe(args.recipe) | {"random-seed": args.random_seed}
-    if args.num_epochs is not None:
-        settings["num-epochs"] = args.num_epochs
     if args.no_gpu:
         settings["no-gpu"] = True
     output_dir = args.output_dir or Path("accuracy") / args.recipe
     prepare(args.recipe, args.data, output_dir / "data")
-    reached = train(settings, output_dir / "data", output_dir / f"model-{args.random_seed}")
+    stages = stages_of(settings, args.num_epochs)
+    reached = train(stages, output_dir / "data", output_dir / f"model-{args.random_seed}")
     result = {"command": command_of(args), "seed": args.random_seed, "machine": common.machine(), **reached}
     record(args.results, args.recipe, result)
 
