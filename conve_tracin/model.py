@@ -34,7 +34,7 @@ class ConvEConfig:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise InputError(f"{name} is {value!r:.40}; it must be a whole number of at least 1")
-        for name in _DROPOUTS:
+        for name in DROPOUTS:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value < 1:
                 raise InputError(f"{name} is {value!r:.40}; it must be at least 0 and below 1")
@@ -69,7 +69,7 @@ _SIZES = (
     "num_entities", "num_relations", "embedding_dim", "embedding_height", "embedding_width",
     "output_channels", "kernel_height", "kernel_width",
 )  # fmt: skip
-_DROPOUTS = ("input_dropout", "feature_map_dropout", "output_dropout")
+DROPOUTS = ("input_dropout", "feature_map_dropout", "output_dropout")
 
 
 class ConvE(nn.Module):

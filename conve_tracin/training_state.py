@@ -27,7 +27,7 @@ from conve_tracin.checkpoint_schema import (
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 from conve_tracin.memory import is_out_of_memory
-from conve_tracin.model import ConvE
+from conve_tracin.model import DROPOUTS, ConvE
 
 logger = logging.getLogger(__name__)
 
@@ -335,8 +335,8 @@ def restore(
 ) -> None:
     """Put a checkpoint's content into `state`.
 
-    A learning rate or decay that differs from the checkpoint's takes effect from here on. Settings that differ
-    are named in the log, and so are other training triples.
+    A learning rate, decay or dropout that differs from the checkpoint's takes effect from here on. Settings that
+    differ are named in the log, and so are other training triples.
 
     Raises InputError where the checkpoint has other sizes or mappings, is past the last epoch, or lacks what
     resumption needs.
@@ -375,10 +375,14 @@ def restore(
 
 
 def require_same_sizes(checkpoint: dict[str, Any], model: ConvE, *, source: Path) -> None:
-    """Raise InputError where the checkpoint's model has other sizes or dropouts, or broken weights."""
+    """Raise InputError where the checkpoint has other sizes or broken weights; name other dropouts in the log."""
     stored = build_model(checkpoint, source=source).config.as_dict()
     for name, value in model.config.as_dict().items():
-        if stored[name] != value:
+        if stored[name] == value:
+            continue
+        if name in DROPOUTS:
+            report_change(name, value, stored[name])
+        else:
             raise InputError(f"{source}: has {name} {stored[name]}, this run has {value}; give the same settings")
 
 
@@ -388,7 +392,12 @@ def report_changed_settings(stored: dict[str, Any], config: TrainingConfig) -> N
         given = getattr(config, setting.name)
         before = stored.get(setting.name, config.BEFORE_IT_COULD_BE_CHOSEN.get(setting.name, setting.default))
         if before != given and setting.name not in config.FREE_ON_RESUME:
-            logger.info("resuming with %s %s; the checkpoint was trained with %s", setting.name, given, before)
+            report_change(setting.name, given, before)
+
+
+def report_change(name: str, given: object, before: object) -> None:
+    """Name a setting that is not the checkpoint's in the log."""
+    logger.info("resuming with %s %s; the checkpoint was trained with %s", name, given, before)
 
 
 def load_into(state: TrainingState, checkpoint: dict[str, Any], config: TrainingConfig) -> None:

@@ -26,30 +26,32 @@ def test_recipes_are_settings_of_training_under_their_full_names(name):
             assert settings[flag.replace("-", "_")] == value
 
 
-TWO_STAGES = {
+STAGES = {
     "embedding-dim": 6, "embedding-height": 2, "embedding-width": 3, "output-channels": 2, "batch-size": 4,
     "training-approach": "kvsall", "loss": "ce", "num-epochs": 2, "checkpoint-frequency": 1, "no-gpu": True,
-    "then": {"label-smoothing": 0, "num-epochs": 4},
+    "then": {"label-smoothing": 0, "num-epochs": 4, "then": {"output-dropout": 0, "num-epochs": 5}},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("num_epochs", "expected"),
     [
-        (None, [(2, None), (4, 0)]),
-        (1, [(1, None)]),
-        (2, [(2, None)]),
-        (3, [(2, None), (3, 0)]),
-        (9, [(2, None), (9, 0)]),
+        (None, [(2, None, None), (4, 0, None), (5, 0, 0)]),
+        (1, [(1, None, None)]),
+        (2, [(2, None, None)]),
+        (3, [(2, None, None), (3, 0, None)]),
+        (4, [(2, None, None), (4, 0, None)]),
+        (9, [(2, None, None), (4, 0, None), (9, 0, 0)]),
     ],
 )
 def test_fewer_epochs_end_within_the_stage_that_they_reach(num_epochs, expected):
-    stages = reproduce.stages_of(TWO_STAGES, num_epochs)
-    assert [(stage["num-epochs"], stage.get("label-smoothing")) for stage in stages] == expected
+    stages = reproduce.stages_of(STAGES, num_epochs)
+    flags = ("num-epochs", "label-smoothing", "output-dropout")
+    assert [tuple(map(stage.get, flags)) for stage in stages] == expected
     assert all(stage["loss"] == "ce" and "then" not in stage for stage in stages)
 
 
-def test_the_second_stage_resumes_from_the_first_one_and_a_run_that_was_stopped_within_it_ends_the_same(
+def test_each_stage_resumes_from_the_one_before_and_a_run_that_was_stopped_within_it_ends_the_same(
     graph_files, tmp_path
 ):
     data = tmp_path / "data"
@@ -62,16 +64,16 @@ def test_the_second_stage_resumes_from_the_first_one_and_a_run_that_was_stopped_
     def checkpoint(model, epoch):
         return torch.load(tmp_path / model / "checkpoints" / f"checkpoint_epoch_{epoch}.pt", weights_only=True)
 
-    result = reproduce.train(reproduce.stages_of(TWO_STAGES), data, tmp_path / "whole")
-    assert result["epochs"] == 4
-    assert [checkpoint("whole", epoch)["training_config"]["label_smoothing"] for epoch in (1, 2, 3, 4)] == [
-        0.1, 0.1, 0, 0,
-    ]  # fmt: skip
+    result = reproduce.train(reproduce.stages_of(STAGES), data, tmp_path / "whole")
+    assert result["epochs"] == 5
+    whole = [checkpoint("whole", epoch) for epoch in range(1, 6)]
+    assert [epoch["training_config"]["label_smoothing"] for epoch in whole] == [0.1, 0.1, 0, 0, 0]
+    assert [epoch["model_config"]["output_dropout"] for epoch in whole] == [0.3, 0.3, 0.3, 0.3, 0]
 
-    reproduce.train(reproduce.stages_of(TWO_STAGES, 3), data, tmp_path / "stopped")
-    again = reproduce.train(reproduce.stages_of(TWO_STAGES), data, tmp_path / "stopped")
-    for name, weights in checkpoint("whole", 4)["model_state_dict"].items():
-        assert torch.equal(checkpoint("stopped", 4)["model_state_dict"][name], weights), name
+    reproduce.train(reproduce.stages_of(STAGES, 3), data, tmp_path / "stopped")
+    again = reproduce.train(reproduce.stages_of(STAGES), data, tmp_path / "stopped")
+    for name, weights in checkpoint("whole", 5)["model_state_dict"].items():
+        assert torch.equal(checkpoint("stopped", 5)["model_state_dict"][name], weights), name
     assert {name: again[name] for name in reproduce.METRICS} == {name: result[name] for name in reproduce.METRICS}
 
 

@@ -185,7 +185,6 @@ def test_learning_rate_given_on_resumption_takes_effect(run, tmp_path):
     ("changes", "message"),
     [
         ({"sizes": {"output_channels": 5}}, "has output_channels 4, this run has 5"),
-        ({"sizes": {"input_dropout": 0.5}}, "has input_dropout 0.2, this run has 0.5"),
         ({"inverse_triples": True}, "was trained without --inverse-triples; resume it without them"),
         ({"digest": {**DIGEST, "entity": "x"}}, "trained with another entity mapping"),
         ({"digest": {**DIGEST, "relation": "x"}}, "trained with another relation mapping"),
@@ -199,6 +198,23 @@ def test_resumption_is_refused_with_the_reason(run, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         run("b", resume=tmp_path / "a/checkpoints/checkpoint_epoch_3.pt", **changes)
     assert not (tmp_path / "b").exists()
+
+
+def test_dropouts_given_on_resumption_take_effect_and_are_said(run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    run("a", num_epochs=3)
+    last = tmp_path / "a/checkpoints/checkpoint_epoch_3.pt"
+    run("b", resume=last, sizes=NO_DROPOUT)
+    assert "resuming with input_dropout 0.0; the checkpoint was trained with 0.2" in caplog.text
+    caplog.clear()
+    content = checkpoint_of(last)
+    torch.save(content | {"model_config": content["model_config"] | NO_DROPOUT}, last)
+    run("c", resume=last, sizes=NO_DROPOUT)
+    assert "resuming with" not in caplog.text
+    run("d", resume=last)
+    assert_same_training(tmp_path / "b/final_model.pt", tmp_path / "c/final_model.pt")
+    weights = [checkpoint_of(tmp_path / name / "final_model.pt")["model_state_dict"]["fc.weight"] for name in "cd"]
+    assert not torch.equal(*weights)
 
 
 @pytest.mark.parametrize("member", ["optimizer_state_dict", "random_state", "history", "training_config"])

@@ -5,7 +5,7 @@
     python benchmarks/accuracy/reproduce.py fb15k-237 --data FB15k-237.tar.gz
 
 A recipe is a JSON file beside this script: flags of train_pytorch.py and their values, and under "then" what changes
-after the last of its epochs, for a second stage that resumes from there. A run that was stopped goes on from its newest
+after the last of its epochs, for a next stage that resumes from there. A run that was stopped goes on from its newest
 checkpoint. The last line is JSON, which also goes into --results.
 """
 
@@ -44,22 +44,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """Return the flags of train_pytorch.py, without their dashes, and their values; "then" holds a second stage's."""
+    """Return the flags of train_pytorch.py, without their dashes, and their values; "then" holds a next stage's."""
     return json.loads((RECIPES / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def stages_of(recipe: dict[str, Any], num_epochs: int | None = None) -> list[dict[str, Any]]:
-    """Return the settings of each stage; `num_epochs` in place of the recipe's number may leave out the second.
+    """Return the settings of each stage; `num_epochs` in place of the recipe's number may leave out the last ones.
 
     >>> stages_of({"loss": "ce", "num-epochs": 30, "then": {"label-smoothing": 0, "num-epochs": 34}})
     [{'loss': 'ce', 'num-epochs': 30}, {'loss': 'ce', 'num-epochs': 34, 'label-smoothing': 0}]
     """
     first = {flag: value for flag, value in recipe.items() if flag != "then"}
-    stages = [first, first | recipe["then"]] if "then" in recipe else [first]
-    if num_epochs is not None:
-        stages = [stages[0], *(stages[1:] if first["num-epochs"] < num_epochs else [])]
-        stages[-1] = stages[-1] | {"num-epochs": num_epochs}
-    return stages
+    if num_epochs is not None and ("then" not in recipe or num_epochs <= first["num-epochs"]):
+        return [first | {"num-epochs": num_epochs}]
+    return [first, *(stages_of(first | recipe["then"], num_epochs) if "then" in recipe else [])]
 
 
 def flags(settings: dict[str, Any]) -> list[str]:
