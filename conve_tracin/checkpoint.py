@@ -1,5 +1,6 @@
 """Checkpoints: saved whole, loaded strictly and without running code, and recognised by their content."""
 
+import json
 import pickle
 import warnings
 import zipfile
@@ -70,6 +71,11 @@ def read_checkpoint_outline(path: str | Path) -> dict[str, Any]:
     For what a checkpoint says beside them, of many or large files.
     """
     return _read(Path(path), _map_without_running_code)
+
+
+def history_as_text(checkpoint: Mapping[str, Any]) -> list[str]:
+    """Return the record of each epoch as text, in which even NaN equals itself; other origins have no history."""
+    return [json.dumps(record, default=str) for record in checkpoint.get("history") or ()]
 
 
 def _read(path: Path, load: Callable[[Path], Any]) -> dict[str, Any]:

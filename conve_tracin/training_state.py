@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from conve_tracin import distributed
-from conve_tracin.checkpoint import build_model, load_checkpoint, require_same_digests, save_checkpoint
+from conve_tracin.checkpoint import (
+    build_model,
+    history_as_text,
+    load_checkpoint,
+    read_checkpoint_outline,
+    require_same_digests,
+    save_checkpoint,
+)
 from conve_tracin.checkpoint_schema import (
     first_difference,
     is_plain_tensor,
@@ -501,20 +508,38 @@ def restore_schedule(state: TrainingState, checkpoint: dict[str, Any], config: T
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """Find the checkpoint_epoch_N.pt that was written last and is whole; None where there is none.
+    """Find the whole checkpoint_epoch_N.pt of the last epoch of the run that wrote last; None where there is none.
 
-    Damaged ones are named in the log and passed over.
+    Damaged ones are named in the log and passed over. Times tell which run wrote last, as an earlier one may have left
+    higher epochs behind. In a copied directory they tell nothing, so a checkpoint that goes on from the newest counts.
     """
-    candidates = list(directory.glob("checkpoint_epoch_*.pt"))
-    # By time, then epoch: an earlier run may have left higher epochs behind.
-    for path in sorted(candidates, key=lambda path: (path.stat().st_mtime_ns, epoch_in(path)), reverse=True):
-        try:
-            load_checkpoint(path)
-        except InputError as error:
-            logger.warning("passed over: %s", error)
-        else:
-            return path
-    return None
+    candidates = sorted(
+        directory.glob("checkpoint_epoch_*.pt"),
+        key=lambda path: (path.stat().st_mtime_ns, epoch_in(path)),
+        reverse=True,
+    )
+    newest = next(filter(is_whole, candidates), None)
+    if newest is None:
+        return None
+    older = candidates[candidates.index(newest) + 1 :]
+    later_epochs = sorted((path for path in older if epoch_in(path) > epoch_in(newest)), key=epoch_in, reverse=True)
+    return next((path for path in later_epochs if is_whole(path) and goes_on_from(newest, path)), newest)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint can be read; the log says why not."""
+    try:
+        load_checkpoint(path)
+    except InputError as error:
+        logger.warning("passed over: %s", error)
+        return False
+    return True
+
+
+def goes_on_from(earlier: Path, later: Path) -> bool:
+    """Whether the history of `later` begins with that of `earlier`, to the second that each epoch took."""
+    first, second = (history_as_text(read_checkpoint_outline(path)) for path in (earlier, later))
+    return bool(first) and second[: len(first)] == first
 
 
 def warn_of_another_run(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import weakref
 
 import numpy as np
@@ -306,6 +307,16 @@ def test_the_newest_whole_checkpoint_is_found(run, tmp_path, caplog):
     (directory / ".checkpoint_epoch_8.pt.123.part").write_bytes(b"half")
     assert newest_checkpoint(directory) == directory / "checkpoint_epoch_4.pt"
     assert "checkpoint_epoch_6.pt" in caplog.text
+
+
+def test_the_last_epoch_is_found_in_a_copied_directory_and_no_later_one_of_an_earlier_run(run, tmp_path):
+    directory = tmp_path / "a/checkpoints"
+    run("a", checkpoint_frequency=2)
+    for age, epoch in enumerate((2, 6, 4)):  # as `cp -r` may have written them
+        os.utime(directory / f"checkpoint_epoch_{epoch}.pt", (1e9 - age, 1e9 - age))
+    assert newest_checkpoint(directory) == directory / "checkpoint_epoch_6.pt"
+    run("a", checkpoint_frequency=2, num_epochs=4, resume=directory / "checkpoint_epoch_2.pt", learning_rate=0.02)
+    assert newest_checkpoint(directory) == directory / "checkpoint_epoch_4.pt"
 
 
 # ---------------------------------------------------------------------------------------------------------------

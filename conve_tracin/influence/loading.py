@@ -1,7 +1,6 @@
 """From a checkpoint's path to an analyzer, whatever the format: native, converted, or one of PyKEEN's own."""
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from conve_tracin.checkpoint import (
     PYKEEN_TRAINING_LOOP,
     build_model,
     detect_format,
+    history_as_text,
     load_checkpoint,
     read_checkpoint_outline,
     require_conve,
@@ -82,8 +82,7 @@ def _require_one_run(checkpoints: Sequence[Path]) -> None:
     """Raise InputError where a checkpoint's history does not go on from that of an earlier epoch."""
     earlier: list[str] = []
     for path in checkpoints:
-        # As text, in which even NaN equals itself. Checkpoints of other origins have no history.
-        history = [json.dumps(record, default=str) for record in _outline_of(path).get("history") or ()]
+        history = history_as_text(_outline_of(path))
         if history and history[: len(earlier)] != earlier:
             raise InputError(f"{path}: is of another training run than the earlier epochs beside it; name checkpoints")
         earlier = history or earlier
