@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from conve_tracin import cli
-from conve_tracin.options import MODES, TracInOptions
+from conve_tracin.settings import MODES, TracInOptions
 
 __getattr__ = cli.lazy_exports({"run_tracin_analysis": "conve_tracin.analysis"})
 
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cli.start_on_all_gpus(args)
     from conve_tracin.analysis import analyse
-    from conve_tracin.distributed import processes
+    from conve_tracin.parallel import processes
 
     with processes():
         analyse(TracInOptions(**cli.members_of(TracInOptions, args)), keep_content=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from conve_tracin import cli
-from conve_tracin.options import TracInOptions
+from conve_tracin.settings import TracInOptions
 
 __getattr__ = cli.lazy_exports({"TracInAnalyzerPyTorch": "conve_tracin.influence.analyzer"})
 
@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     require_consistent(parser, args)
 
     cli.start_on_all_gpus(args)
-    from conve_tracin.distributed import processes
     from conve_tracin.native_analysis import run_native_analysis
+    from conve_tracin.parallel import processes
 
     with processes():
         run_native_analysis(**options_from(args))

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conve_tracin import cli
-from conve_tracin.outputs import require_usable_outputs
+from conve_tracin.files import require_usable_outputs
 
 if TYPE_CHECKING:
-    from conve_tracin.training import TrainingData
+    from conve_tracin.training.loop import TrainingData
 
 logger = logging.getLogger(__name__)
 
-__getattr__ = cli.lazy_exports({"ConvE": "conve_tracin.model", "compute_loss_efficient": "conve_tracin.loss"})
+__getattr__ = cli.lazy_exports(
+    {"ConvE": "conve_tracin.model.conve", "compute_loss_efficient": "conve_tracin.model.loss"}
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -115,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, train, and print the test metrics."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    from conve_tracin.distributed import processes
+    from conve_tracin.parallel import processes
 
     with processes():
         run(args, parser)
@@ -123,9 +125,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Train as the arguments say, and print the test metrics."""
-    from conve_tracin import distributed
-    from conve_tracin.model import ConvEConfig
-    from conve_tracin.training import OUTPUT_FILES, TrainingConfig, keep_freed_memory, train
+    from conve_tracin import parallel
+    from conve_tracin.model.conve import ConvEConfig
+    from conve_tracin.settings import TrainingConfig
+    from conve_tracin.training.loop import OUTPUT_FILES, keep_freed_memory, train
 
     require_outputs(args, OUTPUT_FILES)
     device = cli.choose_device("cpu" if args.no_gpu else "auto")
@@ -137,11 +140,11 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         model_sizes=cli.members_of(ConvEConfig, args),
         output_dir=args.output_dir,
         checkpoint_dir=checkpoint_dir_of(args),
-        resume_from=distributed.announce(choose_checkpoint(args) if distributed.is_main() else None),
+        resume_from=parallel.announce(choose_checkpoint(args) if parallel.is_main() else None),
         device=device,
         clean_memory=not args.disable_memory_cleanup,
     )
-    if not distributed.is_main():
+    if not parallel.is_main():
         return
     print(f"Test metrics ({results['ranked']}, filtered), best model of epoch {results['epoch']}:")
     for name in ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10", "mean_rank"):
@@ -167,7 +170,7 @@ def checkpoint_dir_of(args: argparse.Namespace) -> Path:
 
 def choose_checkpoint(args: argparse.Namespace) -> Path | None:
     """Return the checkpoint to resume from; "auto" is the newest whole one. None starts anew."""
-    from conve_tracin.training_state import newest_checkpoint
+    from conve_tracin.training.resume import newest_checkpoint
 
     if args.resume_from_checkpoint != Path("auto"):
         return args.resume_from_checkpoint
@@ -179,8 +182,9 @@ def choose_checkpoint(args: argparse.Namespace) -> Path | None:
 
 def read_data(args: argparse.Namespace) -> "TrainingData":
     """Read mappings and splits; raises InputError with file and line."""
-    from conve_tracin.training import TrainingData
-    from conve_tracin.triples import read_triples, read_vocabulary
+    from conve_tracin.data.triples import read_triples
+    from conve_tracin.data.vocabulary import read_vocabulary
+    from conve_tracin.training.loop import TrainingData
 
     entities = read_vocabulary(args.entity_to_id, "entity")
     relations = read_vocabulary(args.relation_to_id, "relation")
@@ -198,7 +202,7 @@ def read_data(args: argparse.Namespace) -> "TrainingData":
 
 def report_settings_without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser, *, device: str) -> None:
     """Say once which given flags change nothing here."""
-    from conve_tracin import distributed
+    from conve_tracin import parallel
 
     if args.num_workers != parser.get_default("num_workers"):
         logger.info("--num-workers has no effect: batches are cut from tensors in memory")
@@ -215,9 +219,9 @@ def report_settings_without_effect(args: argparse.Namespace, parser: argparse.Ar
     if args.use_torch_compile and device != "cpu":
         if args.use_gradient_checkpointing:
             logger.info("--use-torch-compile has no effect on the encoder together with --use-gradient-checkpointing")
-        elif distributed.count() > 1:
+        elif parallel.count() > 1:
             logger.info("--use-torch-compile has no effect on the encoder with several GPUs: BatchNorm is synchronized")
-    if args.auto_batch_size and distributed.count() > 1:
+    if args.auto_batch_size and parallel.count() > 1:
         logger.info("--auto-batch-size has no effect with several processes: one cannot halve a batch of all")
     if args.disable_memory_cleanup and device == "cpu":
         logger.info("--disable-memory-cleanup has no effect on the CPU, which caches no memory between batches")

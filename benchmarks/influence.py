@@ -22,13 +22,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
-from conve_tracin.batch_loss import BatchLoss
-from conve_tracin.influence import reference, vectorized
+from conve_tracin.device import set_tf32
+from conve_tracin.influence import autodiff, reference
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
-from conve_tracin.model import ConvE
-from conve_tracin.precision import set_tf32
-from conve_tracin.training import TrainingConfig, new_state, run_epoch, training_queries
+from conve_tracin.model.conve import ConvE
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.batch_loss import BatchLoss
+from conve_tracin.training.loop import run_epoch, training_queries
+from conve_tracin.training.state import new_state
 
 LINEAR_AND_CONVOLUTION = ["fc.weight", "fc.bias", "conv1.weight", "conv1.bias"]
 
@@ -165,7 +167,7 @@ def time_vmap(
         gradients = [reference.triple_gradient(scorer, torch.from_numpy(tests[0]).to(device), names=layers)]
         chosen = rows[:count]
         best_of(
-            lambda g=gradients, c=chosen: vectorized.gradient_products(scorer, g, c, batch_size=16),
+            lambda g=gradients, c=chosen: autodiff.gradient_products(scorer, g, c, batch_size=16),
             rates,
             name,
             len(chosen),

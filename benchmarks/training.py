@@ -28,19 +28,13 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
-from conve_tracin.model import ConvE
-from conve_tracin.precision import set_tf32
-from conve_tracin.queries import Queries
+from conve_tracin.data.queries import Queries, group_by_query
+from conve_tracin.device import set_tf32
+from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking import rank_triples
-from conve_tracin.training import (
-    TrainingConfig,
-    choose_batch_loss,
-    keep_freed_memory,
-    new_state,
-    train_batch,
-    training_queries,
-)
-from conve_tracin.triples import group_by_query
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.loop import choose_batch_loss, keep_freed_memory, train_batch, training_queries
+from conve_tracin.training.state import new_state
 
 LABEL_SMOOTHING = 0.1
 # A GPU works while the program prepares its next batches, as in training, and records the first ones.
@@ -305,8 +299,8 @@ def evaluation(args: argparse.Namespace) -> dict[str, float]:
     from pykeen.evaluation import RankBasedEvaluator
     from pykeen.triples import CoreTriplesFactory
 
-    from conve_tracin.conversion import convert_pytorch_to_pykeen_state_dict
-    from conve_tracin.pykeen_bridge import build_pykeen_conve
+    from conve_tracin.checkpoint.conversion import convert_pytorch_to_pykeen_state_dict
+    from conve_tracin.checkpoint.pykeen import build_pykeen_conve
 
     triples, num_entities, num_relations = load_graph(args)
     torch.manual_seed(args.seed)

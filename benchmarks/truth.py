@@ -85,7 +85,7 @@ def setup_of(args: argparse.Namespace) -> Any:
     from truth_lib.retraining import require_same_setup
     from truth_lib.setups import Setup
 
-    from conve_tracin.training import TrainingConfig
+    from conve_tracin.settings import TrainingConfig
 
     setup = Setup(
         data_dir=args.data,

@@ -15,23 +15,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from conve_tracin import cli, distributed
+from conve_tracin import cli, parallel
+from conve_tracin.checkpoint.pykeen import find_training_mappings
+from conve_tracin.data.names import Names
+from conve_tracin.data.triples import (
+    label_blocks,
+    read_test_triples,
+    read_triples,
+    read_triples_and_places,
+    resolve_triple,
+)
+from conve_tracin.device import set_tf32, supports_bfloat16, supports_tf32
 from conve_tracin.errors import InputError
-from conve_tracin.files import json_text_of_many, write_json, write_together
-from conve_tracin.influence import tracing
+from conve_tracin.files import json_text_of_many, require_usable_outputs, write_json, write_together
+from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.analyzer import Influence, rank_influences
-from conve_tracin.influence.loading import CheckpointLoader, choose_learning_rates, find_checkpoints
-from conve_tracin.influence.resuming import StoredTraces, resume_traces
+from conve_tracin.influence.journal import Journal, StoredTraces, digest_of, open_in_directory, resume_traces
+from conve_tracin.influence.load import CheckpointLoader, choose_learning_rates, find_checkpoints
 from conve_tracin.influence.summary import SummarySettings
-from conve_tracin.influence.tracing import Trace, trace
-from conve_tracin.journal import Journal, digest_of, open_in_directory
-from conve_tracin.names import Names
-from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions, shared_settings_without_effect
-from conve_tracin.outputs import require_usable_outputs
-from conve_tracin.precision import set_tf32, supports_bfloat16, supports_tf32
-from conve_tracin.pykeen_bridge import find_training_mappings
+from conve_tracin.influence.trace import Trace, trace
 from conve_tracin.report import page
-from conve_tracin.report.formats import (
+from conve_tracin.report.tables import (
     influence_as_json,
     safe_file_name,
     self_influences_as_table,
@@ -40,7 +44,7 @@ from conve_tracin.report.formats import (
     trace_as_table,
     write_csv,
 )
-from conve_tracin.triples import label_blocks, read_test_triples, read_triples, read_triples_and_places, resolve_triple
+from conve_tracin.settings import GAUSS_NEWTON, TRACIN, TracInOptions, shared_settings_without_effect
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +115,7 @@ def analyse(options: TracInOptions, *, keep_content: bool) -> dict[str, Any]:
     """Do the same; without `keep_content` the results of many test triples go to the disk only, and {} is returned."""
     require_outputs(options)
     run = prepare(options)
-    if not distributed.is_main():
+    if not parallel.is_main():
         return follow(run)
     for message in settings_without_effect(run.options):
         logger.info(message)
@@ -294,8 +298,8 @@ def settings_without_effect(options: TracInOptions) -> Iterator[str]:
 
 def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say where --enable-multi-gpu changes nothing, and why."""
-    if options.enable_multi_gpu and distributed.count() == 1:
-        obstacle = distributed.obstacle_to_several_gpus(
+    if options.enable_multi_gpu and parallel.count() == 1:
+        obstacle = parallel.obstacle_to_several_gpus(
             device=options.device, method=options.method, gpus=torch.cuda.device_count()
         )
         yield f"--enable-multi-gpu has no effect: {obstacle or 'the scripts start several processes, not functions'}"
@@ -322,7 +326,7 @@ def _inputs_without_effect(options: TracInOptions) -> Iterator[str]:
 def trace_test_triples(run: Run, *, keep_content: bool) -> dict[str, Any]:
     """Trace the test triples (modes "test" and "single") and write the results; return them where they are kept."""
     options = run.options
-    passes = len(run.training_triples) * len(run.checkpoints) * -(-len(run.test_triples) // tracing.GROUP_SIZE)
+    passes = len(run.training_triples) * len(run.checkpoints) * -(-len(run.test_triples) // trace_module.GROUP_SIZE)
     backward = options.method == TRACIN and not options.use_optimized_tracin
     if backward and passes > MANY_BACKWARD_PASSES:
         logger.info(
@@ -513,8 +517,8 @@ def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool, shared
             progress=f"{path.name}: self-influence" if progress else None,
         )
         shared = shared and loaded.analyzer.shares_training_triples
-        with tracing.naming_the_checkpoint(path):
-            products = distributed.compute_shared(compute, triples) if shared else compute(triples)
-        tracing.require_finite_influences(products, path)
+        with trace_module.naming_the_checkpoint(path):
+            products = parallel.compute_shared(compute, triples) if shared else compute(triples)
+        trace_module.require_finite_influences(products, path)
         total = total + loaded.weight * products
     return total

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from conve_tracin.errors import InputError, TerminatedError, exit_code_of
-from conve_tracin.options import DEFAULT_BATCH_SIZE, METHODS, TRACIN
+from conve_tracin.settings import DEFAULT_BATCH_SIZE, METHODS, TRACIN
 
 if TYPE_CHECKING:
-    from conve_tracin.names import Names
+    from conve_tracin.data.names import Names
+
 
 # Of torch's whole numbers, sizes and seeds among them.
 LARGEST_INT = 2**63 - 1
@@ -156,8 +157,8 @@ def add_report_argument(group: argparse._ArgumentGroup) -> None:
 
 def read_names_from(args: argparse.Namespace) -> "Names":
     """Read the mappings and names that `add_mapping_arguments` and `add_name_arguments` declare."""
-    from conve_tracin.names import Names
-    from conve_tracin.triples import read_names, read_predicates, read_vocabulary
+    from conve_tracin.data.names import Names, read_names, read_predicates
+    from conve_tracin.data.vocabulary import read_vocabulary
 
     entities = read_vocabulary(args.entity_to_id, "entity")
     return Names(
@@ -211,9 +212,9 @@ def add_influence_arguments(parser: argparse.ArgumentParser) -> None:
 def start_on_all_gpus(args: argparse.Namespace) -> None:
     """Exit when the run that --enable-multi-gpu started on all GPUs has ended; return where one process does it all."""
     if args.enable_multi_gpu:
-        from conve_tracin import distributed
+        from conve_tracin import parallel
 
-        exit_code = distributed.start_on_all_gpus(device=args.device, method=args.method)
+        exit_code = parallel.start_on_all_gpus(device=args.device, method=args.method)
         if exit_code is not None:
             sys.exit(exit_code)
 
@@ -233,8 +234,8 @@ def choose_device(name: str) -> str:
 
     import torch
 
-    from conve_tracin.distributed import own_gpu
-    from conve_tracin.precision import set_tf32
+    from conve_tracin.device import set_tf32
+    from conve_tracin.parallel import own_gpu
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -245,9 +246,6 @@ def choose_device(name: str) -> str:
         raise InputError(f"--device {name}: not available here; use --device cpu") from error
     set_tf32(allowed=False)
     return name
-
-
-# Argument types: argparse turns their errors into its own one-line message.
 
 
 def file_to_write(text: str) -> Path:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conve_tracin import cli
+from conve_tracin.data.prepare import single_line
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.preparation import single_line
 
 if TYPE_CHECKING:
-    from conve_tracin.model import ConvE
-    from conve_tracin.names import Names
+    from conve_tracin.data.names import Names
+    from conve_tracin.model.conve import ConvE
 
 COLUMNS = (
     "tail_rank", "head_rank", "score", "head", "relation", "tail", "head_name", "relation_name", "tail_name",
@@ -54,9 +54,8 @@ def rank_triples_of(
     """
     import torch
 
-    from conve_tracin.queries import Queries
+    from conve_tracin.data.queries import Queries, group_by_query, with_inverse_triples
     from conve_tracin.ranking import choose_batch_size, rank_both_sides
-    from conve_tracin.triples import group_by_query, with_inverse_triples
 
     device = next(model.parameters()).device
     test = splits[-1]
@@ -132,14 +131,14 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, rank, write."""
     args = build_parser().parse_args(argv)
 
-    from conve_tracin.checkpoint import (
+    from conve_tracin.checkpoint.native import (
         build_model,
         load_checkpoint,
         require_matching_mappings,
         uses_inverse_triples,
     )
-    from conve_tracin.outputs import require_usable_outputs
-    from conve_tracin.triples import read_triples
+    from conve_tracin.data.triples import read_triples
+    from conve_tracin.files import require_usable_outputs
 
     mappings = (args.entity_to_id, args.relation_to_id, args.node_name_dict, args.edge_map)
     require_usable_outputs(

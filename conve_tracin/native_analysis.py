@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from conve_tracin import distributed
+from conve_tracin import parallel
 from conve_tracin.analysis import (
     Run,
     digest_of_run,
@@ -17,14 +17,12 @@ from conve_tracin.analysis import (
     trace_rest,
     write_report,
 )
-from conve_tracin.files import write_json
-from conve_tracin.influence.loading import NativeCheckpointLoader
-from conve_tracin.influence.resuming import resume_traces
-from conve_tracin.influence.tracing import Trace
-from conve_tracin.journal import open_in_directory
-from conve_tracin.options import GAUSS_NEWTON, TracInOptions, shared_settings_without_effect
-from conve_tracin.outputs import require_usable_outputs
-from conve_tracin.report.formats import trace_as_json, trace_as_table
+from conve_tracin.files import require_usable_outputs, write_json
+from conve_tracin.influence.journal import open_in_directory, resume_traces
+from conve_tracin.influence.load import NativeCheckpointLoader
+from conve_tracin.influence.trace import Trace
+from conve_tracin.report.tables import trace_as_json, trace_as_table
+from conve_tracin.settings import GAUSS_NEWTON, TracInOptions, shared_settings_without_effect
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +35,7 @@ def run_native_analysis(**options: Any) -> None:
     Raises InputError for files or options that cannot be used.
     """
     run = prepare_native(TracInOptions(**options))
-    if not distributed.is_main():
+    if not parallel.is_main():
         follow(run)
         return
     for message in settings_without_effect(run.options):

@@ -16,11 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from conve_tracin.data.prepare import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
+from conve_tracin.data.text import suggestion
 from conve_tracin.errors import InputError
 from conve_tracin.files import digest_of_file, lock_file, write_json
-from conve_tracin.preparation import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
 from conve_tracin.report.index_page import write_index_page
-from conve_tracin.triples import suggestion
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 

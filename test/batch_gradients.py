@@ -6,10 +6,11 @@ import torch
 from compiling import TRACING_ALONE, compiling_by
 from conftest import TRAIN, make_small_conve
 
-from conve_tracin import distributed
-from conve_tracin.batch_loss import BatchLoss
-from conve_tracin.training import next_batch, train_batch, training_queries
-from conve_tracin.training_state import TrainingConfig, TrainingState
+from conve_tracin import parallel
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.batch_loss import BatchLoss
+from conve_tracin.training.loop import next_batch, train_batch, training_queries
+from conve_tracin.training.state import TrainingState
 
 CASES = [
     *((approach, loss, "equal") for approach in ("1vsall", "kvsall") for loss in ("bce", "ce")),
@@ -54,23 +55,23 @@ def gradients_of_batches(approach, loss, query_weights, *, compiled=False):
         shuffle=None,
         batch_size=BATCH_SIZE,
     )
-    batch_loss = distributed.average_gradients(BatchLoss(model, config, compiled=compiled))
+    batch_loss = parallel.average_gradients(BatchLoss(model, config, compiled=compiled))
     results = []
     for chosen in batches_of(queries):
-        total = distributed.sum_of_all(train_batch(state, queries, chosen, batch_loss))
+        total = parallel.sum_of_all(train_batch(state, queries, chosen, batch_loss))
         results.append((total, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}))
     return results
 
 
 def main(output):
-    with distributed.processes():
-        assert distributed.count() == 2
+    with parallel.processes():
+        assert parallel.count() == 2
         results = {
             (case, compiled): gradients_of_batches(*case, compiled=compiled)
             for case in CASES
             for compiled in (False, True)
         }
-        if distributed.is_main():
+        if parallel.is_main():
             torch.save(results, output)
 
 

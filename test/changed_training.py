@@ -7,9 +7,11 @@ import sys
 import torch
 
 import train_pytorch
-from conve_tracin import batch_loss, cli, distributed, training
+from conve_tracin import cli, parallel
 from conve_tracin.errors import InputError
-from conve_tracin.model import ConvE
+from conve_tracin.model.conve import ConvE
+from conve_tracin.training import batch_loss
+from conve_tracin.training import loop as training_loop
 
 
 def freeze():
@@ -21,25 +23,25 @@ def freeze():
 
 def note_statistics():
     """Write the statistics of each process to a file, as they are before all have their mean."""
-    average = distributed.average_statistics
+    average = parallel.average_statistics
 
     def note_and_average(model):
-        torch.save(model.state_dict(), f"{os.environ['NOTES']}.{distributed.rank()}")
+        torch.save(model.state_dict(), f"{os.environ['NOTES']}.{parallel.rank()}")
         average(model)
 
-    distributed.average_statistics = note_and_average
+    parallel.average_statistics = note_and_average
 
 
 def in_the_second_epoch_of_process_1(fail):
     """Have `fail`, which takes the training state, run there."""
-    run_epoch = training.run_epoch
+    run_epoch = training_loop.run_epoch
 
     def fail_or_run(state, *rest, **options):
-        if state.epoch == 2 and distributed.rank() == 1:
+        if state.epoch == 2 and parallel.rank() == 1:
             fail(state)
         return run_epoch(state, *rest, **options)
 
-    training.run_epoch = fail_or_run
+    training_loop.run_epoch = fail_or_run
 
 
 def refuse(state):
@@ -54,7 +56,7 @@ def fill_memory(state):
     def no_memory(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    training.train_batch = no_memory
+    training_loop.train_batch = no_memory
 
 
 def be_killed(state):

@@ -6,7 +6,7 @@ from unittest import mock
 
 import torch
 
-from conve_tracin.score_terms import choose_score_terms
+from conve_tracin.model.loss import choose_score_terms
 
 # What torch traced runs as it is.
 TRACING_ALONE = "aot_eager"

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from conve_tracin.model import ConvE
-from conve_tracin.training import TrainingConfig, TrainingData, train
+from conve_tracin.model.conve import ConvE
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.loop import TrainingData, train
 
 # The models are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)

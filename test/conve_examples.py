@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from conve_tracin.model import ConvE
+from conve_tracin.model.conve import ConvE
 
 # Image and kernel sizes that cannot be taken for one another: non-square, even, and as tall as the whole image.
 SIZES = {

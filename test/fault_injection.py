@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SERVER = multiprocessing.get_context("forkserver")
 # An optimizer imports torch._dynamo, the first file of triples pandas.
-SERVER.set_forkserver_preload(["torch._dynamo", "pandas", "conve_tracin.training", "conve_tracin.native_analysis"])
+SERVER.set_forkserver_preload(["torch._dynamo", "pandas", "conve_tracin.training.loop", "conve_tracin.native_analysis"])
 
 
 def start(script, *arguments, log, faults=()):
@@ -166,7 +166,7 @@ def train_in_float16(initial_scale, growth_interval):
     """Make mixed precision float16 on the CPU, with the scaler that a GPU without bfloat16 needs."""
     import torch
 
-    from conve_tracin import batch_loss, training_state
+    from conve_tracin.training import state as training_state
 
     def float16_where_mixed(config, _):
         return torch.float16 if config.use_mixed_precision else None
@@ -175,5 +175,5 @@ def train_in_float16(initial_scale, growth_interval):
         def __init__(self, device, *, enabled):
             super().__init__(device, init_scale=initial_scale, growth_interval=growth_interval, enabled=enabled)
 
-    batch_loss.mixed_precision_dtype = training_state.mixed_precision_dtype = float16_where_mixed
+    training_state.mixed_precision_dtype = training_state.mixed_precision_dtype = float16_where_mixed
     torch.amp.GradScaler = Scaler

@@ -10,9 +10,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from conve_tracin import checkpoint, training_state
-from conve_tracin.influence.conve import folding
-from conve_tracin.model import ConvE
+from conve_tracin.checkpoint import native
+from conve_tracin.influence.engine import folding
+from conve_tracin.model.conve import ConvE
+from conve_tracin.training import resume
 
 DEVICE = torch.device("meta")
 MOVES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
@@ -97,17 +98,17 @@ def make_usable(monkeypatch):
     def adam_of_any_device(parameters, *, fused, **settings):
         return adam(parameters, foreach=False, **settings)
 
-    def is_plain_tensor(value, *, known=training_state.is_plain_tensor):
+    def is_plain_tensor(value, *, known=resume.is_plain_tensor):
         return known(here(value))
 
-    def model_without_memory(config, *, known=checkpoint.model_without_memory):
+    def model_without_memory(config, *, known=native.model_without_memory):
         with _disable_current_modes():
             return known(config)
 
     monkeypatch.setattr(torch, "tensor", tensor)
-    monkeypatch.setattr(checkpoint, "model_without_memory", model_without_memory)
+    monkeypatch.setattr(native, "model_without_memory", model_without_memory)
     monkeypatch.setattr(torch.optim, "Adam", adam_of_any_device)
-    monkeypatch.setattr(training_state, "is_plain_tensor", is_plain_tensor)
+    monkeypatch.setattr(resume, "is_plain_tensor", is_plain_tensor)
 
     # torch.func knows no tensors of other classes.
     def folded_tangent(model, direction, *, known=folding.folded_tangent):

@@ -6,29 +6,29 @@ import numpy as np
 import torch
 from conftest import make_small_conve
 
-from conve_tracin import distributed
+from conve_tracin import parallel
 
 TRIPLES = np.array([[4, 1, 2], [0, 0, 3]])
 
 
 def see():
-    rank = distributed.rank()
+    rank = parallel.rank()
     model = make_small_conve()
     for norm in (model.bn0, model.bn1, model.bn2):
         norm.running_mean.fill_(rank)
         norm.running_var.fill_(1 + rank)
-    distributed.average_statistics(model)
+    parallel.average_statistics(model)
     copied = make_small_conve()
     copied.fc.weight.data.fill_(rank - 7)
     copied.bn0.num_batches_tracked.fill_(rank + 5)
-    distributed.copy_from_main(copied)
+    parallel.copy_from_main(copied)
     return {
         "rank": rank,
-        "announced": distributed.announce({"of": rank}),
-        "sum": distributed.sum_of_all(torch.tensor([rank, 10.0])).tolist(),
-        "share of a batch": distributed.share_of_batch(torch.arange(8)).tolist(),
+        "announced": parallel.announce({"of": rank}),
+        "sum": parallel.sum_of_all(torch.tensor([rank, 10.0])).tolist(),
+        "share of a batch": parallel.share_of_batch(torch.arange(8)).tolist(),
         # Two triples for three processes, and scores that do not lie in memory in their order.
-        "computed": distributed.compute_shared(lambda part: torch.from_numpy(part).T, TRIPLES).tolist(),
+        "computed": parallel.compute_shared(lambda part: torch.from_numpy(part).T, TRIPLES).tolist(),
         "statistics": sorted({value for name, buffer in model.named_buffers() if "running" in name
                               for value in buffer.tolist()}),
         "batches": model.bn0.num_batches_tracked.item(),
@@ -37,7 +37,7 @@ def see():
 
 
 if __name__ == "__main__":
-    with distributed.processes():
-        seen = distributed.gather(see())
-        if distributed.is_main():
+    with parallel.processes():
+        seen = parallel.gather(see())
+        if parallel.is_main():
             print(json.dumps(seen))

@@ -19,7 +19,7 @@ import torch
 from command_lines import assert_refused, contents_below, run
 from test_influence import gradients_by_hand
 
-from conve_tracin.checkpoint import build_model, load_checkpoint
+from conve_tracin.checkpoint.native import build_model, load_checkpoint
 
 MAPPINGS = ("--entity-to-id", "entity_to_id.tsv", "--relation-to-id", "relation_to_id.tsv")
 SIZES = (

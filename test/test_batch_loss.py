@@ -12,10 +12,10 @@ from conftest import TRAIN
 from several_processes import ROOT, run_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conve_tracin import distributed
-from conve_tracin.batch_loss import BatchLoss, compiled_for, new_batch_loss, try_encoder
-from conve_tracin.training import training_queries
-from conve_tracin.training_state import TrainingConfig
+from conve_tracin import parallel
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.batch_loss import BatchLoss, compiled_for, new_batch_loss, try_encoder
+from conve_tracin.training.loop import training_queries
 
 
 def dense_results(approach, loss, query_weights):
@@ -188,7 +188,7 @@ def test_the_encoder_is_compiled_once_and_for_batches_of_one_size(monkeypatch):
 @pytest.mark.usefixtures("compiler")
 def test_all_processes_compile_or_none_does(monkeypatch, caplog):
     """Else one would add up its sums in another order."""
-    monkeypatch.setattr(distributed, "gather", lambda own: [own, "no C++ compiler"])
+    monkeypatch.setattr(parallel, "gather", lambda own: [own, "no C++ compiler"])
     config, _ = make_queries("kvsall")
     assert not new_batch_loss(make_model(), dataclasses.replace(config, use_torch_compile=True)).compiled
     assert "--use-torch-compile has no effect on the loss: no C++ compiler" in caplog.text

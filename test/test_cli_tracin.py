@@ -14,7 +14,7 @@ from test_influence import EVERYTHING, NUM_RELATIONS, TRAINING, make_model, prod
 import tracin_pytorch
 from conve_tracin import analysis
 from conve_tracin.errors import InputError
-from conve_tracin.influence.objective import Objective, TrainingLossReference
+from conve_tracin.influence.training_loss import Objective, TrainingLossReference
 
 ROOT = Path(__file__).parents[1]
 ENTITIES = ["aspirin", "head ache", "café", "CHEBI:4", "e4", "e5"]

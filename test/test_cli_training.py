@@ -15,8 +15,9 @@ import convert_checkpoint
 import run_tracin
 import tracin_pytorch
 import train_pytorch
-from conve_tracin import cli, training
-from conve_tracin.checkpoint import load_checkpoint
+from conve_tracin import cli
+from conve_tracin.checkpoint.native import load_checkpoint
+from conve_tracin.training import loop as training_loop
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
@@ -118,8 +119,8 @@ def test_settings_that_change_nothing_are_named(caplog, settings, message):
 
 
 def test_names_of_the_documents_are_importable_from_the_script():
-    from conve_tracin.loss import compute_loss_efficient
-    from conve_tracin.model import ConvE
+    from conve_tracin.model.conve import ConvE
+    from conve_tracin.model.loss import compute_loss_efficient
 
     assert train_pytorch.ConvE is ConvE
     assert train_pytorch.compute_loss_efficient is compute_loss_efficient
@@ -373,14 +374,14 @@ def test_unknown_labels_are_skipped_when_asked(graph_files, tmp_path, monkeypatc
 
 def test_the_program_and_not_the_library_settles_what_becomes_of_freed_memory(graph_files, tmp_path, monkeypatch):
     asked, asked_before_training = [], []
-    train = training.train
+    train = training_loop.train
 
     def note_and_train(*arguments, **options):
         asked_before_training.extend(asked)
         return train(*arguments, **options)
 
-    monkeypatch.setattr(training, "keep_freed_memory", asked.append)
-    monkeypatch.setattr(training, "train", note_and_train)
+    monkeypatch.setattr(training_loop, "keep_freed_memory", asked.append)
+    monkeypatch.setattr(training_loop, "train", note_and_train)
     assert run_main(monkeypatch, *graph_files.arguments(), "-o", tmp_path / "out", *QUICK) == 0
     assert asked == asked_before_training == ["cpu"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conve_examples import SIZES, assert_same, native_checkpoint, train_step, trained_conve
 
-from conve_tracin.conversion import (
+from conve_tracin.checkpoint.conversion import (
     ENTITY_BIAS,
     NATIVE_TO_PYKEEN,
     convert_pykeen_to_native_state_dict,
@@ -17,9 +17,9 @@ from conve_tracin.conversion import (
     to_native_checkpoint,
     to_pykeen_checkpoint,
 )
+from conve_tracin.checkpoint.pykeen import build_pykeen_conve
 from conve_tracin.errors import InputError
-from conve_tracin.model import ConvE
-from conve_tracin.pykeen_bridge import build_pykeen_conve
+from conve_tracin.model.conve import ConvE
 
 
 def pykeen_state(model):

@@ -8,9 +8,10 @@ import torch
 from conve_examples import assert_same, native_checkpoint, random_triples, trained_conve
 
 import convert_checkpoint
-from conve_tracin import cli, conversion
-from conve_tracin.checkpoint import build_model, load_checkpoint, save_checkpoint
-from conve_tracin.pykeen_bridge import build_pykeen_conve, load_pykeen_model, score_pykeen
+from conve_tracin import cli
+from conve_tracin.checkpoint import conversion
+from conve_tracin.checkpoint.native import build_model, load_checkpoint, save_checkpoint
+from conve_tracin.checkpoint.pykeen import build_pykeen_conve, load_pykeen_model, score_pykeen
 
 SCRIPT = Path(convert_checkpoint.__file__)
 

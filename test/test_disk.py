@@ -15,10 +15,10 @@ from test_resuming import content_of, files  # noqa: F401 - `files` is a fixture
 
 import train_pytorch
 from conve_tracin import cli
-from conve_tracin.checkpoint import build_model, load_checkpoint
+from conve_tracin.checkpoint.native import build_model, load_checkpoint
 from conve_tracin.files import write_together
-from conve_tracin.training import OUTPUT_FILES
-from conve_tracin.training_state import newest_checkpoint
+from conve_tracin.training.loop import OUTPUT_FILES
+from conve_tracin.training.resume import newest_checkpoint
 
 # Every script that writes, and what it is to write below the directory that stands for OUT. A full disk stops each at
 # a file of its own: the limit is below the size of the last one named.
@@ -163,7 +163,7 @@ def test_a_directory_in_the_place_of_each_output_is_one_line_and_stays(tmp_path,
 
 def test_inputs_that_vanish_while_training_are_no_longer_needed(graph_files, tmp_path):
     faults = [
-        (remove_at_call, "conve_tracin.training", "train_batch", 2, path)
+        (remove_at_call, "conve_tracin.training.loop", "train_batch", 2, path)
         for path in (graph_files.train, graph_files.valid, graph_files.test, graph_files.entity_to_id)
     ]
     given = [*graph_files.arguments(), *QUICK, "--output-dir", tmp_path / "out"]
@@ -174,7 +174,7 @@ def test_inputs_that_vanish_while_training_are_no_longer_needed(graph_files, tmp
 def test_a_best_model_that_vanishes_while_training_is_one_line_and_comes_back(graph_files, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log.txt"
     given = [*graph_files.arguments(), *QUICK, "--output-dir", out, "--resume-from-checkpoint", "auto"]
-    fault = (remove_at_call, "conve_tracin.training", "rank_test_triples", 1, out / "best_model.pt")
+    fault = (remove_at_call, "conve_tracin.training.loop", "rank_test_triples", 1, out / "best_model.pt")
     assert finish("train_pytorch.py", *given, log=log, faults=[fault]) == 2
     assert "best_model.pt: no such file" in assert_one_line(log, "train_pytorch.py")
     assert not (out / "test_results.json").exists()
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_vanishes_while_tracing_is_one_line_and_the_run_goes_o
     # Loaded anew for each group of test triples, and digested for the report.
     for number, call in enumerate((2, 4)):
         out, log = tmp_path / f"out {number}", tmp_path / f"log {number}.txt"
-        fault = (remove_at_call, "conve_tracin.influence.loading", "build_model", call, second)
+        fault = (remove_at_call, "conve_tracin.influence.load", "build_model", call, second)
         assert finish(script, *given(out), log=log, faults=[fault]) == 2
         assert f"{second}: " in assert_one_line(log, script)
         assert_all_whole(out)
@@ -235,8 +235,8 @@ def test_a_checkpoint_that_vanishes_before_the_report_is_one_line(files, tmp_pat
     ("script", "given", "fault", "message"),
     [
         ("convert_checkpoint.py", ("--input", "model.pt", "--output"), ("torch", "load"), "model.pt: "),
-        ("prepare_data.py", ("--triples", "train.txt", "--output-dir"), ("conve_tracin.preparation", "graph_from_file"),
-         "train.txt: no such file"),
+        ("prepare_data.py", ("--triples", "train.txt", "--output-dir"),
+         ("conve_tracin.data.prepare", "graph_from_file"), "train.txt: no such file"),
     ],
 )  # fmt: skip
 def test_an_input_that_vanishes_while_it_is_read_is_one_line(files, tmp_path, script, given, fault, message):  # noqa: F811

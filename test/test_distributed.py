@@ -13,9 +13,9 @@ from shared_work import TRIPLES
 from test_cli_tracin import files  # noqa: F401 - a fixture
 from test_influence import TRAINING, make_model
 
-from conve_tracin import distributed
-from conve_tracin.distributed import obstacle_to_several_gpus, split_by_query
+from conve_tracin import parallel
 from conve_tracin.errors import InputError
+from conve_tracin.parallel import obstacle_to_several_gpus, split_by_query
 
 
 def inputs(files, mapping_files=True):  # noqa: F811
@@ -106,12 +106,12 @@ def test_all_processes_see_the_same():
 def test_one_process_runs_on_where_several_have_no_effect(device, method, gpus, obstacle):
     assert obstacle_to_several_gpus(device=device, method=method, gpus=gpus) == obstacle
     if obstacle is not None:
-        assert distributed.start_on_all_gpus(device=device, method=method, gpus=gpus) is None
+        assert parallel.start_on_all_gpus(device=device, method=method, gpus=gpus) is None
 
 
 def test_one_of_several_processes_starts_no_more_of_them(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert distributed.start_on_all_gpus(device="auto", method="tracin", gpus=2) is None
+    assert parallel.start_on_all_gpus(device="auto", method="tracin", gpus=2) is None
 
 
 START = """
@@ -167,16 +167,16 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert [distributed.own_gpu(device) for device in ("cuda", "cpu", "cuda:0")] == ["cuda:1", "cpu", "cuda:0"]
+    assert [parallel.own_gpu(device) for device in ("cuda", "cpu", "cuda:0")] == ["cuda:1", "cpu", "cuda:0"]
     assert chosen == [1]
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(InputError, match="this machine has 2 GPUs, fewer than processes"):
-        distributed.own_gpu("cuda")
+        parallel.own_gpu("cuda")
 
 
 @pytest.mark.parametrize(
     ("device", "count", "is_synchronized"), [("cuda", 2, True), ("cuda", 1, False), ("cpu", 2, False)]
 )
 def test_batch_norm_is_synchronized_between_gpus_alone(monkeypatch, device, count, is_synchronized):
-    monkeypatch.setattr(distributed, "count", lambda: count)
-    assert distributed.synchronizes_batch_norm(torch.device(device)) is is_synchronized
+    monkeypatch.setattr(parallel, "count", lambda: count)
+    assert parallel.synchronizes_batch_norm(torch.device(device)) is is_synchronized

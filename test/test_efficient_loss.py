@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conve_tracin.loss import compute_loss_efficient, sparse_bce_with_logits
+from conve_tracin.model.loss import compute_loss_efficient, sparse_bce_with_logits
 
 NUM_ENTITIES = 101
 

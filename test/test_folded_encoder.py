@@ -7,7 +7,7 @@ import torch
 from conftest import make_small_conve
 from conve_examples import SIZES, trained_conve
 
-from conve_tracin.folded_encoder import encode_rows_folded
+from conve_tracin.training.batch_loss import encode_rows_folded
 
 NO_DROPOUT = {"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0}
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.func import functional_call, hessian, jacrev
 
+from conve_tracin.data.queries import Queries, group_by_query, with_inverse_triples
 from conve_tracin.errors import InputError
 from conve_tracin.influence.gauss_newton import (
     CurvatureConfig,
@@ -13,9 +14,7 @@ from conve_tracin.influence.gauss_newton import (
     label_effects,
     leverages,
 )
-from conve_tracin.model import ConvE
-from conve_tracin.queries import Queries
-from conve_tracin.triples import group_by_query, with_inverse_triples
+from conve_tracin.model.conve import ConvE
 
 ENTITIES, RELATIONS, DIM = 9, 3, 8
 

@@ -12,7 +12,7 @@ from test_influence import TEST_TRIPLES, TRAINING, make_model
 
 import run_tracin
 import tracin_pytorch
-from conve_tracin.conversion import to_pykeen_checkpoint
+from conve_tracin.checkpoint.conversion import to_pykeen_checkpoint
 from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
 from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
 

@@ -16,17 +16,17 @@ from test_other_device import ANALYZERS, TRAININGS, train_on
 from test_replayed_loss import Recorder
 from test_streamed_loss import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
 
-from conve_tracin import replayed_loss
-from conve_tracin.batch_loss import BatchLoss
+from conve_tracin.data.queries import Queries, group_by_query
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
-from conve_tracin.model import ConvE
-from conve_tracin.queries import Queries
+from conve_tracin.model.conve import ConvE
+from conve_tracin.model.loss import Targets, streamed_loss
 from conve_tracin.ranking import rank_triples
-from conve_tracin.replayed_loss import BATCHES_BEFORE_RECORDING, ReplayedLoss
-from conve_tracin.streamed_loss import Targets, streamed_loss
-from conve_tracin.training import TrainingConfig, TrainingData, train, train_batch, training_queries
-from conve_tracin.training_state import new_state
-from conve_tracin.triples import group_by_query
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training import cuda_graph
+from conve_tracin.training.batch_loss import BatchLoss
+from conve_tracin.training.cuda_graph import BATCHES_BEFORE_RECORDING, ReplayedLoss
+from conve_tracin.training.loop import TrainingData, train, train_batch, training_queries
+from conve_tracin.training.state import new_state
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -92,7 +92,7 @@ def recorded(monkeypatch):
     done = []
 
     def record(compute):
-        results = replayed_loss.record_graph(compute)
+        results = cuda_graph.record_graph(compute)
         done.append(compute)
         return results
 
@@ -119,7 +119,7 @@ def test_training_goes_on_where_a_recording_breaks_off(caplog, monkeypatch):
 
     def break_off(compute):
         # A number cannot be read from a GPU in a recording.
-        return replayed_loss.record_graph(lambda: [*compute(), torch.ones(1, device=GPU).sum().item()])
+        return cuda_graph.record_graph(lambda: [*compute(), torch.ones(1, device=GPU).sum().item()])
 
     monkeypatch.setattr(ReplayedLoss.__init__, "__kwdefaults__", {"record": break_off})
     found_losses, found_weights, found_numbers = take_steps(case, replay=True)
@@ -191,7 +191,7 @@ def test_ranks_are_those_of_the_cpu():
     assert rank(GPU).tolist() == rank(torch.device("cpu")).tolist()
 
 
-@pytest.mark.parametrize("record", [Recorder(), replayed_loss.record_graph])
+@pytest.mark.parametrize("record", [Recorder(), cuda_graph.record_graph])
 def test_the_stand_in_for_recordings_records_as_a_gpu_does(record):
     start = torch.arange(6.0, device=GPU)
     replay, (result,) = record(lambda: [start * 2])

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence import forward, reference, vectorized
+from conve_tracin.influence import autodiff, reference
 from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch, TracInReferencePyTorch
-from conve_tracin.influence.conve import backward, engine, folding, shared_queries, tangent
-from conve_tracin.model import ConvE
+from conve_tracin.influence.engine import backward, folding, passes, shared_queries, tangent
+from conve_tracin.influence.engine.derivatives import ForwardDerivatives
+from conve_tracin.model.conve import ConvE
 
 NUM_ENTITIES, NUM_RELATIONS = 6, 3
 # Shares each single part with TRAINING below, is itself a training triple, and has h = t.
@@ -36,8 +37,8 @@ EVERYTHING = tuple(name for name, _ in ConvE(num_entities=2, num_relations=1).na
 @pytest.fixture(params=["forward", "factored", "factored, whole maps", "factored, whole maps, pair by pair"])
 def conve_engine(request, monkeypatch):
     """Run a test with either way of ConvE's engine, whatever the number of test triples."""
-    monkeypatch.setattr(engine, "FACTORED_FROM", 99 if request.param == "forward" else 1)
-    monkeypatch.setattr(engine, "WHOLE_FROM", 0 if "whole" in request.param else 99)
+    monkeypatch.setattr(passes, "FACTORED_FROM", 99 if request.param == "forward" else 1)
+    monkeypatch.setattr(passes, "WHOLE_FROM", 0 if "whole" in request.param else 99)
     if "pair by pair" in request.param:
         monkeypatch.setattr(backward, "COPIED_FEATURES", 0)
 
@@ -121,7 +122,7 @@ def test_kernels_of_every_height(kernel_height, features_at_once, conve_engine, 
 def test_only_the_rows_between_head_and_relation_are_convolved_for_each_pair(
     factored_from, features_at_once, monkeypatch
 ):
-    monkeypatch.setattr(engine, "FACTORED_FROM", factored_from)
+    monkeypatch.setattr(passes, "FACTORED_FROM", factored_from)
     monkeypatch.setattr(shared_queries, "CPU_BATCH_FEATURES", features_at_once)
     convolve, convolved = folding.Convolution.__call__, []
 
@@ -209,7 +210,7 @@ def test_inverse_triples_use_the_even_rows():
 def test_vectorized_gradients_equal_backward_passes():
     model = make_model()
     scorer = reference.ConvEScorer(model)
-    gradients = vectorized.per_triple_gradients(scorer, torch.from_numpy(TRAINING))
+    gradients = autodiff.per_triple_gradients(scorer, torch.from_numpy(TRAINING))
     flat = torch.cat([gradients[name].flatten(1) for name in EVERYTHING], dim=1)
     assert_close(flat, gradients_by_hand(model, TRAINING, EVERYTHING), 1e-12)
 
@@ -219,7 +220,7 @@ def test_generic_forward_pass_along_any_tangent():
     torch.manual_seed(1)
     direction = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
     triples = torch.from_numpy(TRAINING)
-    scores, derivatives = forward.directional_derivatives(
+    scores, derivatives = autodiff.directional_derivatives(
         reference.ConvEScorer(model), direction, triples, batch_size=5
     )
     by_score = gradients_by_hand(model, TRAINING, EVERYTHING, loss_of=lambda score: score)
@@ -262,7 +263,7 @@ def test_conve_engine_along_any_tangents(relation_numbers, conve_engine, monkeyp
         written_out = [direction.as_dict(model) for direction in directions]
         columns = torch.stack([torch.cat([each[name].flatten() for name in names]) for each in written_out])
         actual = torch.zeros(len(chosen), len(TRAINING), dtype=torch.float64)
-        for positions, _, derivatives in engine.iterate_derivatives(model, directions, TRAINING, batch_size=4):
+        for positions, _, derivatives in passes.iterate_derivatives(model, directions, TRAINING, batch_size=4):
             actual[:, positions] = derivatives
         assert_close(actual, columns @ by_score.T, 1e-12)
 
@@ -324,15 +325,15 @@ def test_mixed_precision_rounds_the_weak_and_rescores_the_strong_of_each_sign():
 )
 def test_batches_that_do_not_fit_are_halved(error, monkeypatch):
     model = make_model()
-    monkeypatch.setattr(engine, "FACTORED_FROM", 99)
-    whole = engine.ForwardDerivatives.__call__
+    monkeypatch.setattr(passes, "FACTORED_FROM", 99)
+    whole = ForwardDerivatives.__call__
 
     def cramped(self, batch):
         if len(batch.tails) > 2:
             raise error
         return whole(self, batch)
 
-    monkeypatch.setattr(engine.ForwardDerivatives, "__call__", cramped)
+    monkeypatch.setattr(ForwardDerivatives, "__call__", cramped)
     actual = TracInAnalyzerPyTorch(model).gradient_products(TEST_TRIPLES, TRAINING)
     assert_close(actual, products_by_hand(model, EVERYTHING), 1e-12)
 
@@ -341,8 +342,8 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
     def broken(self, batch):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(engine, "FACTORED_FROM", 99)
-    monkeypatch.setattr(engine.ForwardDerivatives, "__call__", broken)
+    monkeypatch.setattr(passes, "FACTORED_FROM", 99)
+    monkeypatch.setattr(ForwardDerivatives, "__call__", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         TracInAnalyzerPyTorch(make_model()).gradient_products(TEST_TRIPLES, TRAINING)
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import prepare_data
-from conve_tracin import kgx
+from conve_tracin.data import kgx
+from conve_tracin.data.names import read_names, read_predicates
+from conve_tracin.data.prepare import hold_out
+from conve_tracin.data.triples import read_triples
+from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.preparation import hold_out
-from conve_tracin.triples import read_names, read_predicates, read_triples, read_vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "test" / "data" / "kgx"

@@ -15,7 +15,7 @@ from test_resuming import arguments as tracin_arguments
 from test_resuming import content_of, files  # noqa: F401 - `files` is a fixture
 from test_training import assert_same_training
 
-from conve_tracin.checkpoint import build_model, load_checkpoint
+from conve_tracin.checkpoint.native import build_model, load_checkpoint
 
 # An overflow in the first batches, so that the scaler has a history of its own.
 FLOAT16 = (train_in_float16, 2.0**45, 3)
@@ -202,14 +202,16 @@ def test_training_killed_at_every_step_of_writing_ends_with_the_same_bits(graph_
 def test_training_killed_within_its_work_ends_with_the_same_bits(graph_files, tmp_path):
     training = Training(graph_files, tmp_path, "kvsall, bfloat16, rare evaluation")
     for name, call in (("evaluate_model", 3), ("train_batch", 23)):
-        kill_and_go_on(training, tmp_path / f"killed in {name}", (signal_at_call, "conve_tracin.training", name, call))
+        kill_and_go_on(
+            training, tmp_path / f"killed in {name}", (signal_at_call, "conve_tracin.training.loop", name, call)
+        )
 
 
 def test_a_truncated_newest_checkpoint_is_passed_over_with_a_line(graph_files, tmp_path):
     training = Training(graph_files, tmp_path, "1vsall, float16 with its scaler")
     assert 0 < load_checkpoint(training.whole / "final_model.pt")["scaler_state_dict"]["scale"] < 2.0**45
     output = tmp_path / "killed"
-    assert training.run(output, (signal_at_call, "conve_tracin.training", "evaluate_model", 8)) == -signal.SIGKILL
+    assert training.run(output, (signal_at_call, "conve_tracin.training.loop", "evaluate_model", 8)) == -signal.SIGKILL
     assert newest_epoch(output) == 6
     newest = output / "checkpoints" / "checkpoint_epoch_6.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])

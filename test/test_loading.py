@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence.loading import choose_learning_rates, find_checkpoints
-from conve_tracin.options import TracInOptions
+from conve_tracin.influence.load import choose_learning_rates, find_checkpoints
+from conve_tracin.settings import TracInOptions
 
 
 def history(*losses):

@@ -2,10 +2,10 @@ import pytest
 import torch
 from conve_examples import SIZES, random_triples, trained_conve
 
-from conve_tracin.conversion import convert_pytorch_to_pykeen_state_dict
+from conve_tracin.checkpoint.conversion import convert_pytorch_to_pykeen_state_dict
+from conve_tracin.checkpoint.pykeen import build_pykeen_conve
 from conve_tracin.errors import InputError
-from conve_tracin.model import ConvE, ConvEConfig
-from conve_tracin.pykeen_bridge import build_pykeen_conve
+from conve_tracin.model.conve import ConvE, ConvEConfig
 
 
 @pytest.mark.parametrize("entity_bias", [False, True])

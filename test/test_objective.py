@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from conftest import TRAIN, make_small_conve
 
-from conve_tracin.batch_loss import BatchLoss
+from conve_tracin.data.queries import with_inverse_triples
 from conve_tracin.errors import InputError
-from conve_tracin.influence.objective import Objective, TrainingLossAnalyzer, TrainingLossReference
-from conve_tracin.training import TrainingConfig, training_queries
-from conve_tracin.triples import with_inverse_triples
+from conve_tracin.influence.training_loss import Objective, TrainingLossAnalyzer, TrainingLossReference
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.batch_loss import BatchLoss
+from conve_tracin.training.loop import training_queries
 
 SETTINGS = {
     "1vsall": {},

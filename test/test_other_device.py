@@ -7,13 +7,13 @@ from conftest import TRAIN, make_small_conve
 from other_device import DEVICE, OtherDevice, TensorElsewhere, make_usable
 from test_influence import TRAINING, make_model
 
+from conve_tracin.data.queries import Queries, group_by_query
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TracInReferencePyTorch
 from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
-from conve_tracin.influence.objective import Objective, TrainingLossReference
-from conve_tracin.queries import Queries
+from conve_tracin.influence.training_loss import Objective, TrainingLossReference
 from conve_tracin.ranking import rank_triples
-from conve_tracin.training import TrainingConfig, TrainingData, train
-from conve_tracin.triples import group_by_query
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.loop import TrainingData, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter:UserWarning")
 

@@ -19,17 +19,17 @@ import conve_tracin
 import run_tracin
 import tracin_pytorch
 from conve_tracin import analysis
+from conve_tracin.data.names import Names
+from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.influence import tracing
+from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.analyzer import Influence, TracInAnalyzerPyTorch
 from conve_tracin.influence.summary import SummarySettings, summarise
-from conve_tracin.influence.tracing import TracedCheckpoint, trace
-from conve_tracin.names import Names
-from conve_tracin.options import TracInOptions
+from conve_tracin.influence.trace import TracedCheckpoint, trace
 from conve_tracin.report.page import describe_computation, report_page, settings_of, write_report
 from conve_tracin.report.path_graph import ACROSS, DOWN
 from conve_tracin.report.paths import find_paths
-from conve_tracin.triples import Vocabulary
+from conve_tracin.settings import TracInOptions
 
 HOSTILE = (
     "<script>alert(1)</script>", '"><img src=x onerror="alert(2)">', "</style><b>bold</b>", "' onclick='alert(3)",
@@ -170,7 +170,7 @@ def test_tails_of_higher_rank_are_named(traces):
 def test_a_prediction_without_any_influence(traces):
     scores = torch.zeros(len(TRAIN))
     settings = SummarySettings(num_entities=6, num_relations=3)
-    nothing = tracing.make_trace(np.array([1, TREATS, 4]), scores, TRAIN, top_k=5)
+    nothing = trace_module.make_trace(np.array([1, TREATS, 4]), scores, TRAIN, top_k=5)
     nothing = replace(nothing, summary=summarise(scores, TRAIN, settings), prediction=traces[0].prediction)
     page = Page(report_page([nothing], make_names(), {}))
     assert "No training triple has any influence." in page.texts("article")[0]
@@ -359,7 +359,7 @@ def test_report_of_run_tracin(command, graph_files, tmp_path, more):
 
 
 def test_report_of_a_resumed_run_is_that_of_an_undisturbed_one(command, graph_files, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracing, "GROUP_SIZE", 1)
+    monkeypatch.setattr(trace_module, "GROUP_SIZE", 1)
     arguments = [*command, "--test", str(graph_files.test), "--output", str(tmp_path / "all.json")]
     run_tracin.main(arguments)
     expected = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -368,8 +368,8 @@ def test_report_of_a_resumed_run_is_that_of_an_undisturbed_one(command, graph_fi
     with pytest.raises(ZeroDivisionError):
         run_tracin.main(arguments)
     monkeypatch.undo()
-    monkeypatch.setattr(tracing, "GROUP_SIZE", 1)
-    monkeypatch.setattr(tracing, "summarise", lambda *_: 1 / 0)
+    monkeypatch.setattr(trace_module, "GROUP_SIZE", 1)
+    monkeypatch.setattr(trace_module, "summarise", lambda *_: 1 / 0)
     run_tracin.main(arguments)
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == expected
 

@@ -5,8 +5,8 @@ import torch
 from test_cli_tracin import files, run  # noqa: F401 - the fixture
 
 from conve_tracin import analysis, cli
-from conve_tracin.influence.conve.engine import choose_batch_size
-from conve_tracin.influence.conve.shared_queries import CPU_BATCH_FEATURES, GPU_BATCH_FEATURES
+from conve_tracin.influence.engine.passes import choose_batch_size
+from conve_tracin.influence.engine.shared_queries import CPU_BATCH_FEATURES, GPU_BATCH_FEATURES
 
 
 def tf32_is_on():

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import prepare_data
-from conve_tracin import preparation
+from conve_tracin.data import prepare as preparation
+from conve_tracin.data.names import read_names
+from conve_tracin.data.triples import read_triples
+from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.triples import read_names, read_triples, read_vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,11 +44,11 @@ def prepare(*arguments):
 
 @pytest.fixture
 def stub_dataset(monkeypatch):
-    from conve_tracin import pykeen_bridge
+    from conve_tracin.data import datasets
 
     graph = random_graph()
     splits = {"train": graph[:300], "valid": graph[300:340], "test": graph[340:]}
-    monkeypatch.setattr(pykeen_bridge, "load_dataset_triples", lambda name: splits)
+    monkeypatch.setattr(datasets, "load_dataset_triples", lambda name: splits)
     return splits
 
 

@@ -9,10 +9,10 @@ from pykeen import models
 from pykeen_examples import SIZES, gradients_by_hand, trained_model, training_factory
 from torch import nn
 
-from conve_tracin.conversion import NATIVE_TO_PYKEEN
+from conve_tracin.checkpoint.conversion import NATIVE_TO_PYKEEN
 from conve_tracin.errors import InputError
 from conve_tracin.influence import analyzer as analyzer_module
-from conve_tracin.influence import vectorized
+from conve_tracin.influence import autodiff
 from conve_tracin.influence.analyzer import LAST_LAYERS
 from conve_tracin.influence.pykeen_analyzer import embedding_tables
 
@@ -156,7 +156,7 @@ def test_large_gradients_are_cached_in_smaller_number(monkeypatch):
 
 def test_self_influence_in_passes_bounded_by_memory(monkeypatch):
     model = trained_model("TuckER")
-    monkeypatch.setattr(vectorized, "GRADIENT_NUMBERS", 10)
+    monkeypatch.setattr(autodiff, "GRADIENT_NUMBERS", 10)
     expected = gradients_by_hand(model, TRAINING).square().sum(dim=1)
     assert_close(make_analyzer("tracin_optimized", model).self_products(TRAINING), expected, 1e-9)
 

@@ -10,21 +10,21 @@ import pytest
 import torch
 from conve_examples import native_checkpoint, random_triples, trained_conve
 
-from conve_tracin.checkpoint import save_checkpoint
-from conve_tracin.conversion import convert_pytorch_to_pykeen_state_dict, to_pykeen_checkpoint
-from conve_tracin.errors import InputError
-from conve_tracin.pykeen_bridge import (
+from conve_tracin.checkpoint.conversion import convert_pytorch_to_pykeen_state_dict, to_pykeen_checkpoint
+from conve_tracin.checkpoint.native import save_checkpoint
+from conve_tracin.checkpoint.pykeen import (
     as_native_conve,
     build_pykeen_conve,
     find_training_mappings,
-    load_dataset_triples,
     load_pykeen_model,
     relation_rows,
     score_pykeen,
 )
-from conve_tracin.queries import Queries
+from conve_tracin.data.datasets import load_dataset_triples
+from conve_tracin.data.queries import Queries, group_by_query, with_inverse_triples
+from conve_tracin.data.vocabulary import read_vocabulary
+from conve_tracin.errors import InputError
 from conve_tracin.ranking import rank_both_sides, ranking_metrics
-from conve_tracin.triples import group_by_query, read_vocabulary, with_inverse_triples
 
 
 @pytest.mark.parametrize("name", ["UMLS", "umls", "Nations"])

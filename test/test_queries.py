@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from conve_tracin import queries as queries_module
-from conve_tracin.queries import Queries
-from conve_tracin.triples import group_by_query
+from conve_tracin.data import queries as queries_module
+from conve_tracin.data.queries import Queries, group_by_query
 
 NUM_RELATIONS = 4
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from conve_tracin import ranking
-from conve_tracin.queries import Queries
+from conve_tracin.data.queries import Queries, group_by_query, with_inverse_triples
 from conve_tracin.ranking import choose_batch_size, filtered_ranks, rank_both_sides, rank_triples, ranking_metrics
-from conve_tracin.triples import group_by_query, with_inverse_triples
 
 NUM_ENTITIES, NUM_RELATIONS = 23, 3
 

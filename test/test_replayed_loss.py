@@ -4,11 +4,13 @@ import pytest
 import torch
 from batch_gradients import CASES, make_model, make_queries
 
-from conve_tracin import distributed, replayed_loss
-from conve_tracin.batch_loss import BatchLoss
-from conve_tracin.queries import Queries
-from conve_tracin.replayed_loss import BATCHES_BEFORE_RECORDING, ReplayedLoss, can_replay, room_of_most_batches
-from conve_tracin.training import TrainingConfig, next_batch
+from conve_tracin import parallel
+from conve_tracin.data.queries import Queries
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training import cuda_graph
+from conve_tracin.training.batch_loss import BatchLoss
+from conve_tracin.training.cuda_graph import BATCHES_BEFORE_RECORDING, ReplayedLoss, can_replay, room_of_most_batches
+from conve_tracin.training.loop import next_batch
 
 BATCH_SIZE = 4
 EPOCHS = 4
@@ -70,7 +72,7 @@ def test_replayed_batches_train_the_same_weights(case):
 
 
 def test_a_batch_with_very_many_tails_is_computed_plainly(monkeypatch):
-    monkeypatch.setattr(replayed_loss, "SHARE_OF_BATCHES", 0.0)
+    monkeypatch.setattr(cuda_graph, "SHARE_OF_BATCHES", 0.0)
     config, queries = make_queries("kvsall")
     by_tails = queries.count_tails(torch.arange(len(queries))).argsort()
     few, many = by_tails[:BATCH_SIZE], by_tails[-BATCH_SIZE:]
@@ -131,7 +133,7 @@ def test_only_one_gpu_without_scaled_gradients_has_recordings(monkeypatch):
     assert can_replay(TrainingConfig(), gpu)
     assert not can_replay(TrainingConfig(use_gradient_checkpointing=True), gpu)
     for dtype in (torch.bfloat16, torch.float16):
-        monkeypatch.setattr(replayed_loss, "mixed_precision_dtype", lambda *_, dtype=dtype: dtype)
+        monkeypatch.setattr(cuda_graph, "mixed_precision_dtype", lambda *_, dtype=dtype: dtype)
         assert can_replay(TrainingConfig(use_mixed_precision=True), gpu) is (dtype is torch.bfloat16)
-    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(parallel, "count", lambda: 2)
     assert not can_replay(TrainingConfig(), gpu)

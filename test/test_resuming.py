@@ -14,12 +14,11 @@ from test_influence import NUM_ENTITIES, NUM_RELATIONS, TEST_TRIPLES, TRAINING, 
 import run_tracin
 import tracin_pytorch
 from conve_tracin.errors import InputError
-from conve_tracin.influence import tracing
+from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TripleAnalyzer
-from conve_tracin.influence.resuming import from_plain
+from conve_tracin.influence.journal import Journal, digest_of, from_plain
 from conve_tracin.influence.summary import SummarySettings
-from conve_tracin.influence.tracing import Trace, TracedCheckpoint, trace
-from conve_tracin.journal import Journal, digest_of
+from conve_tracin.influence.trace import Trace, TracedCheckpoint, trace
 
 ROOT = Path(__file__).parents[1]
 # More than two groups of test triples, the last one not full.
@@ -91,7 +90,7 @@ def test_killed_run_tracin_ends_with_the_same_output(files, tmp_path, more, cut_
     journal.write_bytes(journal.read_bytes()[: journal.stat().st_size - cut_bytes])
     caplog.set_level("INFO")
     run_tracin.main(given("killed"))
-    assert f"goes on, {groups * tracing.GROUP_SIZE} of {len(WANTED)} test triples are finished" in caplog.text
+    assert f"goes on, {groups * trace_module.GROUP_SIZE} of {len(WANTED)} test triples are finished" in caplog.text
     assert content_of(tmp_path / "killed") == content_of(tmp_path / "undisturbed")
 
 
@@ -103,10 +102,10 @@ def test_killed_tracin_pytorch_ends_with_the_same_output(files, tmp_path, caplog
     tracin_pytorch.main(given("undisturbed"))
     killed("tracin_pytorch.py", *given("killed"), group=2)
     assert len(list((tmp_path / "killed").glob("tracin.*.unfinished"))) == 1
-    assert len(content_of(tmp_path / "killed")) <= tracing.GROUP_SIZE + 1
+    assert len(content_of(tmp_path / "killed")) <= trace_module.GROUP_SIZE + 1
     caplog.set_level("INFO")
     tracin_pytorch.main(given("killed"))
-    assert f"goes on, {tracing.GROUP_SIZE} of {len(WANTED)}" in caplog.text
+    assert f"goes on, {trace_module.GROUP_SIZE} of {len(WANTED)}" in caplog.text
     assert len(content_of(tmp_path / "undisturbed")) == len(set(WANTED))
     assert content_of(tmp_path / "killed") == content_of(tmp_path / "undisturbed")
 
@@ -122,7 +121,7 @@ def test_runs_that_share_a_directory_leave_each_others_journals(files, tmp_path,
     caplog.set_level("INFO")
     for given in (first, second):
         (run_tracin if script == "run_tracin.py" else tracin_pytorch).main(given)
-    assert caplog.text.count(f"goes on, {tracing.GROUP_SIZE} of {len(WANTED)}") == 2
+    assert caplog.text.count(f"goes on, {trace_module.GROUP_SIZE} of {len(WANTED)}") == 2
     assert not list((tmp_path / "out").glob("*.unfinished"))
 
 

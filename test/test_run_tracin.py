@@ -18,14 +18,14 @@ from test_influence import EVERYTHING, TEST_TRIPLES, TRAINING, gradients_by_hand
 import run_tracin
 import tracin_pytorch
 from conve_tracin import analysis
-from conve_tracin.conversion import to_pykeen_checkpoint
+from conve_tracin.checkpoint.conversion import to_pykeen_checkpoint
+from conve_tracin.data.names import Names
+from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.influence import loading
+from conve_tracin.influence import load as loading
 from conve_tracin.influence.analyzer import Influence
-from conve_tracin.influence.tracing import Trace
-from conve_tracin.names import Names
-from conve_tracin.report.formats import CSV_COLUMNS, trace_as_csv_rows
-from conve_tracin.triples import Vocabulary
+from conve_tracin.influence.trace import Trace
+from conve_tracin.report.tables import CSV_COLUMNS, trace_as_csv_rows
 
 ROOT = Path(__file__).parents[1]
 ENTITIES = ("aspirin", "=2+5", "../../etc/passwd", "CHEBI:4", "head ache, café", "-e5")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from conve_tracin.checkpoint import read_checkpoint_file
+from conve_tracin.checkpoint.native import read_checkpoint_file
+from conve_tracin.checkpoint.unpickle import Discarded, read_any_protocol
 from conve_tracin.errors import InputError
-from conve_tracin.safe_unpickle import Discarded, read_any_protocol
 
 
 class Payload:

@@ -11,10 +11,10 @@ from several_processes import ROOT, launch_processes, run_processes
 from test_cli_training import QUICK, SMALL_MODEL, files_below, run_main
 from test_training import NO_DROPOUT, assert_same_training, checkpoint_of
 
-from conve_tracin import distributed
-from conve_tracin.checkpoint import build_model, load_checkpoint
-from conve_tracin.training import TrainingConfig
-from conve_tracin.training_state import seed_own_dropout
+from conve_tracin import parallel
+from conve_tracin.checkpoint.native import build_model, load_checkpoint
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.state import seed_own_dropout
 
 SCRIPT = ROOT / "train_pytorch.py"
 CHANGED = ROOT / "test/changed_training.py"
@@ -193,7 +193,7 @@ def test_too_few_queries_for_the_processes_are_refused(graph_files, tmp_path):
 def test_each_process_drops_out_others_and_always_the_same(monkeypatch):
     def first_numbers(rank, **place):
         torch.manual_seed(42)
-        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        monkeypatch.setattr(parallel, "rank", lambda: rank)
         seed_own_dropout(TrainingConfig(), **place)
         return torch.rand(4)
 

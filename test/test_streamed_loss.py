@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from compiling import TRACING_ALONE, compiling_by
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conve_tracin.score_terms import LARGE_SCORE, binary_terms
-from conve_tracin.streamed_loss import Targets, _Sweep, cut_into_chunks, streamed_loss
+from conve_tracin.model.loss import LARGE_SCORE, Targets, _Sweep, binary_terms, cut_into_chunks, streamed_loss
 
 NUM_ENTITIES, DIM = 53, 12
 TARGETS = {
@@ -26,7 +25,7 @@ CHUNK_SIZES = (1, 7, 53, 1000, None)
 def between_the_passes(request, monkeypatch):
     """What cross-entropy's second pass over the entities starts from: kept exponentials, or scores made again."""
     if request.param == "made again":
-        monkeypatch.setattr("conve_tracin.streamed_loss.MAX_KEPT_SCORES", 0)
+        monkeypatch.setattr("conve_tracin.model.loss.MAX_KEPT_SCORES", 0)
 
 
 def make_inputs(batch_size, *, spread=1.0, bias=True, dtype=torch.float64):
@@ -136,7 +135,7 @@ def test_without_bias_and_with_a_factor_behind_it(kind):
 
 @pytest.mark.parametrize("kind", ["bce", "ce"])
 def test_many_targets_are_taken_in_pieces(kind, monkeypatch):
-    monkeypatch.setattr("conve_tracin.streamed_loss.TARGETS_AT_ONCE", 4)
+    monkeypatch.setattr("conve_tracin.model.loss.TARGETS_AT_ONCE", 4)
     inputs, targets = make_inputs(5), TARGETS["kvsall"]
     streamed = streamed_loss(kind, *inputs[:2], as_targets(targets), bias=inputs[2], label_smoothing=0.1)
     dense = dense_loss(kind, *inputs, targets, 0.1)
@@ -270,7 +269,7 @@ def test_the_scores_of_all_entities_are_never_there(kind, low_precision, monkeyp
     targets = Targets(torch.arange(40), torch.arange(40))
     most_bytes = {}
     for most_kept in (20_000, 20_000 - 1):
-        monkeypatch.setattr("conve_tracin.streamed_loss.MAX_KEPT_SCORES", most_kept)
+        monkeypatch.setattr("conve_tracin.model.loss.MAX_KEPT_SCORES", most_kept)
         with AliveBytes() as alive:
             streamed_loss(
                 kind, queries, entities, targets, label_smoothing=0.1, chunk_size=20, low_precision=low_precision

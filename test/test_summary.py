@@ -12,11 +12,11 @@ from conftest import TEST, TRAIN, TREATS, VALID, make_small_conve
 from pykeen_examples import trained_model, training_factory
 
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TripleAnalyzer
+from conve_tracin.influence.journal import from_plain
 from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyzerOptimized
 from conve_tracin.influence.reference import ConvEScorer
-from conve_tracin.influence.resuming import from_plain
 from conve_tracin.influence.summary import SummarySettings, concentration, describe_prediction, summarise
-from conve_tracin.influence.tracing import Trace, TracedCheckpoint, trace
+from conve_tracin.influence.trace import Trace, TracedCheckpoint, trace
 
 NUM_RELATIONS = 7
 

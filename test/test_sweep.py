@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from conve_tracin.influence.conve.sweep import _map_on_all_cores
+from conve_tracin.influence.engine.batches import _map_on_all_cores
 
 CPU = torch.device("cpu")
 WORKERS = 2

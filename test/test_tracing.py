@@ -7,9 +7,9 @@ import pytest
 import torch
 from test_influence import EVERYTHING, TEST_TRIPLES, TRAINING, assert_close, make_model, products_by_hand
 
-from conve_tracin.influence import tracing
+from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.analyzer import CACHED_GRADIENTS, TracInAnalyzerPyTorch, strongest
-from conve_tracin.influence.tracing import TracedCheckpoint, trace
+from conve_tracin.influence.trace import TracedCheckpoint, trace
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 4, 5, 7, 8, 20, None])
@@ -72,7 +72,7 @@ def test_proponents_and_opponents_are_the_two_ends():
 @pytest.mark.parametrize("group_size", [1, 2, 16])
 def test_groups_of_test_triples_change_nothing(group_size, monkeypatch):
     model = make_model()
-    monkeypatch.setattr(tracing, "GROUP_SIZE", group_size)
+    monkeypatch.setattr(trace_module, "GROUP_SIZE", group_size)
     load = lambda _: TracedCheckpoint(TracInAnalyzerPyTorch(model), 1.0)  # noqa: E731
     traces = trace(load, [Path("a")], TEST_TRIPLES, TRAINING, top_k=1, progress=False)
     strongest_by_hand = products_by_hand(model, EVERYTHING).abs().max(dim=1).values

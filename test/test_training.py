@@ -12,17 +12,18 @@ import torch.nn.functional as F
 from conftest import DIGEST, SMALL_CONVE
 from test_replayed_loss import Recorder
 
-from conve_tracin import ranking, training
-from conve_tracin.checkpoint import build_model, load_checkpoint
+from conve_tracin import ranking
+from conve_tracin.checkpoint.native import build_model, load_checkpoint
+from conve_tracin.data.queries import Queries, group_by_query, with_inverse_triples
 from conve_tracin.errors import InputError
-from conve_tracin.influence.loading import find_checkpoints
-from conve_tracin.model import ConvE
-from conve_tracin.queries import Queries
-from conve_tracin.replayed_loss import ReplayedLoss
-from conve_tracin.score_terms import choose_score_terms
-from conve_tracin.training import TrainingConfig, next_batch, training_queries
-from conve_tracin.training_state import newest_checkpoint
-from conve_tracin.triples import group_by_query, with_inverse_triples
+from conve_tracin.influence.load import find_checkpoints
+from conve_tracin.model.conve import ConvE
+from conve_tracin.model.loss import choose_score_terms
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training import loop as training_loop
+from conve_tracin.training.cuda_graph import ReplayedLoss
+from conve_tracin.training.loop import next_batch, training_queries
+from conve_tracin.training.resume import newest_checkpoint
 
 METRICS = {"mean_rank", "mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10"}
 
@@ -42,7 +43,9 @@ def scripted_mrr(monkeypatch):
     def script(*values):
         left = iter(values)
         monkeypatch.setattr(
-            training, "evaluate_model", lambda *_, **__: {"mean_reciprocal_rank": next(left, 0.0), "ranked": "scripted"}
+            training_loop,
+            "evaluate_model",
+            lambda *_, **__: {"mean_reciprocal_rank": next(left, 0.0), "ranked": "scripted"},
         )
 
     return script
@@ -169,7 +172,7 @@ def test_nothing_is_compiled_where_no_epoch_is_left(run, tmp_path, monkeypatch):
     def compile_nothing(*_):
         raise AssertionError("no batch will come")
 
-    monkeypatch.setattr(training, "choose_batch_loss", compile_nothing)
+    monkeypatch.setattr(training_loop, "choose_batch_loss", compile_nothing)
     run("a", resume=tmp_path / "a/checkpoints/checkpoint_epoch_6.pt")
     with pytest.raises(AssertionError, match="no batch will come"):
         run("a", resume=tmp_path / "a/checkpoints/checkpoint_epoch_3.pt")
@@ -393,14 +396,14 @@ def assert_weights_close(path, expected, *, tolerance=1e-6):
 
 
 def test_the_kept_model_is_the_moving_average_of_the_weights(run, tmp_path, monkeypatch):
-    train_batch, states = training.train_batch, []
+    train_batch, states = training_loop.train_batch, []
 
     def remember(state, *rest):
         loss = train_batch(state, *rest)
         states.append({name: value.clone() for name, value in state.model.state_dict().items()})
         return loss
 
-    monkeypatch.setattr(training, "train_batch", remember)
+    monkeypatch.setattr(training_loop, "train_batch", remember)
     torch.manual_seed(42)
     average = ConvE(num_entities=6, num_relations=3, **SMALL_CONVE).state_dict()
     run("a", num_epochs=3, weight_averaging=0.4)
@@ -455,13 +458,13 @@ def test_batches_cover_all_queries_and_none_has_a_single_one(num_queries, batch_
 
 
 def test_an_epoch_makes_all_visits_in_random_order(run, graph, tmp_path, monkeypatch):
-    train_batch, chosen = training.train_batch, []
+    train_batch, chosen = training_loop.train_batch, []
 
     def remember(state, queries, batch, *rest):
         chosen.append(batch)
         return train_batch(state, queries, batch, *rest)
 
-    monkeypatch.setattr(training, "train_batch", remember)
+    monkeypatch.setattr(training_loop, "train_batch", remember)
     settings = {"training_approach": "kvsall", "loss": "ce", "query_weights": "tails", "tails_per_visit": 1}
     run("a", num_epochs=1, **settings)
     order = torch.cat(chosen)
@@ -666,11 +669,11 @@ def test_test_results_are_those_of_the_best_model_ranked_by_hand(run, graph, tmp
 def test_an_evaluation_holds_few_scores_at_once(graph, small_conve, monkeypatch):
     triples = np.concatenate([graph.train, graph.valid, graph.test])
     known = Queries.distinct(group_by_query(triples))
-    whole = training.evaluate_model(small_conve, triples, known, inverse_triples=False)
+    whole = training_loop.evaluate_model(small_conve, triples, known, inverse_triples=False)
     batches = []
     small_conve.register_forward_hook(lambda model, inputs, scores: batches.append(scores.numel()))
     monkeypatch.setattr(ranking, "SCORES_AT_ONCE", 3 * 6)
-    assert training.evaluate_model(small_conve, triples, known, inverse_triples=False) == whole
+    assert training_loop.evaluate_model(small_conve, triples, known, inverse_triples=False) == whole
     assert max(batches) <= 3 * 6
 
 
@@ -690,7 +693,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(run,
 
 
 def test_weights_that_the_last_step_broke_are_not_saved(run, tmp_path, monkeypatch):
-    train_batch = training.train_batch
+    train_batch = training_loop.train_batch
 
     def overflow_after(state, *rest, **options):
         loss = train_batch(state, *rest, **options)
@@ -698,7 +701,7 @@ def test_weights_that_the_last_step_broke_are_not_saved(run, tmp_path, monkeypat
         return loss
 
     # One batch an epoch: its loss is taken before the step that overflows.
-    monkeypatch.setattr(training, "train_batch", overflow_after)
+    monkeypatch.setattr(training_loop, "train_batch", overflow_after)
     with pytest.raises(InputError, match=r"fc.weight is not finite after epoch 1; resume"):
         run("a", batch_size=100, checkpoint_frequency=1)
     assert not list(tmp_path.rglob("*.pt"))
@@ -715,14 +718,14 @@ def fill_the_machine():
 @pytest.fixture(params=[fill_the_gpu, fill_the_machine])
 def little_memory(request, monkeypatch):
     """Make batches of more than three queries run out of memory."""
-    train_batch = training.train_batch
+    train_batch = training_loop.train_batch
 
     def train_if_small(state, queries, chosen, *rest, **options):
         if len(chosen) > 3:
             request.param()
         return train_batch(state, queries, chosen, *rest, **options)
 
-    monkeypatch.setattr(training, "train_batch", train_if_small)
+    monkeypatch.setattr(training_loop, "train_batch", train_if_small)
 
 
 def test_batches_that_do_not_fit_into_memory_are_halved_for_good(run, tmp_path, little_memory, caplog):
@@ -739,7 +742,7 @@ def test_batches_that_do_not_fit_into_memory_are_halved_for_good(run, tmp_path, 
 
 
 def test_memory_is_given_back_when_the_failed_batch_no_longer_holds_any(run, monkeypatch):
-    train_batch, release_memory = training.train_batch, training.release_memory
+    train_batch, release_memory = training_loop.train_batch, training_loop.release_memory
     held, alive_at_release = [], []
 
     def fail_once(*arguments, **options):
@@ -753,8 +756,8 @@ def test_memory_is_given_back_when_the_failed_batch_no_longer_holds_any(run, mon
         alive_at_release.append(held[0]() is not None)
         release_memory(device)
 
-    monkeypatch.setattr(training, "train_batch", fail_once)
-    monkeypatch.setattr(training, "release_memory", release)
+    monkeypatch.setattr(training_loop, "train_batch", fail_once)
+    monkeypatch.setattr(training_loop, "release_memory", release)
     run("a", auto_batch_size=True, num_epochs=1)
     assert alive_at_release[0] is False
 
@@ -766,7 +769,7 @@ def test_a_lack_of_memory_is_said_with_the_remedy(run, little_memory):
 
 @pytest.mark.parametrize("auto_batch_size", [False, True])
 def test_a_recorded_batch_is_let_go_before_batches_are_halved(run, tmp_path, monkeypatch, caplog, auto_batch_size):
-    train_batch, losses = training.train_batch, set()
+    train_batch, losses = training_loop.train_batch, set()
 
     def fail_beside_a_recording(state, queries, chosen, batch_loss):
         losses.add(batch_loss)
@@ -774,8 +777,8 @@ def test_a_recorded_batch_is_let_go_before_batches_are_halved(run, tmp_path, mon
             fill_the_gpu()
         return train_batch(state, queries, chosen, batch_loss)
 
-    monkeypatch.setattr(training, "train_batch", fail_beside_a_recording)
-    monkeypatch.setattr(training, "can_replay", lambda *_: True)
+    monkeypatch.setattr(training_loop, "train_batch", fail_beside_a_recording)
+    monkeypatch.setattr(training_loop, "can_replay", lambda *_: True)
     monkeypatch.setattr(ReplayedLoss.__init__, "__kwdefaults__", {"record": Recorder()})
     # Eleven triples: the last batch of an epoch has three, and the recording is there in the second epoch.
     run("a", batch_size=4, auto_batch_size=auto_batch_size, num_epochs=4)
@@ -790,7 +793,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(run, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(training, "train_batch", fail)
+    monkeypatch.setattr(training_loop, "train_batch", fail)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         run("a", auto_batch_size=True)
 

@@ -8,22 +8,12 @@ import logging
 import numpy as np
 import pytest
 
-from conve_tracin import triples as triples_module
+from conve_tracin.data import text as text_module
+from conve_tracin.data.names import read_names, read_predicates
+from conve_tracin.data.queries import digest_of_triples, group_by_query, with_inverse_triples
+from conve_tracin.data.triples import read_test_triples, read_triples, resolve_triple, write_triples
+from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.triples import (
-    Vocabulary,
-    digest_of_triples,
-    group_by_query,
-    read_names,
-    read_predicates,
-    read_test_triples,
-    read_triples,
-    read_vocabulary,
-    resolve_triple,
-    with_inverse_triples,
-    write_triples,
-    write_vocabulary,
-)
 
 ENTITIES = Vocabulary("entity", ["aspirin", "heart attack", 'the "big" one', "ß-Carotin", "NA", "null"])
 RELATIONS = Vocabulary("relation", ["treats", "is a"])
@@ -92,7 +82,7 @@ class TestReadTriples:
         ids = np.stack([rng.integers(0, n, size=300) for n in (6, 2, 6)], axis=1)
         labels = [(ENTITIES.labels[h], RELATIONS.labels[r], ENTITIES.labels[t]) for h, r, t in ids.tolist()]
         write_triples(tmp_path / "t.txt", labels)
-        monkeypatch.setattr(triples_module, "BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(text_module, "BLOCK_BYTES", block_bytes)
         np.testing.assert_array_equal(read_triples(tmp_path / "t.txt", ENTITIES, RELATIONS), ids)
         lines = (tmp_path / "t.txt").read_text(encoding="utf-8").split("\n")
         lines[210] = "aspirin\ttreats\taspirine"
@@ -166,7 +156,7 @@ class TestReadTriples:
         assert error_of(read_triples, path, ENTITIES, RELATIONS).startswith(f"{path}{expected}")
 
     def test_endless_line(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(triples_module, "BLOCK_BYTES", 100)
+        monkeypatch.setattr(text_module, "BLOCK_BYTES", 100)
         path = write(tmp_path / "t.txt", TEXT + "x" * 1000)
         assert error_of(read_triples, path, ENTITIES, RELATIONS).startswith(f"{path}:5: no line end")
 
@@ -181,7 +171,7 @@ class TestReadTriples:
             read = read_triples(path, ENTITIES, RELATIONS, skip_unknown=True)
         assert read.tolist() == ID_TRIPLES * 2
         (record,) = caplog.records
-        assert record.name == "conve_tracin.triples"
+        assert record.name == "conve_tracin.data.text"
         assert "10 of 18 triples" in record.getMessage()
         assert "(first: 'u0', 'causes', 'u1', 'u2', 'u3')" in record.getMessage()
 

@@ -13,8 +13,8 @@ import torch
 
 from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
-from conve_tracin.influence.objective import Objective, TrainingLossAnalyzer
-from conve_tracin.model import ConvE
+from conve_tracin.influence.training_loss import Objective, TrainingLossAnalyzer
+from conve_tracin.model.conve import ConvE
 from truth_lib.setups import Setup
 
 Method = Callable[[ConvE, Setup, np.ndarray, np.ndarray], np.ndarray]

@@ -13,8 +13,8 @@ from conve_tracin.influence.gauss_newton import (
     leverages,
     training_curvature,
 )
-from conve_tracin.model import ConvE
-from conve_tracin.training import TrainingData
+from conve_tracin.model.conve import ConvE
+from conve_tracin.training.loop import TrainingData
 from truth_lib.lds import average_ranks
 from truth_lib.methods import EMBEDDINGS
 from truth_lib.retraining import Job

@@ -8,19 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from conve_tracin.batch_loss import BatchLoss
+from conve_tracin.data.queries import with_inverse_triples
+from conve_tracin.data.triples import read_triples
+from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.model import ConvE
+from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking import rank_triples
-from conve_tracin.training import (
-    TrainingConfig,
-    TrainingData,
-    known_tails,
-    new_state,
-    run_epoch,
-    training_queries,
-)
-from conve_tracin.triples import read_triples, read_vocabulary, with_inverse_triples
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.batch_loss import BatchLoss
+from conve_tracin.training.loop import TrainingData, known_tails, run_epoch, training_queries
+from conve_tracin.training.state import new_state
 
 _SETTINGS = (
     "num_epochs", "batch_size", "learning_rate", "lr_decay", "label_smoothing", "training_approach", "inverse_triples",

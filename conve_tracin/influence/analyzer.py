@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from conve_tracin.device import compute_in_batches
 from conve_tracin.errors import InputError
-from conve_tracin.influence import forward, reference
-from conve_tracin.influence.conve import engine, tangent
+from conve_tracin.influence import autodiff, reference
+from conve_tracin.influence.engine import passes, tangent
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
-from conve_tracin.memory import compute_in_batches
-from conve_tracin.model import ConvE
-from conve_tracin.options import DEFAULT_LEARNING_RATE
+from conve_tracin.model.conve import ConvE
+from conve_tracin.settings import DEFAULT_LEARNING_RATE
 
 # From the scoring layer backwards; bn2 acts on the query vector and is tracked only where it is named.
 LAST_LAYERS = (
@@ -327,7 +327,7 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
 
         def fill(chosen: np.ndarray, low_precision: torch.dtype | None, progress: str | None) -> None:
             is_all = len(chosen) == len(training_triples)
-            for positions, scores, derivatives in engine.iterate_derivatives(
+            for positions, scores, derivatives in passes.iterate_derivatives(
                 self.model,
                 tangents,
                 training_triples if is_all else np.take(training_triples, chosen, axis=0),
@@ -335,7 +335,7 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
                 low_precision=low_precision,
                 progress=progress,
             ):
-                slopes = forward.loss_slopes(scores, self.loss_fn)
+                slopes = autodiff.loss_slopes(scores, self.loss_fn)
                 products.numpy()[:, chosen[positions.numpy()]] = (derivatives * slopes).cpu().numpy()
 
         fill(np.arange(len(training_triples)), self.low_precision, progress)
@@ -350,7 +350,7 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
         """Compute ‖∇ℓ(z)‖² of each triple (N, 3): (N,) on the CPU."""
         triples = self.model_ids(triples)
         norms = torch.empty(len(triples), dtype=self.model.fc.weight.dtype)
-        for positions, squared_norms in engine.iterate_squared_norms(
+        for positions, squared_norms in passes.iterate_squared_norms(
             self.model,
             triples,
             names=self.names,

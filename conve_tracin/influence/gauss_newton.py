@@ -37,12 +37,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conve_tracin.data.queries import Queries, group_by_query, with_inverse_triples
 from conve_tracin.errors import InputError
-from conve_tracin.influence.conve.engine import iterate_derivatives
-from conve_tracin.influence.conve.tangent import ConvETangent
-from conve_tracin.model import ConvE
-from conve_tracin.queries import Queries
-from conve_tracin.triples import group_by_query, with_inverse_triples
+from conve_tracin.influence.engine.passes import iterate_derivatives
+from conve_tracin.influence.engine.tangent import ConvETangent
+from conve_tracin.model.conve import ConvE
 
 # Rows of a Jacobian (d each) that are held at once; a row passes through feature maps of size F.
 JACOBIAN_ROWS = 4096

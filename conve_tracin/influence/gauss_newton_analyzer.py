@@ -3,6 +3,7 @@
 import numpy as np
 from torch import Tensor
 
+from conve_tracin.data.queries import with_inverse_triples
 from conve_tracin.influence.analyzer import TracInReferencePyTorch, Triples, as_ids
 from conve_tracin.influence.gauss_newton import (
     GaussNewtonMethod,
@@ -11,8 +12,7 @@ from conve_tracin.influence.gauss_newton import (
     leverages,
     training_curvature,
 )
-from conve_tracin.model import ConvE
-from conve_tracin.triples import with_inverse_triples
+from conve_tracin.model.conve import ConvE
 
 
 class GaussNewtonAnalyzer(TracInReferencePyTorch):

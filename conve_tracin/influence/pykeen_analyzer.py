@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from conve_tracin.conversion import NATIVE_TO_PYKEEN, PYKEEN_TO_NATIVE
+from conve_tracin.checkpoint.conversion import NATIVE_TO_PYKEEN, PYKEEN_TO_NATIVE
+from conve_tracin.checkpoint.pykeen import as_native_conve, relation_rows, score_pykeen
 from conve_tracin.errors import InputError
-from conve_tracin.influence import forward, vectorized
+from conve_tracin.influence import autodiff
 from conve_tracin.influence.analyzer import (
     LAST_LAYERS,
     RESCORED,
@@ -24,10 +25,9 @@ from conve_tracin.influence.analyzer import (
     as_ids,
 )
 from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
-from conve_tracin.pykeen_bridge import as_native_conve, relation_rows, score_pykeen
 
 if TYPE_CHECKING:
-    from conve_tracin.pykeen_bridge import PyKEENModel
+    from conve_tracin.checkpoint.pykeen import PyKEENModel
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
 
         It holds B gradients of the whole model; the other methods need none of them.
         """
-        return vectorized.per_triple_gradients(
+        return autodiff.per_triple_gradients(
             self.scorer, self._tensor(triples), names=self.names, label=label, loss_fn=self.loss_fn
         )
 
@@ -208,14 +208,14 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
         rows = []
         for number, triple in enumerate(test_triples, start=1):
             tangent = self.get_or_compute_test_gradient(triple)
-            scores, derivatives = forward.directional_derivatives(
+            scores, derivatives = autodiff.directional_derivatives(
                 self.scorer,
                 tangent,
                 training_triples,
                 batch_size=batch_size,
                 progress=None if progress is None else f"{progress}, number {number}",
             )
-            rows.append((derivatives * forward.loss_slopes(scores, self.loss_fn)).cpu())
+            rows.append((derivatives * autodiff.loss_slopes(scores, self.loss_fn)).cpu())
         return torch.stack(rows)
 
     def score_tails(self, head: int, relation: int, num_entities: int, *, batch_size: int = 256) -> Tensor:
@@ -231,7 +231,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
         tables = embedding_tables(self.model)
         if tables is None:
             return super().self_products(triples, batch_size=batch_size, progress=progress)
-        return vectorized.self_products(
+        return autodiff.self_products(
             _RowScorer(self.model),
             relation_rows(self.model, self._tensor(triples)),
             tables=tables,

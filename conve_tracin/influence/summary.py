@@ -12,10 +12,12 @@ from conve_tracin.influence.analyzer import Influence, TripleAnalyzer, rank_infl
 from conve_tracin.ranking import filtered_ranks
 
 if TYPE_CHECKING:
-    from conve_tracin.names import Names
+    from conve_tracin.data.names import Names
+
 
 # Points of the cumulative curve between 1 and N; they lie evenly on a logarithmic axis.
 CURVE_POINTS = 60
+
 # How many tails of a higher rank a report can name.
 TAILS_AHEAD = 5
 

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 
 import conve_tracin
+from conve_tracin.data.names import Names
 from conve_tracin.files import atomic_write, digest_of_file
 from conve_tracin.influence.analyzer import Influence
 from conve_tracin.influence.summary import Concentration, InfluenceSummary, Prediction, RelationInfluence
-from conve_tracin.influence.tracing import Trace
-from conve_tracin.names import Names
-from conve_tracin.options import GAUSS_NEWTON, TRACIN, TracInOptions
+from conve_tracin.influence.trace import Trace
 from conve_tracin.report.charts import Axis, draw_concentration
 from conve_tracin.report.frame import whole_page
 from conve_tracin.report.lettering import signed, signed_column, spoken
 from conve_tracin.report.markup import Markup, element, join
 from conve_tracin.report.path_graph import ACROSS, DOWN, Orientation, assign_lanes, draw_paths
 from conve_tracin.report.paths import EvidencePath, find_paths
+from conve_tracin.settings import GAUSS_NEWTON, TRACIN, TracInOptions
 
 METHODS = {
     TRACIN: "TracIn: learning rate × product of the loss gradients of training triple and prediction, "

@@ -1,0 +1,71 @@
+"""What a device can do: its precision, its memory, and batches that are halved where they do not fit."""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from tqdm import tqdm
+
+Result = TypeVar("Result")
+
+# Of Linux and macOS, of Windows, and of sizes that no address reaches.
+CPU_ALLOCATOR_TEXTS = ("allocate memory", "not enough memory", "Storage size calculation overflowed")
+
+# Of the libraries behind a GPU's products and convolutions.
+GPU_LIBRARY_TEXTS = ("STATUS_ALLOC_FAILED",)
+
+
+def compute_in_halves(compute: Callable[[slice], Result], batch: slice) -> list[Result]:
+    """Compute a batch; where memory does not suffice its halves, and so on. Returns the results in order."""
+    try:
+        return [compute(batch)]
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if batch.stop - batch.start <= 1 or not is_out_of_memory(error):
+            raise
+    # Outside of the except block the failed attempt's memory is free.
+    middle = (batch.start + batch.stop) // 2
+    first, second = slice(batch.start, middle), slice(middle, batch.stop)
+    return compute_in_halves(compute, first) + compute_in_halves(compute, second)
+
+
+def compute_in_batches(
+    compute: Callable[[slice], Result], count: int, *, batch_size: int, progress: str | None = None
+) -> Iterator[Result]:
+    """Go through `count` items in batches of at most `batch_size`; yield the results in order."""
+    with tqdm(total=count, desc=progress, unit="triple", unit_scale=True, disable=progress is None) as bar:
+        for start in range(0, count, batch_size):
+            stop = min(start + batch_size, count)
+            yield from compute_in_halves(compute, slice(start, stop))
+            bar.update(stop - start)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, on a GPU or a CPU, is about memory."""
+    # The CPU's allocator raises a plain RuntimeError, with a text of its own on each system.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(text in str(error) for text in (*CPU_ALLOCATOR_TEXTS, *GPU_LIBRARY_TEXTS))
+    )
+
+
+def set_tf32(allowed: bool) -> None:
+    """Have GPUs round the factors of float32 products to TensorFloat-32's 10 bits, or not.
+
+    torch by itself rounds those of convolutions, but not those of matrices. This holds for the whole process.
+    """
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def supports_tf32(device: str) -> bool:
+    """Whether the device has units for TensorFloat-32: NVIDIA's GPUs from Ampere on."""
+    is_nvidia = device.startswith("cuda") and torch.version.hip is None
+    return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def supports_bfloat16(device: str) -> bool:
+    """Whether the device has instructions for bfloat16; without them it is slower than float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch has no public name for this question on a CPU.
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())

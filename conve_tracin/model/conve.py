@@ -1,0 +1,134 @@
+"""ConvE (Dettmers et al., 2018, https://arxiv.org/abs/1707.01476): head and relation to a query, query to scores."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conve_tracin.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvEConfig:
+    """The sizes of a ConvE model. `num_relations` counts the rows of the relation table, inverses included.
+
+    Raises InputError where the sizes contradict each other.
+    """
+
+    num_entities: int
+    num_relations: int
+    embedding_dim: int = 200
+    embedding_height: int = 10
+    embedding_width: int = 20
+    output_channels: int = 32
+    kernel_height: int = 3
+    kernel_width: int = 3
+    input_dropout: float = 0.2
+    feature_map_dropout: float = 0.2
+    output_dropout: float = 0.3
+    entity_bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name in _SIZES:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} is {value!r:.40}; it must be a whole number of at least 1")
+        for name in DROPOUTS:
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value < 1:
+                raise InputError(f"{name} is {value!r:.40}; it must be at least 0 and below 1")
+        if type(self.entity_bias) is not bool:
+            raise InputError(f"entity_bias is {self.entity_bias!r:.40}; it must be true or false")
+        if self.embedding_height * self.embedding_width != self.embedding_dim:
+            raise InputError(
+                f"embedding_height × embedding_width is {self.embedding_height} × {self.embedding_width} = "
+                f"{self.embedding_height * self.embedding_width}, not embedding_dim {self.embedding_dim}; "
+                "change one of the three"
+            )
+        if self.kernel_height > 2 * self.embedding_height or self.kernel_width > self.embedding_width:
+            raise InputError(
+                f"a {self.kernel_height} × {self.kernel_width} kernel does not fit on the "
+                f"{2 * self.embedding_height} × {self.embedding_width} image of head and relation; "
+                "choose a smaller kernel_height or kernel_width"
+            )
+
+    @property
+    def feature_map_size(self) -> int:
+        """Length of the flattened feature maps, the input of the linear layer."""
+        height = 2 * self.embedding_height - self.kernel_height + 1
+        width = self.embedding_width - self.kernel_width + 1
+        return self.output_channels * height * width
+
+    def as_dict(self) -> dict[str, int | float | bool]:
+        """Return the plain values, as stored in a checkpoint's `model_config`."""
+        return asdict(self)
+
+
+_SIZES = (
+    "num_entities", "num_relations", "embedding_dim", "embedding_height", "embedding_width",
+    "output_channels", "kernel_height", "kernel_width",
+)  # fmt: skip
+
+DROPOUTS = ("input_dropout", "feature_map_dropout", "output_dropout")
+
+
+class ConvE(nn.Module):
+    """ConvE with the layer names of the native checkpoint format.
+
+    A query vector q(h, r) is computed from the embeddings of head and relation; the score of a triple is
+    q(h, r) · e_t, plus the tail's bias where the model has one. Takes the members of `ConvEConfig` as keywords.
+    """
+
+    def __init__(self, **sizes: int | float | bool) -> None:
+        super().__init__()
+        config = self.config = ConvEConfig(**sizes)
+        self.entity_embeddings = nn.Embedding(config.num_entities, config.embedding_dim)
+        self.relation_embeddings = nn.Embedding(config.num_relations, config.embedding_dim)
+        self.bn0 = nn.BatchNorm2d(1)
+        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.conv1 = nn.Conv2d(1, config.output_channels, (config.kernel_height, config.kernel_width))
+        self.bn1 = nn.BatchNorm2d(config.output_channels)
+        self.feature_map_dropout = nn.Dropout2d(config.feature_map_dropout)
+        self.fc = nn.Linear(config.feature_map_size, config.embedding_dim)
+        self.output_dropout = nn.Dropout(config.output_dropout)
+        self.bn2 = nn.BatchNorm1d(config.embedding_dim)
+        bias = nn.Parameter(torch.zeros(config.num_entities)) if config.entity_bias else None
+        self.register_parameter("entity_bias", bias)
+        nn.init.xavier_normal_(self.entity_embeddings.weight)
+        nn.init.xavier_normal_(self.relation_embeddings.weight)
+
+    def encode(self, head: Tensor, relation: Tensor) -> Tensor:
+        """Compute the query vectors q(h, r); head and relation are ids of shape (B,), the result is (B, d)."""
+        return self.encode_rows(self.entity_embeddings(head), self.relation_embeddings(relation))
+
+    def encode_rows(self, head_rows: Tensor, relation_rows: Tensor) -> Tensor:
+        """Compute the query vectors of embeddings that are given themselves: (B, d) twice to (B, d)."""
+        return self.project(self.extract_features(head_rows, relation_rows))
+
+    def extract_features(self, head_rows: Tensor, relation_rows: Tensor) -> Tensor:
+        """Run the convolution: embeddings (B, d) twice to flattened feature maps (B, F)."""
+        image_shape = (-1, 1, self.config.embedding_height, self.config.embedding_width)
+        # Head above relation, as in PyKEEN and in the original code.
+        image = torch.cat([head_rows.view(image_shape), relation_rows.view(image_shape)], dim=2)
+        image = self.input_dropout(self.bn0(image))  # (B, 1, 2 · height, width)
+        maps = F.relu(self.bn1(self.conv1(image)))  # (B, C, 2 · height − kh + 1, width − kw + 1)
+        return self.feature_map_dropout(maps).flatten(start_dim=1)  # (B, F)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Turn feature maps (B, F) into query vectors (B, d)."""
+        return F.relu(self.bn2(self.output_dropout(self.fc(features))))
+
+    def score_queries(self, queries: Tensor) -> Tensor:
+        """Score every entity as tail: queries (B, d) to scores (B, K)."""
+        scores = queries @ self.entity_embeddings.weight.T
+        return scores if self.entity_bias is None else scores + self.entity_bias
+
+    def forward(self, head: Tensor, relation: Tensor) -> Tensor:
+        """Score every entity as tail of (head, relation): ids (B,) to scores (B, K)."""
+        return self.score_queries(self.encode(head, relation))
+
+    def score(self, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
+        """Score the triples themselves: ids (B,) three times to scores (B,)."""
+        scores = (self.encode(head, relation) * self.entity_embeddings(tail)).sum(dim=1)
+        return scores if self.entity_bias is None else scores + self.entity_bias[tail]
