@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 from fault_injection import finish, limit_file_size, print_into, remove_at_call
-from test_cli_training import QUICK, run_main
-from test_kill import assert_all_whole
-from test_resuming import arguments as tracin_arguments
-from test_resuming import content_of, files  # noqa: F401 - `files` is a fixture
+from tracin_runs import arguments as tracin_arguments
+from tracin_runs import content_of, files  # noqa: F401 - `files` is a fixture
+from training_runs import QUICK, run_main
+from whole_files import assert_all_whole
 
 import train_pytorch
 from conve_tracin import cli
@@ -36,7 +36,7 @@ WRITERS = {
 
 
 @pytest.fixture
-def words(files, graph_files):  # noqa: F811
+def words(files, graph_files):
     """The arguments of a script with OUT replaced by a directory."""
 
     def words(name, output):
@@ -183,7 +183,7 @@ def test_a_best_model_that_vanishes_while_training_is_one_line_and_comes_back(gr
 
 
 @pytest.mark.parametrize("script", ["run_tracin.py", "tracin_pytorch.py"])
-def test_a_checkpoint_that_vanishes_while_tracing_is_one_line_and_the_run_goes_on_later(files, tmp_path, script):  # noqa: F811
+def test_a_checkpoint_that_vanishes_while_tracing_is_one_line_and_the_run_goes_on_later(files, tmp_path, script):
     second, log = tmp_path / "second.pt", tmp_path / "log.txt"
     kept = files["model.pt"].read_bytes()
     second.write_bytes(kept)
@@ -212,7 +212,7 @@ def test_a_checkpoint_that_vanishes_while_tracing_is_one_line_and_the_run_goes_o
     assert content_of(tmp_path / "out 0") == content_of(tmp_path / "out 1") == content_of(tmp_path / "undisturbed")
 
 
-def test_a_checkpoint_that_vanishes_before_the_report_is_one_line(files, tmp_path):  # noqa: F811
+def test_a_checkpoint_that_vanishes_before_the_report_is_one_line(files, tmp_path):
     fault = (remove_at_call, "conve_tracin.report.page", "describe_computation", 1, files["model.pt"])
     given = [
         "--test-triple",
@@ -239,7 +239,7 @@ def test_a_checkpoint_that_vanishes_before_the_report_is_one_line(files, tmp_pat
          ("conve_tracin.data.prepare", "graph_from_file"), "train.txt: no such file"),
     ],
 )  # fmt: skip
-def test_an_input_that_vanishes_while_it_is_read_is_one_line(files, tmp_path, script, given, fault, message):  # noqa: F811
+def test_an_input_that_vanishes_while_it_is_read_is_one_line(files, tmp_path, script, given, fault, message):
     flag, name, output_flag = given
     words, log = [flag, files[name], output_flag, tmp_path / "out" / "made"], tmp_path / "log.txt"
     assert finish(script, *words, log=log, faults=[(remove_at_call, *fault, 1, files[name])]) == 2
@@ -265,7 +265,7 @@ def test_files_are_written_together_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("script", ["convert_checkpoint.py", "tracin_pytorch.py"])
-def test_a_full_standard_output_is_one_line_once_the_files_are_written(files, tmp_path, script):  # noqa: F811
+def test_a_full_standard_output_is_one_line_once_the_files_are_written(files, tmp_path, script):
     output = tmp_path / "out"
     given = ["--input", files["model.pt"], "--output", output]
     if script == "tracin_pytorch.py":

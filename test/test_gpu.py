@@ -10,11 +10,11 @@ import pytest
 import torch
 from batch_gradients import CASES, make_queries
 from conftest import TRAIN, make_small_conve
+from device_examples import ANALYZERS, TRAININGS, train_on
+from influence_examples import TRAINING, make_model
+from loss_examples import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
+from recorder import Recorder
 from scipy.stats import spearmanr
-from test_influence import TRAINING, make_model
-from test_other_device import ANALYZERS, TRAININGS, train_on
-from test_replayed_loss import Recorder
-from test_streamed_loss import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
 
 from conve_tracin.data.queries import Queries, group_by_query
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch

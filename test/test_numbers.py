@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL_CONVE
+from influence_examples import NUM_ENTITIES, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model
 from pykeen_examples import TRAINING_TRIPLES, trained_model
-from test_cli_training import QUICK, run_main
-from test_influence import NUM_ENTITIES, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model
-from test_training import NO_DROPOUT, assert_identical, checkpoint_of
+from training_runs import NO_DROPOUT, QUICK, assert_identical, checkpoint_of, run_main
 
 import run_tracin
 import tracin_pytorch

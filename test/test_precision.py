@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_cli_tracin import files, run  # noqa: F401 - the fixture
+from native_files import files, run  # noqa: F401 - the fixture
 
 from conve_tracin import analysis, cli
 from conve_tracin.influence.engine.passes import choose_batch_size
@@ -38,7 +38,7 @@ def test_the_device_that_a_script_chooses_multiplies_exactly():
         (["--use-tf32", "--method", "gauss-newton"], True, "with --method gauss-newton", False),
     ],
 )
-def test_tf32_is_on_where_it_was_asked_for(files, flags, available, told, on, caplog, monkeypatch):  # noqa: F811
+def test_tf32_is_on_where_it_was_asked_for(files, flags, available, told, on, caplog, monkeypatch):
     monkeypatch.setattr(analysis, "supports_tf32", lambda _: available)
     caplog.set_level("INFO")
     report = files["out.json"].with_suffix(".html")
@@ -53,7 +53,7 @@ def test_tf32_is_on_where_it_was_asked_for(files, flags, available, told, on, ca
 
 @pytest.mark.parametrize("available", [True, False])
 @pytest.mark.parametrize("more", [[], ["--use-tf32"]])
-def test_the_report_names_the_precision_that_held(files, more, available, monkeypatch):  # noqa: F811
+def test_the_report_names_the_precision_that_held(files, more, available, monkeypatch):
     monkeypatch.setattr(analysis, "supports_bfloat16", lambda _: available)
     monkeypatch.setattr(analysis, "supports_tf32", lambda _: True)
     report = files["out.json"].with_suffix(".html")

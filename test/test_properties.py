@@ -20,8 +20,8 @@ import torch
 from command_lines import Finished, assert_refused, run
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_bad_input import COMMANDS, assert_right, clean, influences_by_hand, write  # noqa: F401 - a fixture
-from test_influence import gradients_by_hand
+from influence_examples import gradients_by_hand
+from project_files import COMMANDS, assert_right, clean, influences_by_hand, write  # noqa: F401 - a fixture
 
 from conve_tracin.data.names import Names, read_names, read_predicates
 from conve_tracin.data.triples import read_test_triples, read_triples, resolve_triple, write_triples
@@ -302,7 +302,7 @@ def changes(draw):
 
 
 @pytest.fixture
-def files(clean, tmp_path, monkeypatch):  # noqa: F811
+def files(clean, tmp_path, monkeypatch):
     """A copy of the project, as the working directory, and what its files hold."""
     shutil.copytree(clean, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")

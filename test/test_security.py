@@ -18,9 +18,9 @@ import pytest
 import torch
 from command_lines import assert_refused, run
 from conftest import make_small_conve
-from test_bad_input import COMMANDS, MAPPINGS, NAMES, clean, project, write, write_graph  # noqa: F401 - fixtures
-from test_page import Page
-from test_pipeline import TINY, needs_snakemake, snakemake, write_config
+from page_content import Page
+from pipeline_runs import TINY, needs_snakemake, snakemake, write_config
+from project_files import COMMANDS, MAPPINGS, NAMES, clean, project, write, write_graph  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parents[1]
 EVALUATION = (
@@ -87,7 +87,7 @@ def unpickle(path):
 
 
 @pytest.mark.parametrize("kind", ["archive", "archive of PyKEEN's protocol", "bare pickle", "compressed pickle"])
-def test_the_payload_is_one(project, kind):  # noqa: F811
+def test_the_payload_is_one(project, kind):
     HOSTILE_FILES[kind]("file")
     unpickle("file")
     assert Path("ran").is_dir()
@@ -95,7 +95,7 @@ def test_the_payload_is_one(project, kind):  # noqa: F811
 
 @pytest.mark.parametrize("kind", HOSTILE_FILES)
 @pytest.mark.parametrize("place", [*CHECKPOINTS, *SIDE_FILES])
-def test_no_file_runs_anything_in_any_script(project, place, kind):  # noqa: F811
+def test_no_file_runs_anything_in_any_script(project, place, kind):
     command, name = (CHECKPOINTS | SIDE_FILES)[place]
     Path("epochs").mkdir()
     HOSTILE_FILES[kind](name)
@@ -106,7 +106,7 @@ def test_no_file_runs_anything_in_any_script(project, place, kind):  # noqa: F81
 
 
 @pytest.mark.parametrize("kind", HOSTILE_FILES)
-def test_hostile_checkpoints_beside_the_one_that_is_wanted_run_nothing(project, kind):  # noqa: F811
+def test_hostile_checkpoints_beside_the_one_that_is_wanted_run_nothing(project, kind):
     """Training looks at checkpoints that nobody named: the newest one, and that of the best epoch."""
     Path("out/checkpoints").mkdir(parents=True)
     for name in ("out/checkpoints/checkpoint_epoch_9.pt", "out/checkpoints/checkpoint_epoch_1.pt", "out/best_model.pt"):
@@ -118,7 +118,7 @@ def test_hostile_checkpoints_beside_the_one_that_is_wanted_run_nothing(project, 
 
 
 @pytest.mark.parametrize("kind", HOSTILE_FILES)
-def test_hostile_mappings_beside_a_pipelines_model_run_nothing(project, kind):  # noqa: F811
+def test_hostile_mappings_beside_a_pipelines_model_run_nothing(project, kind):
     Path("epochs/training_triples").mkdir(parents=True)
     shutil.copy("converted.pt", "epochs/trained_model.pkl")
     for name in ("entity_to_id.tsv.gz", "relation_to_id.tsv.gz"):
@@ -130,7 +130,7 @@ def test_hostile_mappings_beside_a_pipelines_model_run_nothing(project, kind):  
 
 
 @pytest.mark.parametrize("kind", HOSTILE_FILES)
-def test_a_directory_of_hostile_checkpoints_converts_without_them(project, kind):  # noqa: F811
+def test_a_directory_of_hostile_checkpoints_converts_without_them(project, kind):
     Path("epochs").mkdir()
     shutil.copy("model.pt", "epochs/checkpoint_epoch_1.pt")
     HOSTILE_FILES[kind]("epochs/checkpoint_epoch_2.pt")
@@ -141,7 +141,7 @@ def test_a_directory_of_hostile_checkpoints_converts_without_them(project, kind)
     assert not Path("ran").exists()
 
 
-def test_trust_is_needed_and_enough(project):  # noqa: F811
+def test_trust_is_needed_and_enough(project):
     """The one flag that lets a file run: this test shows that the ones above could have failed."""
     HOSTILE_FILES["archive"]("model.pt")
     assert_refused(run(*COMMANDS["run"]))
@@ -187,7 +187,7 @@ HOSTILE_RELATIONS = ("<img src=x onerror=alert(1)>", "@relation")
 
 
 @pytest.fixture
-def hostile_project(project):  # noqa: F811
+def hostile_project(project):
     """A graph whose labels, names and files are hostile, and a model of it."""
     number = len(HOSTILE_LABELS)
     triples = np.array([(place, place % 2, (5 * place + 1) % number) for place in range(number)])
@@ -295,7 +295,7 @@ def watched(*commands):
     ).stderr  # fmt: skip
 
 
-def test_no_script_uses_the_network(project):  # noqa: F811
+def test_no_script_uses_the_network(project):
     names = ("prepare one file", "train", "tracin", "run", "convert")
     assert "NETWORK" not in watched(*(COMMANDS[name] for name in names))
     Path("server.py").write_text("import socket\ndef main(_): socket.create_server(('127.0.0.1', 0)).close()\n")
@@ -303,7 +303,7 @@ def test_no_script_uses_the_network(project):  # noqa: F811
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the system has no /proc/net")
-def test_under_torchrun_the_scripts_processes_listen_on_the_loopback_only(project):  # noqa: F811
+def test_under_torchrun_the_scripts_processes_listen_on_the_loopback_only(project):
     """Torchrun itself listens for its processes while they run, wherever torch has it listen."""
     script, *arguments = COMMANDS["run"]
     marker = f"WATCHED_BY={os.getpid()}_{time.monotonic_ns()}"

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from influence_examples import TRAINING, make_model
+from native_files import files  # noqa: F401 - a fixture
 from several_processes import ROOT, run_processes
 from shared_work import TRIPLES
-from test_cli_tracin import files  # noqa: F401 - a fixture
-from test_influence import TRAINING, make_model
 
 from conve_tracin import parallel
 from conve_tracin.errors import InputError
 from conve_tracin.parallel import obstacle_to_several_gpus, split_by_query
 
 
-def inputs(files, mapping_files=True):  # noqa: F811
+def inputs(files, mapping_files=True):
     torch.save(
         {
             "model_state_dict": make_model(dtype=torch.float32).state_dict(),
@@ -46,7 +46,7 @@ def test_shares_cover_every_triple_once(count):
     assert sorted(np.concatenate(shares).tolist()) == list(range(len(TRAINING)))
 
 
-def test_tracin_pytorch_on_two_processes(files, tmp_path):  # noqa: F811
+def test_tracin_pytorch_on_two_processes(files, tmp_path):
     (tmp_path / "tests.txt").write_text("0 1 2\n4 2 0\n")
     command = [ROOT / "tracin_pytorch.py", *inputs(files), "--test-triples", tmp_path / "tests.txt"]
     for number, name in ((1, "one"), (2, "two")):
@@ -56,7 +56,7 @@ def test_tracin_pytorch_on_two_processes(files, tmp_path):  # noqa: F811
         assert two == pytest.approx(one, rel=1e-5, abs=1e-9)
 
 
-def test_self_influence_on_two_processes(files, tmp_path):  # noqa: F811
+def test_self_influence_on_two_processes(files, tmp_path):
     command = [ROOT / "run_tracin.py", *inputs(files), "--mode", "self", "--use-optimized-tracin", "--output"]
     for number, name in ((1, "one.json"), (2, "two.json")):
         assert run_processes(number, *command, tmp_path / name).returncode == 0
@@ -130,7 +130,7 @@ def start_on_two_gpus(command):
 
 
 @pytest.mark.parametrize("script", ["run_tracin.py", "tracin_pytorch.py"])
-def test_what_enable_multi_gpu_starts_gives_the_output_of_one_process(files, tmp_path, script):  # noqa: F811
+def test_what_enable_multi_gpu_starts_gives_the_output_of_one_process(files, tmp_path, script):
     (tmp_path / "tests.txt").write_text("0 1 2\n4 2 0\n")
     command = [ROOT / script, *inputs(files), "--test-triples", tmp_path / "tests.txt", "--enable-multi-gpu"]
     more = {
@@ -152,7 +152,7 @@ def test_what_enable_multi_gpu_starts_gives_the_output_of_one_process(files, tmp
         assert two == pytest.approx(one, rel=1e-5, abs=1e-9)
 
 
-def test_what_enable_multi_gpu_starts_ends_with_the_exit_code_and_the_one_line_of_bad_input(files, tmp_path):  # noqa: F811
+def test_what_enable_multi_gpu_starts_ends_with_the_exit_code_and_the_one_line_of_bad_input(files, tmp_path):
     files["train.txt"].write_text("0\t1\n")
     command = ["run_tracin.py", *inputs(files), "--mode", "self", "--output", tmp_path / "out.json"]
     done = start_on_two_gpus(command)

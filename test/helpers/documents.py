@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
 PROGRAMS = r"(?:[\w./-]*/)?(?:python3?|pip3?|snakemake|make|torchrun|pytest|ruff|source|bash|git|\S+\.sh)"
 # What a reader would paste. A script without python in front names its flags in a sentence; in a block it is a command.

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_runs import QUICK, files_below, run_main
 
 import convert_checkpoint
 import run_tracin
 import tracin_pytorch
 import train_pytorch
-from conve_tracin import cli
 from conve_tracin.checkpoint.native import load_checkpoint
 from conve_tracin.training import loop as training_loop
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
 # The table of the contract: what the founding documents promise.
@@ -36,23 +36,6 @@ DOCUMENTED_DEFAULTS = {
     "early_stopping_patience": 0, "use_torch_compile": False, "auto_batch_size": False, "eval_frequency": 1,
 }  # fmt: skip
 REQUIRED = ("--train", "--valid", "--test", "--entity-to-id", "--relation-to-id", "--output-dir")
-SMALL_MODEL = (
-    "--embedding-dim", "12", "--embedding-height", "3", "--embedding-width", "4", "--output-channels", "4",
-    "--kernel-height", "2", "--kernel-width", "3",
-)  # fmt: skip
-QUICK = (*SMALL_MODEL, "--num-epochs", "2", "--batch-size", "4", "--no-gpu")
-
-
-def run_main(monkeypatch, *arguments):
-    """Run the script in this process as the shell would; returns the exit code."""
-    monkeypatch.setattr(sys, "argv", ["train_pytorch.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(train_pytorch.main)
-    return stop.value.code
-
-
-def files_below(directory):
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
 # ---------------------------------------------------------------------------------------------------------------

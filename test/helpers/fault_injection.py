@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SERVER = multiprocessing.get_context("forkserver")
 # An optimizer imports torch._dynamo, the first file of triples pandas.
 SERVER.set_forkserver_preload(["torch._dynamo", "pandas", "conve_tracin.training.loop", "conve_tracin.native_analysis"])

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import DIGEST, SMALL_CONVE
-from test_replayed_loss import Recorder
+from recorder import Recorder
+from training_runs import NO_DROPOUT, assert_identical, assert_same_training, checkpoint_of
 
 from conve_tracin import ranking
 from conve_tracin.checkpoint.native import build_model, load_checkpoint
@@ -49,37 +50,6 @@ def scripted_mrr(monkeypatch):
         )
 
     return script
-
-
-def checkpoint_of(path):
-    return torch.load(path, weights_only=True)
-
-
-def assert_same_training(path, other):
-    """Compare two checkpoints bit for bit, leaving out how long epochs took and how many were asked for."""
-    left, right = checkpoint_of(path), checkpoint_of(other)
-    assert left.keys() == right.keys()
-    for content in (left, right):
-        del content["training_config"]["num_epochs"]
-        for record in content["history"]:
-            del record["seconds"]
-    assert_identical(left, right)
-
-
-def assert_identical(left, right):
-    assert type(left) is type(right)
-    if isinstance(left, dict):
-        assert left.keys() == right.keys()
-        for key in left:
-            assert_identical(left[key], right[key])
-    elif isinstance(left, list):
-        assert len(left) == len(right)
-        for one, other in zip(left, right, strict=True):
-            assert_identical(one, other)
-    elif isinstance(left, torch.Tensor):
-        assert torch.equal(left, right)
-    else:
-        assert left == right
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -324,9 +294,6 @@ def test_the_last_epoch_is_found_in_a_copied_directory_and_no_later_one_of_an_ea
 
 # ---------------------------------------------------------------------------------------------------------------
 # The loop
-
-
-NO_DROPOUT = {"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0}
 
 
 def plain_epochs(triples, *, kvsall, inverse_triples, cross_entropy=False, num_epochs=2, batch_size=4):

@@ -15,7 +15,7 @@ from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def label_triples(path):

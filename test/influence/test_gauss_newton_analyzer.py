@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_cli_tracin import arguments, files, save_model  # noqa: F401 - `files` is a fixture
-from test_influence import TEST_TRIPLES, TRAINING, make_model
+from influence_examples import TEST_TRIPLES, TRAINING, make_model
+from native_files import arguments, files, save_model  # noqa: F401 - `files` is a fixture
 
 import run_tracin
 import tracin_pytorch
@@ -28,7 +28,7 @@ def assert_influences(influences, expected):
     np.testing.assert_allclose([row["influence"] for row in influences], expected[order], rtol=1e-4)
 
 
-def test_tracin_pytorch_sums_up_to_the_mean_over_checkpoints(files, tmp_path, capsys):  # noqa: F811
+def test_tracin_pytorch_sums_up_to_the_mean_over_checkpoints(files, tmp_path, capsys):
     other = make_model(dtype=torch.float32)
     with torch.no_grad():
         other.entity_embeddings.weight.mul_(0.5)
@@ -42,7 +42,7 @@ def test_tracin_pytorch_sums_up_to_the_mean_over_checkpoints(files, tmp_path, ca
     assert_influences(content["influences"], (effects(make_model(dtype=torch.float32)) + effects(other))[0] / 2)
 
 
-def test_run_tracin_takes_the_constants_of_the_checkpoints_training(files, tmp_path):  # noqa: F811
+def test_run_tracin_takes_the_constants_of_the_checkpoints_training(files, tmp_path):
     save_model(files["model.pt"], make_model(dtype=torch.float32), training_config={"training_approach": "kvsall"})
     (tmp_path / "test.txt").write_text("aspirin\tcauses\tcafé\n", encoding="utf-8")
     command = arguments(files, "--test", str(tmp_path / "test.txt"), "--output", str(files["out.json"]))
@@ -72,7 +72,7 @@ def test_self_influence_is_the_effect_on_the_own_score():
     np.testing.assert_allclose(analyzer.self_products(TRAINING), expected, rtol=1e-4)
 
 
-def test_listed_self_influences_are_those_of_the_whole_training_set(files, tmp_path):  # noqa: F811
+def test_listed_self_influences_are_those_of_the_whole_training_set(files, tmp_path):
     (tmp_path / "test.txt").write_text("aspirin\tcauses\tcafé\n", encoding="utf-8")
     command = [*arguments(files), "--method", "gauss-newton"]
     run_tracin.main(
@@ -102,7 +102,7 @@ def test_listed_self_influences_are_those_of_the_whole_training_set(files, tmp_p
 
 
 @pytest.mark.parametrize("approach", ["1vsall", "kvsall"])
-def test_a_checkpoint_and_its_conversion_score_alike(files, tmp_path, approach):  # noqa: F811
+def test_a_checkpoint_and_its_conversion_score_alike(files, tmp_path, approach):
     save_model(files["model.pt"], make_model(dtype=torch.float32), training_config={"training_approach": approach})
     native = torch.load(files["model.pt"], weights_only=True)
     torch.save(to_pykeen_checkpoint(native), tmp_path / "converted.pt")
@@ -127,7 +127,7 @@ def test_a_checkpoint_and_its_conversion_score_alike(files, tmp_path, approach):
         ({"loss": "bce", "query_weights": "equal"}, []),
     ],
 )
-def test_another_objective_is_mentioned(files, caplog, training, mentioned):  # noqa: F811
+def test_another_objective_is_mentioned(files, caplog, training, mentioned):
     save_model(files["model.pt"], make_model(dtype=torch.float32), training_config=training)
     with caplog.at_level("INFO"):
         run_tracin.main(

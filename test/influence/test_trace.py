@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_influence import EVERYTHING, TEST_TRIPLES, TRAINING, assert_close, make_model, products_by_hand
+from influence_examples import EVERYTHING, TEST_TRIPLES, TRAINING, assert_close, make_model, products_by_hand
 
 from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.analyzer import CACHED_GRADIENTS, TracInAnalyzerPyTorch, strongest

@@ -17,7 +17,7 @@ from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "test" / "data" / "kgx"
 NODES, EDGES = DATA / "nodes.jsonl", DATA / "edges.jsonl"
 FRACTIONS = {"valid": 0.1, "test": 0.1}

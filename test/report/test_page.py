@@ -6,7 +6,6 @@ import json
 import os
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import browser
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import RELATIONS, TRAIN, TREATS, make_small_conve
+from page_content import Page
 
 import conve_tracin
 import run_tracin
@@ -39,42 +39,6 @@ HARMLESS = ("aspirin", "ibuprofen", "head ache", "fièvre", "MONDO:0005148", "PT
 # What is hard to set: long words, capitals, broad letters.
 SHOWN = (*HOSTILE[:2], "5-[[4-[2-(methyl)ethoxy]phenyl]methyl]-1,3-thiazolidine-2,4-dione", HOSTILE[3],
          "CHEMBL.COMPOUND:CHEMBL1431", "WWWWW MMMMMMMMM WWWWWWWWWWWWWW")  # fmt: skip
-VOID = {"meta", "link", "input", "wbr", "br"}
-
-
-class Page(HTMLParser):
-    """Elements with their attributes and texts, and whether all are closed in order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.open, self.text_of = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        self.text_of.append("")
-        if tag not in VOID:
-            self.open.append((tag, len(self.elements) - 1))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        for _, place in self.open:
-            self.text_of[place] += data
-
-    def texts(self, tag, class_=None):
-        wanted = (
-            text
-            for (name, attributes), text in zip(self.elements, self.text_of, strict=True)
-            if name == tag and (class_ is None or class_ in (attributes.get("class") or "").split())
-        )
-        return list(wanted)
-
-    def attributes(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def make_names(entities=HARMLESS, relations=RELATIONS):

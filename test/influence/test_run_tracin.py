@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from influence_examples import EVERYTHING, TEST_TRIPLES, TRAINING, gradients_by_hand, make_model, products_by_hand
 from pykeen_examples import gradients_by_hand as pykeen_gradients_by_hand
 from pykeen_examples import trained_model, training_factory
-from test_influence import EVERYTHING, TEST_TRIPLES, TRAINING, gradients_by_hand, make_model, products_by_hand
 
 import run_tracin
 import tracin_pytorch
@@ -27,7 +27,7 @@ from conve_tracin.influence.analyzer import Influence
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report.tables import CSV_COLUMNS, trace_as_csv_rows
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENTITIES = ("aspirin", "=2+5", "../../etc/passwd", "CHEBI:4", "head ache, café", "-e5")
 RELATIONS = ("treats", "@causes", "predicate:27")
 ENGINES = ([], ["--use-optimized-tracin"])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from batch_gradients import CASES, make_model, make_queries
+from recorder import Recorder
 
 from conve_tracin import parallel
 from conve_tracin.data.queries import Queries
@@ -14,26 +15,6 @@ from conve_tracin.training.loop import next_batch
 
 BATCH_SIZE = 4
 EPOCHS = 4
-
-
-class Recorder:
-    """Computes where a GPU records; a replay that is left out leaves numbers that are none."""
-
-    def __init__(self):
-        self.recordings = self.replays = 0
-
-    def __call__(self, compute):
-        self.recordings += 1
-        results = compute()
-        for result in results:
-            result.fill_(torch.nan)
-
-        def replay():
-            self.replays += 1
-            for result, anew in zip(results, compute(), strict=True):
-                result.copy_(anew)
-
-        return replay, results
 
 
 def train(case, wrap):

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # An optimizer imports the compiler.
 SLOW_TO_IMPORT = ["torch", "torch._dynamo", "torch.nn.parallel", "pandas", "tqdm"]
 LAUNCH = """

@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_influence import NUM_ENTITIES, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model
+from influence_examples import NUM_ENTITIES, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model
+from tracin_runs import (
+    WANTED,
+    arguments,
+    content_of,
+    files,  # noqa: F401
+)
 
 import run_tracin
 import tracin_pytorch
@@ -20,9 +26,7 @@ from conve_tracin.influence.journal import Journal, digest_of, from_plain
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, TracedCheckpoint, trace
 
-ROOT = Path(__file__).parents[1]
-# More than two groups of test triples, the last one not full.
-WANTED = [(head, relation, tail) for relation in range(NUM_RELATIONS) for head in range(4) for tail in range(3)]
+ROOT = Path(__file__).parents[2]
 
 # Runs a script, and kills the process without warning when a given group of test triples is about to be traced.
 KILLED_AT_GROUP = """
@@ -42,37 +46,10 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
-@pytest.fixture
-def files(tmp_path):
-    paths = {name: tmp_path / name for name in ("train.txt", "test.txt", "entities.tsv", "relations.tsv", "model.pt")}
-
-    def lines(triples):
-        return "".join(f"e{head}\tr{relation}\te{tail}\n" for head, relation, tail in triples)
-
-    paths["train.txt"].write_text(lines(TRAINING))
-    paths["test.txt"].write_text(lines(WANTED))
-    for name, letter, count in (("entities.tsv", "e", NUM_ENTITIES), ("relations.tsv", "r", NUM_RELATIONS)):
-        paths[name].write_text("".join(f"{letter}{i}\t{i}\n" for i in range(count)))
-    model = make_model(dtype=torch.float32)
-    content = {"epoch": 3, "model_state_dict": model.state_dict(), "model_config": model.config.as_dict()}
-    torch.save(content, paths["model.pt"])
-    return paths
-
-
-def arguments(files, *more):
-    given = ["--model-path", files["model.pt"], "--train", files["train.txt"]]
-    given += ["--entity-to-id", files["entities.tsv"], "--relation-to-id", files["relations.tsv"]]
-    return [str(part) for part in [*given, *more]]
-
-
 def killed(script, *given, group):
     command = [sys.executable, "-c", KILLED_AT_GROUP, str(group), str(ROOT / script), *given]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == -9, result.stderr
-
-
-def content_of(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(("more", "cut_bytes", "groups"), [([], 0, 2), (["--output-per-triple"], 10, 1)])

@@ -8,8 +8,7 @@ import sys
 import pytest
 import torch
 from several_processes import ROOT, launch_processes, run_processes
-from test_cli_training import QUICK, SMALL_MODEL, files_below, run_main
-from test_training import NO_DROPOUT, assert_same_training, checkpoint_of
+from training_runs import NO_DROPOUT, QUICK, SMALL_MODEL, assert_same_training, checkpoint_of, files_below, run_main
 
 from conve_tracin import parallel
 from conve_tracin.checkpoint.native import build_model, load_checkpoint
