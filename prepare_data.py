@@ -40,6 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--test-predicate", metavar="PREDICATE",
         help="hold out edges with this predicate only, such as biolink:treats; the fractions are shares of them",
     )  # fmt: skip
+    kgx.add_argument(
+        "--negated", choices=("drop", "keep"), default="drop",
+        help="edges that say that something is not so: drop and count them, or keep them as relations \"not …\"",
+    )  # fmt: skip
     kgx.add_argument("--skip-malformed", action="store_true", help="leave out and count broken lines")
     kgx.add_argument("--skip-unknown", action="store_true", help="leave out and count edges with an end not in --nodes")
     split = parser.add_argument_group("splitting (of a KGX graph, one file, or a dataset without validation triples)")
@@ -72,7 +76,7 @@ def require_matching_flags(args: argparse.Namespace, parser: argparse.ArgumentPa
         if args.edges is None:
             parser.error("--nodes goes with --edges")
         return
-    for name in ("edges", "style", "test_predicate", "skip_malformed", "skip_unknown"):
+    for name in ("edges", "style", "test_predicate", "negated", "skip_malformed", "skip_unknown"):
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"--{name.replace('_', '-')} goes with --nodes and --edges")
 
@@ -90,6 +94,7 @@ def prepare_kgx(args: argparse.Namespace) -> "Graph":
         fractions={"valid": args.valid_fraction, "test": args.test_fraction},
         test_predicate=args.test_predicate,
         random_seed=args.random_seed,
+        keep_negated=args.negated == "keep",
         skip_malformed=args.skip_malformed,
         skip_unknown=args.skip_unknown,
     )
