@@ -121,12 +121,14 @@ class EdgeShape:
     Attributes:
         names: {member: Biolink's name} of what makes the relation or denies the edge.
         passed_over: members that may change the meaning and are not read.
+        has_sources: whether a member may name the primary source.
         values_of: picks the members in `names`.
         relation_numbers: for each of these values.
     """
 
     names: dict[str, str]
     passed_over: tuple[str, ...]
+    has_sources: bool
     values_of: Callable[[Mapping[str, Any]], Any]
     relation_numbers: dict[Any, int] = field(default_factory=dict)
 
@@ -141,7 +143,8 @@ class EdgeShape:
             for member, name in called.items()
             if (name not in read or name in DENIALS) and (name in OTHER_MEANINGS or "qualif" in name)
         )
-        return cls(names, passed_over, itemgetter(*names) if names else lambda _: None)
+        has_sources = PRIMARY_SOURCE in called or "sources" in called
+        return cls(names, passed_over, has_sources, itemgetter(*names) if names else lambda _: None)
 
     def count_passed_over(self, edge: Mapping[str, Any], counts: dict[str, int]) -> None:
         """Add 1 to `counts` for each member of the edge that may change its meaning and is not read."""

@@ -173,8 +173,10 @@ class Tally:
     def add_sources(self, edge: Mapping[str, Any]) -> None:
         """Count the primary sources of an edge."""
         source = edge.get(PRIMARY_SOURCE)
-        known = (source,) if isinstance(source, str) and source else knowledge_sources(edge).get(PRIMARY_SOURCE, ())
-        for name in known:
+        if type(source) is str and source in self.sources:
+            self.sources[source] += 1
+            return
+        for name in knowledge_sources(edge).get(PRIMARY_SOURCE, ()):
             self.sources[name] = self.sources.get(name, 0) + 1
 
 
@@ -262,7 +264,8 @@ def _edge_blocks(
                 continue
             if shape.passed_over:
                 shape.count_passed_over(edge, tally.passed_over)
-            tally.add_sources(edge)
+            if shape.has_sources:
+                tally.add_sources(edge)
             flat.extend((head, relation, tail))
             if len(flat) == 3 * EDGES_AT_A_TIME:
                 yield np.array(flat, dtype=np.int32).reshape(-1, 3)
