@@ -157,15 +157,17 @@ def add_report_argument(group: argparse._ArgumentGroup) -> None:
 
 def read_names_from(args: argparse.Namespace) -> "Names":
     """Read the mappings and names that `add_mapping_arguments` and `add_name_arguments` declare."""
-    from conve_tracin.data.names import Names, read_names, read_predicates
+    from conve_tracin.data.names import Names, names_of_relations, read_edge_map, read_names
     from conve_tracin.data.vocabulary import read_vocabulary
 
     entities = read_vocabulary(args.entity_to_id, "entity")
+    edge_map = {} if args.edge_map is None else read_edge_map(args.edge_map)
     return Names(
         entities=entities,
         relations=read_vocabulary(args.relation_to_id, "relation"),
         entity_names={} if args.node_name_dict is None else read_names(args.node_name_dict, entities),
-        predicates={} if args.edge_map is None else read_predicates(args.edge_map),
+        predicates=names_of_relations(edge_map),
+        curies={label: meaning["predicate"] for label, meaning in edge_map.items()},
     )
 
 

@@ -30,7 +30,13 @@ def trace_as_json(
     """Arrange a trace as the documented JSON, with names and `method` as further members."""
     head, relation, tail = trace.test_triple
     return {
-        "test_triple": {"head": head, "relation": relation, "tail": tail, **names.triple(head, relation, tail)},
+        "test_triple": {
+            "head": head,
+            "relation": relation,
+            "tail": tail,
+            **names.triple(*trace.test_triple),
+            **names.keys(*trace.test_triple),
+        },
         "top_k": top_k,
         "learning_rate": learning_rate,
         **method,
@@ -51,7 +57,8 @@ def prediction_as_json(prediction: Prediction) -> dict[str, Any]:
 
 def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
     """Arrange one influence as the documented members and the names behind them."""
-    labels = names.triple(influence.head, influence.relation, influence.tail)
+    triple = (influence.head, influence.relation, influence.tail)
+    labels = names.triple(*triple) | names.keys(*triple)
     return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()}
 
 

@@ -143,9 +143,9 @@ def test_files_names_and_predicates(tmp_path):
     assert set(predicates) == set(relations.labels)
     assert sorted(name for name in predicates.values() if name.startswith("biolink:affects")) == [
         "biolink:affects",
-        "biolink:affects (causes, activity, decreased)",
-        "biolink:affects (causes, activity, increased)",
-        "biolink:affects (causes, expression, increased)",
+        "biolink:affects (causes, object activity decreased)",
+        "biolink:affects (causes, object activity increased)",
+        "biolink:affects (causes, object expression increased)",
     ]
     keys = [json.loads(key) for key in json.loads((directory / "edge_map.json").read_text())]
     assert {"predicate": "biolink:treats"} in keys

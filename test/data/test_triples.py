@@ -409,7 +409,7 @@ class TestNamesAndPredicates:
         path = write(tmp_path / "edge_map.json", json.dumps(edge_map, indent=1))
         assert read_predicates(path) == {
             "predicate:27": "biolink:treats",
-            "predicate:3": "biolink:affects (activity)",
+            "predicate:3": "biolink:affects (object activity)",
         }
 
     @pytest.mark.parametrize(
