@@ -28,10 +28,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="head<TAB>relation<TAB>tail: one file to be split, TRAIN VALID TEST, or a directory that holds "
         "train.txt, valid.txt and test.txt",
     )  # fmt: skip
-    source.add_argument("--nodes", metavar="FILE", type=Path, help="nodes.jsonl of a KGX graph, with --edges")
+    source.add_argument(
+        "--nodes", metavar="FILE", type=Path, help="nodes of a KGX graph (JSON lines or table), with --edges"
+    )
+    parser.add_argument(
+        "--triples-format", choices=("labels", "openke"),
+        help="of --triples: openke holds ids as head, tail, relation below a count, with entity2id.txt and "
+        "relation2id.txt beside it (default: labels that look neither like ids nor like a header)",
+    )  # fmt: skip
     parser.add_argument("--output-dir", "-o", type=Path, required=True, help="where the files go")
     kgx = parser.add_argument_group("KGX graph")
-    kgx.add_argument("--edges", metavar="FILE", type=Path, help="edges.jsonl of the graph that --nodes belongs to")
+    kgx.add_argument("--edges", metavar="FILE", type=Path, help="edges of the graph that --nodes belongs to")
     kgx.add_argument(
         "--style", choices=STYLES, default="keepall",
         help="which edges are kept, by the categories of their ends (C chemical, G gene, D disease)",
@@ -49,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
     split = parser.add_argument_group("splitting (of a KGX graph, one file, or a dataset without validation triples)")
     split.add_argument("--valid-fraction", type=cli.fraction, default=0.1, help="share of the triples in valid.txt")
     split.add_argument("--test-fraction", type=cli.fraction, default=0.1, help="share of the triples in test.txt")
+    split.add_argument(
+        "--hold-out-pairs", action="store_true",
+        help="take all triples that join the two entities of a valid or test triple out of training",
+    )  # fmt: skip
     split.add_argument("--random-seed", type=cli.non_negative_int, default=42, help="of the choice")
     return parser
 
@@ -71,7 +82,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def require_matching_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Stop where --nodes lacks --edges, or a flag of KGX graphs is given without one."""
+    """Stop where --nodes lacks --edges, or a flag is given without the source that it is for."""
+    if args.triples_format is not None and args.triples is None:
+        parser.error("--triples-format goes with --triples")
     if args.nodes is not None:
         if args.edges is None:
             parser.error("--nodes goes with --edges")
@@ -94,6 +107,7 @@ def prepare_kgx(args: argparse.Namespace) -> "Graph":
         fractions={"valid": args.valid_fraction, "test": args.test_fraction},
         test_predicate=args.test_predicate,
         random_seed=args.random_seed,
+        together=args.hold_out_pairs,
         keep_negated=args.negated == "keep",
         skip_malformed=args.skip_malformed,
         skip_unknown=args.skip_unknown,
@@ -109,15 +123,25 @@ def read_graph(args: argparse.Namespace) -> "Graph":
 
     fractions = {"valid": args.valid_fraction, "test": args.test_fraction}
     if args.dataset is not None:
-        return preparation.graph_from_dataset(args.dataset, fractions=fractions, random_seed=args.random_seed)
+        graph = preparation.graph_from_dataset(args.dataset, fractions=fractions, random_seed=args.random_seed)
+        return preparation.without_held_out_pairs(graph) if args.hold_out_pairs else graph
     paths = args.triples
     if len(paths) == 1 and paths[0].is_dir():
-        paths = list(preparation.split_files(paths[0]).values())
+        paths = list(preparation.split_files(paths[0], triples_format=args.triples_format).values())
     preparation.require_inputs_kept(args.output_dir, paths)
     if len(paths) == 3:
-        return preparation.graph_from_splits(dict(zip(preparation.SPLITS, paths, strict=True)))
+        graph = preparation.graph_from_splits(
+            dict(zip(preparation.SPLITS, paths, strict=True)), triples_format=args.triples_format
+        )
+        return preparation.without_held_out_pairs(graph) if args.hold_out_pairs else graph
     if len(paths) == 1:
-        return preparation.graph_from_file(paths[0], fractions=fractions, random_seed=args.random_seed)
+        return preparation.graph_from_file(
+            paths[0],
+            fractions=fractions,
+            random_seed=args.random_seed,
+            triples_format=args.triples_format,
+            together=args.hold_out_pairs,
+        )
     raise InputError(f"--triples: got {len(paths)} files; give one, or TRAIN VALID TEST")
 
 

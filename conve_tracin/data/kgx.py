@@ -291,6 +291,7 @@ def read_kgx(
     fractions: Mapping[str, float],
     test_predicate: str | None = None,
     random_seed: int = 42,
+    together: bool = False,
     keep_negated: bool = False,
     skip_malformed: bool = False,
     skip_unknown: bool = False,
@@ -298,7 +299,8 @@ def read_kgx(
     """Read a KGX graph, keep the edges of a style and hold some out for validation and test.
 
     `fractions` gives the shares of valid and test among the edges with `test_predicate`, or among all edges where
-    it is None. Training keeps every entity and relation, and no triple is in two splits.
+    it is None. Training keeps every entity and relation, and no triple is in two splits. `together` takes all edges
+    that join a held-out pair out of training.
 
     Raises InputError for a line that does not fit, and where no edge is left or none can be held out.
     """
@@ -325,7 +327,7 @@ def read_kgx(
                 f"{edges_path}: style {style} leaves no edge with --test-predicate {test_predicate}; "
                 + suggestion(test_predicate, others, otherwise=f"it leaves {', '.join(others[:10])}")
             )
-    splits = hold_out(triples, fractions, random_seed=random_seed, candidates=candidates)
+    splits = hold_out(triples, fractions, random_seed=random_seed, candidates=candidates, together=together)
     labels = [f"predicate:{number}" for number in range(len(used_relations))]
     names = {label: nodes.names.get(label, label) for label in entity_labels}
     kinds = np.array([nodes.kinds[nodes.index[label]] for label in entity_labels], dtype=np.uint8)
@@ -339,6 +341,7 @@ def read_kgx(
             "malformed": malformed.number - malformed_nodes,
             "unknown_node": unknown.number,
             "negated": edges.tally.negated,
+            "of_held_out_pairs": len(triples) - sum(map(len, splits.values())),
         },
         "malformed_nodes": malformed_nodes,
         "skipped_lines": malformed.examples + unknown.examples,
@@ -423,6 +426,8 @@ def describe(content: Mapping[str, Any], *, rows: int = 15) -> str:
         + (f" (and {content['malformed_nodes']:,} of nodes)" if content["malformed_nodes"] else ""),
         *(f"  {example}" for example in content["skipped_lines"]),
     ]
+    if dropped["of_held_out_pairs"]:
+        lines.append(f"Left out of training: {dropped['of_held_out_pairs']:,} edges that join a held-out pair")
     if content["not_read"]:
         members = ", ".join(f"{visible(name)} of {number:,}" for name, number in content["not_read"].items())
         lines.append(f"Not read, though they may change what an edge says: {members} edges")

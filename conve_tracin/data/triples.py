@@ -29,7 +29,14 @@ logger = logging.getLogger(__name__)
 
 COLUMN_NAMES = ("head", "relation", "tail")
 
-HEADER_WORDS = {"head", "subject", "source", "h", "head_id", "relation", "predicate", "tail", "object", "target"}
+# Of each column; of a header all three are known.
+HEADER_WORDS = (
+    {"head", "subject", "source", "h", "s", "head_id", "subject_id", "source_id", "from", "node1", "start", "x_id"},
+    {"relation", "predicate", "r", "p", "relation_id", "label", "type", "edge", "edge_type", "rel", "property"},
+    {"tail", "object", "target", "t", "o", "tail_id", "object_id", "target_id", "to", "node2", "end", "y_id"},
+)
+
+OPENKE_REMEDY = "prepare_data.py --triples-format openke converts such files"
 
 TAB, LINE_FEED = 9, 10
 
@@ -115,9 +122,21 @@ def label_blocks(path: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
         if lines_above > 0:
             above = block.split(b"\n")[:lines_above]
             yield line_number, split_columns(b"\n".join([*above, b""]))
-        raise InputError(f"{path}:{line_number + lines_above}: {message}")
+        raise InputError(f"{path}:{line_number + lines_above}: {_count_of_openke(line_number, block) or message}")
     if empty:
         raise InputError(f"{path}: is empty; give a file with at least one triple")
+
+
+def _count_of_openke(line_number: int, block: bytes) -> str | None:
+    """Say what OpenKE's files are where the first line is a count; None elsewhere."""
+    if line_number > 1 or not block.partition(b"\n")[0].strip().isdigit():
+        return None
+    return f"is a count, as in OpenKE's train2id.txt, with ids as head, tail, relation below; {OPENKE_REMEDY}"
+
+
+def is_header(labels: Sequence[str]) -> bool:
+    """Whether the three labels of a first line name the columns."""
+    return all(label.casefold() in words for label, words in zip(labels, HEADER_WORDS, strict=True))
 
 
 def first_malformed_line(block: bytes) -> tuple[int, str] | None:
@@ -160,10 +179,10 @@ def split_columns(block: bytes) -> list[np.ndarray]:
 def unknown_label(where: str, label: str, vocabulary: Vocabulary, column: str) -> str:
     """Return the message for a label in a triples file that its vocabulary lacks."""
     message = f"{where}: unknown {vocabulary.kind} {shown(label)} ({column}), {vocabulary.source} lacks it; "
-    if where.endswith(":1") and label.casefold() in HEADER_WORDS:
+    if where.endswith(":1") and any(label.casefold() in words for words in HEADER_WORDS):
         return message + "triples files have no header, delete the line"
     if as_id(label) is not None:
-        return message + "triples files hold labels, not ids (--skip-unknown drops such triples)"
+        return message + f"triples files hold labels, not ids; {OPENKE_REMEDY} (--skip-unknown drops such triples)"
     return message + suggestion(label, vocabulary.labels, otherwise="add it") + " (--skip-unknown drops such triples)"
 
 

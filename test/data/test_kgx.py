@@ -252,6 +252,7 @@ def test_summary(tmp_path, capsys):
     assert summary["edges"] == {"read": 154, "kept": kept}
     assert summary["dropped"] == {
         "by_style": 154 - kept - 1, "duplicate": 1, "malformed": 1, "unknown_node": 1, "negated": 0,
+        "of_held_out_pairs": 0,
     }  # fmt: skip
     assert summary["predicates"]["biolink:treats"] == {"read": 53, "kept": 52}
     assert summary["predicates"]["biolink:subclass_of"] == {"read": 2, "kept": 0}
