@@ -14,6 +14,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; argparse prints one line and exits with code 2 where it is wrong."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.train is None:
+        from conve_tracin.data.triples import find_pykeen_triples
+
+        args.train = find_pykeen_triples(args.model_path[0])
+        if args.train is None:
+            parser.error("--train is required, but for the directory of a PyKEEN pipeline")
     if args.mode != "self" and args.test is None and (args.mode == "single" or args.test_triples is None):
         parser.error(f"--mode {args.mode} needs --test FILE")
     if args.mode == "single" and not args.test_indices:
@@ -30,7 +36,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="native, converted or PyKEEN's; a directory of a PyKEEN pipeline, or of checkpoint_epoch_N.pt; "
         "the influences of several checkpoints add up (TracInCP)",
     )  # fmt: skip
-    files.add_argument("--train", type=Path, required=True, help="training triples: head<TAB>relation<TAB>tail")
+    files.add_argument(
+        "--train", type=Path,
+        help="training triples: head<TAB>relation<TAB>tail; may be left out for the directory of a PyKEEN pipeline",
+    )  # fmt: skip
     tested = files.add_mutually_exclusive_group()
     tested.add_argument("--test", type=Path, help="test triples; required but in --mode self")
     tested.add_argument(

@@ -21,7 +21,7 @@ from conve_tracin.data.text import (
     shown_id,
     suggestion,
 )
-from conve_tracin.data.vocabulary import Vocabulary
+from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_together
 
@@ -37,6 +37,9 @@ HEADER_WORDS = (
 )
 
 OPENKE_REMEDY = "prepare_data.py --triples-format openke converts such files"
+
+# PyKEEN's `training_triples/`: ids below the header head, relation, tail.
+PYKEEN_TRIPLES = ("numeric_triples.tsv.gz", "numeric_triples.tsv")
 
 TAB, LINE_FEED = 9, 10
 
@@ -67,6 +70,8 @@ def _read_triples(
     path: Path, entities: Vocabulary, relations: Vocabulary, *, skip_unknown: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the triples and the places of those that were dropped."""
+    if path.name in PYKEEN_TRIPLES:
+        return read_pykeen_triples(path, entities, relations), np.empty(0, dtype=np.int64)
     import pandas as pd
 
     entity_index = pd.Index(entities.labels, dtype=object)
@@ -103,6 +108,40 @@ def _read_triples(
             raise InputError(f"{path}: {trouble}, and none is left; give the mappings that belong to this file")
         logger.warning("%s: %s; they were dropped", path, trouble)
     return triples, places_dropped
+
+
+def read_pykeen_triples(path: Path, entities: Vocabulary, relations: Vocabulary) -> np.ndarray:
+    """Read the triples of ids that PyKEEN saves beside its mappings, (N, 3).
+
+    Raises InputError where those mappings are not the given ones, or the file is not what PyKEEN writes.
+    """
+    for vocabulary in (entities, relations):
+        own = path.parent / f"{vocabulary.kind}_to_id.tsv.gz"
+        if not own.is_file():
+            raise InputError(f"{path}: holds ids, and the mapping {own.name} is not beside it; give a file of labels")
+        if read_vocabulary(own, vocabulary.kind).digest() != vocabulary.digest():
+            raise InputError(f"{path}: holds ids of another {vocabulary.kind} mapping; give {own}")
+    vocabularies = (entities, relations, entities)
+    triples = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if number == 1 and tuple(line.split("\t")) == COLUMN_NAMES:
+            continue
+        ids = [as_id(text) for text in line.split("\t")]
+        if len(ids) != 3 or None in ids:
+            raise InputError(f"{path}:{number}: {shown(line)} is not three ids; give what PyKEEN wrote")
+        try:
+            triples.append([each.require_id(position) for each, position in zip(vocabularies, ids, strict=True)])
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from None
+    if not triples:
+        raise InputError(f"{path}: is empty; give a file with at least one triple")
+    return np.array(triples, dtype=np.int64)
+
+
+def find_pykeen_triples(path: Path) -> Path | None:
+    """Return the training triples that a PyKEEN pipeline saved in this directory, or beside this file of it."""
+    folder = (path if path.is_dir() else path.parent) / "training_triples"
+    return next((folder / name for name in PYKEEN_TRIPLES if (folder / name).is_file()), None)
 
 
 def label_blocks(path: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
