@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conve_tracin.data.text import as_id, read_lines, shown
+from conve_tracin.data.text import CONTROL_CHARACTERS, as_id, read_lines, shown
 from conve_tracin.data.triples import OPENKE_REMEDY, is_header, label_blocks, triple_lines
 from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary, vocabulary_lines
 from conve_tracin.errors import InputError
@@ -377,12 +377,12 @@ def _label_triples(graph: Graph, triples: np.ndarray, *, rows_at_a_time: int = 1
 
 def readable_name(label: str) -> str:
     """Return a label as a person would write it: blanks for underscores; CURIEs and the like stay as they are."""
-    return " ".join(label.replace("_", " ").split()) or label
+    return single_line(label.replace("_", " ")) or label
 
 
 def single_line(text: str) -> str:
-    """Return `text` with every run of white space as one blank, fit for a column of a tab-separated file."""
-    return " ".join(text.split())
+    """Return `text` with every run of white space and control characters as one blank, fit for a column of a table."""
+    return " ".join(CONTROL_CHARACTERS.sub(" ", text).split())
 
 
 def summary(graph: Graph, output_dir: Path) -> str:

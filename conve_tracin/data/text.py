@@ -43,7 +43,10 @@ LABEL_SEPARATORS = str.maketrans("", "", " _:.-/")
 # Of a label, in messages.
 SHOWN_CHARACTERS = 100
 
-CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f]")
+# Of terminals, of lines, and of the direction in which text runs.
+CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+LAYOUT = "\t\n"
 
 # A byte order mark at the start of a file is taken off when it is read.
 UNWRITABLE = re.compile("[\t\n\r\0]|^\ufeff")
@@ -61,7 +64,17 @@ def shown_id(text: str) -> str:
 
 def visible(text: str) -> str:
     """Return `text` for a terminal, which would obey control characters: they are written as \\x1b and the like."""
-    return CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return CONTROL_CHARACTERS.sub(lambda found: _written_out(found[0]), text)
+
+
+def printable(text: str) -> str:
+    """Return `text` for a page: as `visible` does, but tabs and line ends stay."""
+    return CONTROL_CHARACTERS.sub(lambda found: found[0] if found[0] in LAYOUT else _written_out(found[0]), text)
+
+
+def _written_out(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def suggestion(label: str, labels: Iterable[str], *, otherwise: str) -> str:

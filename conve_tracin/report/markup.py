@@ -2,6 +2,8 @@
 
 from html import escape
 
+from conve_tracin.data.text import printable
+
 
 class Markup(str):
     """Text that is HTML or SVG already."""
@@ -25,7 +27,11 @@ def element(tag: str, *children: object, **attributes: object) -> Markup:
 def join(*children: object) -> Markup:
     """Write children one after the other; None is left out, and what is no `Markup` is escaped."""
     return Markup(
-        "".join(child if isinstance(child, Markup) else escape(str(child)) for child in children if child is not None)
+        "".join(
+            child if isinstance(child, Markup) else escape(printable(str(child)))
+            for child in children
+            if child is not None
+        )
     )
 
 
@@ -37,4 +43,4 @@ def _attribute(name: str, value: object) -> str:
     if value is True:
         return f" {name}"
     text = f"{round(value, 2):g}" if isinstance(value, float) else str(value)
-    return f' {name}="{escape(text)}"'
+    return f' {name}="{escape(printable(text))}"'

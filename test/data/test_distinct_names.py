@@ -82,3 +82,16 @@ def test_a_key_that_occurs_twice_in_the_edge_map_is_refused(project):
     done = run(*COMMANDS["tracin"])
     assert done.code == 2
     assert "occurs twice, for 'treats' and 'inhibits'; keep one of them" in done.err
+
+
+def test_control_characters_of_labels_are_written_out_in_the_page(project):
+    for name in ("train.tsv", "valid.tsv", "test.tsv", "entity_to_id.tsv"):
+        path = Path(name)
+        path.write_bytes(path.read_bytes().replace(b"PTGS2", "P\x1b[31m\x9b\u202eGS2".encode()))
+    assert run(*COMMANDS["train"]).code == 0
+    arguments = [*COMMANDS["tracin"], "--model-path", "out/final_model.pt", "--node-name-dict", "names.txt"]
+    done = run(*arguments, "--report", "out/report.html")
+    assert done.code == 0, done
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert not set(page) & set("\x1b\x9b\u202e")
+    assert r"P\x1b[31m\x9b\u202eGS2" in page

@@ -170,3 +170,13 @@ def test_both_conventions_of_provenance_are_counted(tmp_path):
     ]
     summary, _, _ = prepare(tmp_path, edges)
     assert summary["primary_knowledge_sources"] == {"infores:ctd": 4, "infores:drugbank": 1}
+
+
+def test_control_characters_reach_neither_names_nor_the_terminal(tmp_path):
+    nodes = [dict(node) for node in NODES]
+    nodes[0]["name"] = "one\x1b[31m\x00\u202eeno\x85"
+    nodes_path = json_lines(tmp_path / "nodes.jsonl", nodes)
+    edges = json_lines(tmp_path / "edges.jsonl", OTHERS)
+    assert run("prepare_data", "--nodes", nodes_path, "--edges", edges, "-o", tmp_path / "out").code == 0
+    names = (tmp_path / "out/node_name_dict.txt").read_bytes().decode()
+    assert names.splitlines()[0] == "one [31m eno\t0"
