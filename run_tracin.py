@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     tested.add_argument(
         "--test-triples", type=Path, metavar="FILE", help="instead of --test: triples of ids, or of labels, a line each"
     )
+    cli.add_reading_arguments(files)
     cli.add_mapping_arguments(files, required=False)
     cli.add_name_arguments(files)
     files.add_argument(

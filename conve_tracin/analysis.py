@@ -204,11 +204,19 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         return read_rows(Path(options.test), indices, names), indices
     if options.test_triple is not None:
         triples = np.array(
-            [resolve_triple(options.test_triple, names.entities, names.relations, ids_called=names.ids_called)]
-        )
+            [
+                resolve_triple(
+                    options.test_triple, names.entities, names.relations, ids_called=names.ids_called,
+                    given_as=options.given_as,
+                )
+            ]
+        )  # fmt: skip
         places = np.arange(1)
     elif options.test_triples is not None:
-        triples = read_test_triples(options.test_triples, names.entities, names.relations, ids_called=names.ids_called)
+        triples = read_test_triples(
+            options.test_triples, names.entities, names.relations, ids_called=names.ids_called,
+            given_as=options.given_as,
+        )  # fmt: skip
         places = np.arange(len(triples))
     else:
         triples, places = read_triples_and_places(

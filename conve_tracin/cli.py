@@ -143,6 +143,15 @@ def add_name_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--edge-map", type=Path, help="JSON of predicates: {'{\"predicate\": …}': relation label}")
 
 
+def add_reading_arguments(group: argparse._ArgumentGroup) -> None:
+    """Declare how the values of test triples are read where labels of the graph are integers."""
+    readings = group.add_mutually_exclusive_group()
+    for reading, what in (("ids", "are ids"), ("labels", "are labels or names, integers too")):
+        readings.add_argument(
+            f"--{reading}", dest="given_as", action="store_const", const=reading, help=f"test triples {what}"
+        )
+
+
 def add_report_argument(group: argparse._ArgumentGroup) -> None:
     """Declare the report, a page to read beside the JSON."""
     group.add_argument(

@@ -34,7 +34,7 @@ MOST_EXPLAINED_ALONE = 1000
 SET_BY_THE_PIPELINE = {
     "help", "debug", "output_dir", *SPLITS, "entity_to_id", "relation_to_id", "node_name_dict", "edge_map",
     "checkpoint_dir", "resume_from_checkpoint", "model_path", "test_triple", "test_triples", "output", "report",
-    "known", "device",
+    "known", "device", "given_as",
 }  # fmt: skip
 
 # What may change without a new start: training then goes on from the last checkpoint.
@@ -302,7 +302,7 @@ class Pipeline:
         names = ["train", "entity_to_id", "relation_to_id", "node_name_dict", *(["edge_map"] if self.is_kgx else [])]
         command = script("tracin_pytorch.py", "--model-path", self.model / "best_model.pt", *self._file_flags(*names))
         known = ["--known", str(self.data["valid"]), str(self.data["test"])]
-        return [*command, *known, *self.explain_settings, *self._device_flags]
+        return [*command, "--ids", *known, *self.explain_settings, *self._device_flags]
 
     @property
     def _device_flags(self) -> list[str]:

@@ -26,8 +26,8 @@ class TracInOptions:
 
     `model_path` takes one path or several. `entity_to_id` and `relation_to_id` may be left out for the directory
     of a PyKEEN pipeline, `test` in mode "self" or for `test_triples` or `test_triple`
-    (ids or labels of head, relation and tail). `csv_output` is a path, or True for one beside
-    `output`. None stands for "not said" where the default depends on other things.
+    (ids or labels of head, relation and tail; `given_as` "ids" or "labels" says which). `csv_output` is a path, or
+    True for one beside `output`. None stands for "not said" where the default depends on other things.
 
     Raises InputError where options contradict each other.
     """
@@ -38,6 +38,7 @@ class TracInOptions:
     test: Path | str | None = None
     test_triples: Path | str | None = None
     test_triple: Sequence[str] | None = None
+    given_as: str | None = None
     entity_to_id: Path | str | None = None
     relation_to_id: Path | str | None = None
     skip_unknown: bool = False

@@ -113,6 +113,12 @@ def read_names(path: str | Path, entities: Vocabulary | None = None) -> dict[int
         number = next(line for line, (_, identifier) in enumerate(rows, start=1) if as_id(identifier) is None)
         raise InputError(f"{path}:{number}: {shown(rows[number - 1][1])} is not an integer id; write name<TAB>id")
 
+    if hold_ids and entities is not None and all(identifier in entities.index for _, identifier in rows):
+        others = sum(entities.index[identifier] != as_id(identifier) for _, identifier in rows)
+        if others:
+            logger.warning(
+                "%s: %d of its %d ids are labels of other entities, too; they are read as ids", path, others, len(rows)
+            )
     names: dict[int, str] = {}
     unknown = 0
     for number, (name, identifier) in enumerate(rows, start=1):

@@ -251,31 +251,75 @@ def resolve_triple(
     relations: Vocabulary,
     *,
     ids_called: IdsCalled = lambda _kind, _text: (),
+    given_as: str | None = None,
 ) -> tuple[int, int, int]:
     """Return the ids of a triple given as head, relation and tail, each an id, a label or a name.
 
-    Three integers are ids. Otherwise a value that is a label is that label, and an integer that is no label is
-    an id: "00260881 _hypernym 05074774" means the WordNet labels, "12 treats 7" two ids and a label. What is neither
-    may be a name, with `ids_called`.
+    `given_as` is "ids", "labels" (or names), or None. Then three integers are ids, and in a triple with words an
+    integer is a label where there is one: "00260881 _hypernym 05074774" means the WordNet labels, "12 treats 7" two ids
+    and a label. Where integers are labels of another triple than they are ids of, neither is chosen.
 
-    Raises InputError for a label that is unknown, an id that is out of range, or a name that several have.
+    Raises InputError for a label that is unknown, an id that is out of range, a name that several have, and a triple
+    that can be read in two ways.
     """
     # A shell that reads a file with Windows line ends leaves half of them on the tail.
     texts = [str(value).removesuffix("\r") for value in values]
     if len(texts) != 3:
         raise InputError(f"a triple is head, relation and tail, got {len(texts)} values; give three")
-    ids = [as_id(text) for text in texts]
-    only_ids = None not in ids
-    vocabularies = (entities, relations, entities)
-    resolved = []
-    for column, text, position, vocabulary in zip(COLUMN_NAMES, texts, ids, vocabularies, strict=True):
-        if position is None or (not only_ids and text in vocabulary.index):
-            resolved.append(id_of_value(column, text, vocabulary, ids_called=ids_called))
-        elif 0 <= position < len(vocabulary):
-            resolved.append(position)
-        else:
-            raise InputError(out_of_range(column, text, vocabulary))
+    columns = list(zip(COLUMN_NAMES, texts, (entities, relations, entities), strict=True))
+    are_ids = [as_id(text) is not None for text in texts]
+    if given_as == "ids" or (given_as is None and all(are_ids)):
+        resolved = [_id_given(*column) for column in columns]
+    else:
+        resolved = [
+            _id_given(*column) if given_as is None and is_id and column[1] not in column[2].index
+            else id_of_value(*column, ids_called=ids_called)
+            for column, is_id in zip(columns, are_ids, strict=True)
+        ]  # fmt: skip
+    if given_as is None:
+        _require_one_reading(columns, are_ids, resolved, ids_called)
     return resolved[0], resolved[1], resolved[2]
+
+
+def _id_given(column: str, text: str, vocabulary: Vocabulary) -> int:
+    position = as_id(text)
+    if position is None:
+        raise InputError(f"{column}: {shown(text)} is not an integer; leave --ids out")
+    if not 0 <= position < len(vocabulary):
+        raise InputError(out_of_range(column, text, vocabulary))
+    return position
+
+
+def _require_one_reading(
+    columns: Sequence[tuple[str, str, Vocabulary]],
+    are_ids: Sequence[bool],
+    resolved: Sequence[int],
+    ids_called: IdsCalled,
+) -> None:
+    """Raise InputError where the values of a triple mean another triple, too, or a label is another's name."""
+    as_ids, as_labels = list(resolved), list(resolved)
+    for place, (column, text, vocabulary) in enumerate(columns):
+        label_id = vocabulary.index.get(text)
+        if are_ids[place]:
+            as_ids[place], as_labels[place] = as_id(text), label_id
+        elif label_id is not None and set(ids_called(vocabulary.kind, text)) - {label_id}:
+            raise InputError(
+                f"{column}: {shown(text)} is a label, and the name of another {vocabulary.kind}; add --labels for the "
+                "label, or give the other's label"
+            )
+    if all(are_ids):
+        differs = None not in as_labels and as_labels != as_ids
+    else:
+        in_range = all(0 <= id_ < len(column[2]) for id_, column in zip(as_ids, columns, strict=True))
+        differs = in_range and any(
+            label_id is not None and label_id != id_ for id_, label_id in zip(as_ids, as_labels, strict=True)
+        )
+    if differs:
+        given = " ".join(text for _, text, _ in columns)
+        raise InputError(
+            f"{shown(given)} means one triple by ids and another by labels, as labels of this graph are integers; "
+            "add --ids or --labels"
+        )
 
 
 def id_of_value(column: str, text: str, vocabulary: Vocabulary, *, ids_called: IdsCalled) -> int:
@@ -299,7 +343,9 @@ def out_of_range(column: str, text: str, vocabulary: Vocabulary) -> str:
     message = f"{column}: {vocabulary.kind} id {shown_id(text)} is out of range; {vocabulary.source} has ids "
     message += f"0 to {len(vocabulary) - 1}"
     if text in vocabulary.index:
-        message += f" (three integers are ids; the label {text!r} has the id {vocabulary.index[text]})"
+        message += (
+            f" (three integers are ids; the label {text!r} has the id {vocabulary.index[text]}); --labels reads labels"
+        )
     return message
 
 
@@ -309,6 +355,7 @@ def read_test_triples(
     relations: Vocabulary,
     *,
     ids_called: IdsCalled = lambda _kind, _text: (),
+    given_as: str | None = None,
 ) -> np.ndarray:
     """Read a list of test triples, one `H R T` a line, each value an id, a label or a name as in `resolve_triple`.
 
@@ -323,7 +370,9 @@ def read_test_triples(
         if trouble is not None:
             raise InputError(f"{path}:{number}: {trouble}")
         try:
-            resolved.append(resolve_triple(columns, entities, relations, ids_called=ids_called))
+            resolved.append(
+                resolve_triple(columns, entities, relations, ids_called=ids_called, given_as=given_as)
+            )  # fmt: skip
         except InputError as error:
             raise InputError(f"{path}:{number}: {error}") from None
     return np.array(resolved, dtype=np.int64)
