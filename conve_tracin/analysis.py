@@ -19,6 +19,7 @@ from conve_tracin import cli, parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
 from conve_tracin.data.names import Names
 from conve_tracin.data.triples import (
+    distinct_triples,
     label_blocks,
     read_test_triples,
     read_triples,
@@ -33,7 +34,7 @@ from conve_tracin.influence.analyzer import Influence, rank_influences
 from conve_tracin.influence.journal import Journal, StoredTraces, digest_of, open_in_directory, resume_traces
 from conve_tracin.influence.load import CheckpointLoader, choose_learning_rates, find_checkpoints
 from conve_tracin.influence.summary import SummarySettings
-from conve_tracin.influence.trace import Trace, trace
+from conve_tracin.influence.trace import Trace, trace, with_counts
 from conve_tracin.report import page
 from conve_tracin.report.tables import (
     influence_as_json,
@@ -62,7 +63,8 @@ class Run:
         options: what was asked for.
         names: the mappings and what they call things.
         checkpoints, learning_rates: the models, one η each.
-        training_triples: ids, (N, 3).
+        training_triples: the distinct ones, ids, (N, 3).
+        training_counts: how often each stands in the file, (N,); None where none is repeated.
         known_triples: those of --known, ids, (M, 3).
         test_triples: ids, (n, 3); none in mode "self".
         test_indices: their places in the test file.
@@ -74,6 +76,7 @@ class Run:
     checkpoints: list[Path]
     learning_rates: list[float]
     training_triples: np.ndarray
+    training_counts: np.ndarray | None
     known_triples: np.ndarray
     test_triples: np.ndarray
     test_indices: list[int]
@@ -156,12 +159,14 @@ def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = Checkpoi
         for path in (options.train, *options.known)
     )
     load.training_triples = training_triples
+    distinct, counts = distinct_triples(training_triples)
     return Run(
         options=options,
         names=names,
         checkpoints=checkpoints,
         learning_rates=rates,
-        training_triples=training_triples,
+        training_triples=distinct,
+        training_counts=counts,
         known_triples=np.concatenate([training_triples[:0], *known]),
         test_triples=test_triples,
         test_indices=test_indices,
@@ -421,16 +426,17 @@ def write_report(run: Run, traces: list[Trace]) -> None:
 
 def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
     """Trace some of the run's test triples, (m, 3)."""
-    return trace(
+    traces = trace(
         run.load,
         run.checkpoints,
         test_triples,
         run.training_triples,
         top_k=run.options.top_k,
         batch_size=run.options.batch_size,
-        describe=SummarySettings.of(run.names, run.known_triples),
+        describe=SummarySettings.of(run.names, run.known_triples, run.training_triples),
         summarised=run.options.report is not None,
     )
+    return (with_counts(traced, run.training_counts) for traced in traces)
 
 
 def open_journal(run: Run) -> Journal:
@@ -453,7 +459,7 @@ def digest_of_run(run: Run) -> str:
         # Results of earlier versions tell nothing of the prediction.
         | {"summarised": run.options.report is not None, "described": True},
         files=run.checkpoints,
-        arrays=[run.training_triples, run.known_triples, run.test_triples],
+        arrays=[run.load.training_triples, run.known_triples, run.test_triples],
     )
 
 
@@ -483,6 +489,7 @@ def rank_by_self_influence(run: Run) -> dict[str, Any]:
     """Rank the training triples by Σ η‖∇ℓ(w; z)‖² (mode "self"), highest first; write the result and return it."""
     scores = sum_self_influences(run, run.training_triples, progress=True)
     ranked = rank_influences(scores, run.training_triples, run.options.top_k)
+    ranked = with_counts(Trace((0, 0, 0), ranked, [], []), run.training_counts).influences
     rows = [_as_self_influence(influence_as_json(influence, run.names)) for influence in ranked]
     content = {"mode": "self", **run.settings, "self_influences": rows}
     write_json(run.options.output, content)

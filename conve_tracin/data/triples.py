@@ -241,6 +241,22 @@ def triple_lines(path: str | Path, label_triples: Iterable[tuple[str, str, str]]
         yield f"{head}\t{relation}\t{tail}\n"
 
 
+def distinct_triples(triples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the distinct triples (M, 3) by their first places, and how often each stands, (M,).
+
+    Triples (N, 3) without a repetition are returned themselves, and None for the counts.
+    """
+    if not len(triples):
+        return triples, None
+    sizes = triples.max(axis=0) + 1
+    keys = (triples[:, 0] * sizes[1] + triples[:, 1]) * sizes[2] + triples[:, 2]
+    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    if len(first) == len(triples):
+        return triples, None
+    order = np.argsort(first)
+    return triples[first[order]], counts[order]
+
+
 # Which ids of a vocabulary's kind are called so, besides by their labels.
 IdsCalled = Callable[[str, str], Sequence[int]]
 

@@ -38,17 +38,22 @@ Triples = np.ndarray | Tensor | Sequence[Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Influence:
-    """One training triple's influence on a test triple; `position` is its place in the training set."""
+    """One training triple's influence on a test triple.
+
+    `position` is its place among the distinct training triples, `count` how often it stands in their file.
+    """
 
     head: int
     relation: int
     tail: int
     influence: float
     position: int
+    count: int = 1
 
     def as_dict(self) -> dict[str, int | float]:
-        """Return the members of the JSON output."""
-        return {
+        """Return the members of the JSON output; `count` is one of them where the triple is repeated."""
+        repeated = {"count": self.count} if self.count > 1 else {}
+        return repeated | {
             "train_head": self.head,
             "train_relation": self.relation,
             "train_tail": self.tail,

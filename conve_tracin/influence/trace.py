@@ -109,6 +109,26 @@ def trace(
             yield traced
 
 
+def with_counts(trace: Trace, counts: np.ndarray | None) -> Trace:
+    """Say of each influence how often its triple stands in the training file: `counts` (M,) of the distinct ones."""
+    if counts is None:
+        return trace
+
+    def counted(influences: list[Influence]) -> list[Influence]:
+        return [replace(influence, count=int(counts[influence.position])) for influence in influences]
+
+    summary = trace.summary
+    if summary is not None:
+        summary = replace(summary, strongest_proponents=counted(summary.strongest_proponents))
+    return replace(
+        trace,
+        influences=counted(trace.influences),
+        proponents=counted(trace.proponents),
+        opponents=counted(trace.opponents),
+        summary=summary,
+    )
+
+
 @contextmanager
 def naming_the_checkpoint(checkpoint: Path) -> Iterator[None]:
     """Put the path of a checkpoint before the message of what its analyzer cannot compute."""
