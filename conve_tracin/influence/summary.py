@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,19 +31,41 @@ class SummarySettings:
         num_entities, num_relations: the lengths of the mappings.
         num_proponents: how many of the strongest proponents to keep, for the paths among them.
         known_triples: true triples besides the training triples, whose tails the rank passes over, (M, 3).
+        training_triples: (N, 3), to tell what none of them has; None does not tell.
     """
 
     num_entities: int
     num_relations: int
     num_proponents: int = 500
     known_triples: np.ndarray | None = None
+    training_triples: np.ndarray | None = None
 
     @classmethod
-    def of(cls, names: "Names", known_triples: np.ndarray | None = None) -> "SummarySettings":
+    def of(
+        cls, names: "Names", known_triples: np.ndarray | None = None, training_triples: np.ndarray | None = None
+    ) -> "SummarySettings":
         """Take the lengths of the mappings."""
         return cls(
-            num_entities=len(names.entities), num_relations=len(names.relations), known_triples=known_triples
-        )  # fmt: skip
+            num_entities=len(names.entities),
+            num_relations=len(names.relations),
+            known_triples=known_triples,
+            training_triples=training_triples,
+        )
+
+    def untrained_parts(self, head: int, relation: int, tail: int) -> tuple[str, ...]:
+        """Return which of "head", "relation" and "tail" no training triple has."""
+        if self.training_triples is None:
+            return ()
+        entities, relations = self._trained
+        are_trained = {"head": entities[head], "relation": relations[relation], "tail": entities[tail]}
+        return tuple(part for part, is_trained in are_trained.items() if not is_trained)
+
+    @cached_property
+    def _trained(self) -> tuple[np.ndarray, np.ndarray]:
+        entities, relations = np.zeros(self.num_entities, dtype=bool), np.zeros(self.num_relations, dtype=bool)
+        entities[self.training_triples[:, 0]] = entities[self.training_triples[:, 2]] = True
+        relations[self.training_triples[:, 1]] = True
+        return entities, relations
 
 
 @dataclass(frozen=True)
@@ -103,6 +126,7 @@ class Prediction:
         num_known: those other tails.
         ahead: the candidates of highest score that stand before the tail, best first.
         in_training: whether the test triple is itself a training triple.
+        untrained: which of "head", "relation" and "tail" no training triple has.
     """
 
     score: float
@@ -111,6 +135,18 @@ class Prediction:
     num_known: int
     ahead: tuple[int, ...]
     in_training: bool
+    untrained: tuple[str, ...] = ()
+
+    @property
+    def remark(self) -> str | None:
+        """One sentence where the model cannot know what it predicts."""
+        if not self.untrained:
+            return None
+        parts = " and the ".join(self.untrained)
+        return (
+            f"No training triple has the {parts} of this prediction: the model has learned nothing about it, so its "
+            "rank and its influences say nothing."
+        )
 
 
 def summarise(scores: Tensor, training_triples: np.ndarray, settings: SummarySettings) -> InfluenceSummary:
@@ -178,6 +214,7 @@ def describe_prediction(
         num_known=len(others),
         ahead=tuple(ahead[best].tolist()),
         in_training=tail in trained,
+        untrained=settings.untrained_parts(head, relation, tail),
     )
 
 

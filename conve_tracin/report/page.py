@@ -267,6 +267,7 @@ def _facts(
         ),
         element("p", reading, class_="reading"),
         element("p", "It is itself one of the training triples.", class_="remark") if prediction.in_training else None,
+        element("p", prediction.remark, class_="remark") if prediction.remark else None,
         element("div", element("p", ahead_title), element("ol", *ahead), class_="ahead") if ahead else None,
     )
 

@@ -52,6 +52,7 @@ def prediction_as_json(prediction: Prediction) -> dict[str, Any]:
         "rank": prediction.rank,
         "possible_tails": prediction.num_candidates,
         "in_training": prediction.in_training,
+        **({"untrained": list(prediction.untrained), "remark": prediction.remark} if prediction.untrained else {}),
     }
 
 
@@ -80,7 +81,8 @@ def _prediction_line(prediction: Prediction) -> str:
     place = (
         f"  Rank {prediction.rank:,.10g} of {prediction.num_candidates:,} possible tails, score {prediction.score:.2f}"
     )
-    return f"{place}; it is itself a training triple" if prediction.in_training else place
+    place = f"{place}; it is itself a training triple" if prediction.in_training else place
+    return f"{place}\n  {prediction.remark}" if prediction.remark else place
 
 
 def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int = 10) -> str:
@@ -91,7 +93,8 @@ def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int
 
 def _influence_line(influence: Influence, names: Names) -> str:
     sentence = names.sentence(influence.head, influence.relation, influence.tail)
-    return f"  {influence.influence:+12.5e}  {visible(sentence)}"
+    repeated = f" (stands {influence.count} times in the training file)" if influence.count > 1 else ""
+    return f"  {influence.influence:+12.5e}  {visible(sentence)}{repeated}"
 
 
 def trace_as_csv_rows(
