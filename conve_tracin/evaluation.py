@@ -88,9 +88,10 @@ def remark_on_candidates(test: np.ndarray) -> str | None:
     queries, counts = np.unique(np.unique(test, axis=0)[:, :2], axis=0, return_counts=True)
     if 2 * len(queries) > counts.sum():
         return None
+    questions = f"{len(queries):,} question{'s' * (len(queries) > 1)} (head and relation)"
     return (
-        f"{counts.sum():,} test triples ask {len(queries):,} question{'s' * (len(queries) > 1)} (head and relation): all count as known to be "
-        "right, so that ranks pass over the others; candidates are not ranked against each other here"
+        f"{counts.sum():,} test triples ask {questions}: all count as known to be right, so that ranks pass over the "
+        "others; candidates are not ranked against each other here"
     )
 
 

@@ -22,8 +22,8 @@ from project_files import (
     MAPPINGS,
     NAMES,
     assert_right,
-    influences_by_hand,
     clean,  # noqa: F401
+    influences_by_hand,
     project,  # noqa: F401
     write,
     write_graph,
