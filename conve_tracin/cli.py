@@ -146,10 +146,13 @@ def add_name_arguments(group: argparse._ArgumentGroup) -> None:
 def add_reading_arguments(group: argparse._ArgumentGroup) -> None:
     """Declare how the values of test triples are read where labels of the graph are integers."""
     readings = group.add_mutually_exclusive_group()
-    for reading, what in (("ids", "are ids"), ("labels", "are labels or names, integers too")):
-        readings.add_argument(
-            f"--{reading}", dest="given_as", action="store_const", const=reading, help=f"test triples {what}"
-        )
+    readings.add_argument(
+        "--ids", dest="given_as", action="store_const", const="ids", help="test triples are ids"
+    )  # fmt: skip
+    readings.add_argument(
+        "--labels", dest="given_as", action="store_const", const="labels",
+        help="test triples are labels or names, integers too",
+    )  # fmt: skip
 
 
 def add_report_argument(group: argparse._ArgumentGroup) -> None:
