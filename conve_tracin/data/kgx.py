@@ -320,13 +320,7 @@ def read_kgx(
     predicates = np.array([json.loads(key)["predicate"] for key in used_relations], dtype=object)
     candidates = None
     if test_predicate is not None:
-        candidates = (predicates == test_predicate)[triples[:, 1]]
-        if not candidates.any():
-            others = sorted(set(predicates))
-            raise InputError(
-                f"{edges_path}: style {style} leaves no edge with --test-predicate {test_predicate}; "
-                + suggestion(test_predicate, others, otherwise=f"it leaves {', '.join(others[:10])}")
-            )
+        candidates = _with_test_predicate(triples, predicates, test_predicate, where=f"{edges_path}: style {style}")
     splits = hold_out(triples, fractions, random_seed=random_seed, candidates=candidates, together=together)
     labels = [f"predicate:{number}" for number in range(len(used_relations))]
     names = {label: nodes.names.get(label, label) for label in entity_labels}
@@ -353,6 +347,18 @@ def read_kgx(
     return KgxGraph(
         Graph(entity_labels, labels, splits, names), dict(zip(used_relations, labels, strict=True)), summary
     )  # fmt: skip
+
+
+def _with_test_predicate(triples: np.ndarray, predicates: np.ndarray, wanted: str, *, where: str) -> np.ndarray:
+    """Tell which triples have this predicate, (N,) bool; raise InputError where none has."""
+    has_it = (predicates == wanted)[triples[:, 1]]
+    if not has_it.any():
+        others = sorted(set(predicates))
+        raise InputError(
+            f"{where} leaves no edge with --test-predicate {wanted}; "
+            + suggestion(wanted, others, otherwise=f"it leaves {', '.join(others[:10])}")
+        )
+    return has_it
 
 
 def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
