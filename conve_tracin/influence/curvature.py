@@ -47,6 +47,7 @@ class CurvatureConfig:
         loss: "bce" or "ce", as in `TrainingConfig`.
         weighted_by_triples: n_q is the number of the query's triples (1vsAll, or KvsAll with weights by tails) instead
             of 1 (KvsAll with equal weights).
+        repeated_triples_count: a triple that the training set lists twice is two of the query's triples (1vsAll).
         max_tail_queries: queries that a row's curvature as tail is summed over. Where there are more, those that
             have the entity as a known tail stay (their weights are the large ones), up to this number, and as many
             of all are sampled, once for all rows, to stand for the others with weights scaled up to match.
@@ -60,6 +61,7 @@ class CurvatureConfig:
     damping: float = 1.0
     loss: str = "bce"
     weighted_by_triples: bool = False
+    repeated_triples_count: bool = True
     max_tail_queries: int = 16_384
     max_encoded_queries: int = 2_048
     exact_jacobian_rows: int = 16_384

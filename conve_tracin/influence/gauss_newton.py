@@ -2,31 +2,33 @@
 
 TracIn follows the plain gradient, in which the many directions that all queries share drown those that tell triples
 apart. Here each of the three embedding rows that carry the test triple's gradient is preconditioned with its own
-curvature, (H + λI)⁻¹∇s′, as in influence functions (Koh and Liang, 2017, https://arxiv.org/abs/1703.04730) with the
-generalized Gauss–Newton matrix (Martens, 2020, https://arxiv.org/abs/1412.1193); all other parameters rest.
+curvature, (H + λI)⁻¹∇s′, as in influence functions (Koh and Liang, 2017, https://arxiv.org/abs/1703.04730, equation 2);
+all other parameters rest. `curvature` has H, for models trained with binary and with softmax cross-entropy; λ is
+relative to H's mean eigenvalue. s′ is the score of the test triple, or with `both_sides` the sum of the scores of its
+two queries, (h, r, ?) and the inverse (t, r⁻¹, ?), in which training had a fact twice.
 
-The training objective is Σ over queries n_q · Σ_k BCE(s_k, y_k), with n_q = 1 for KvsAll and the number of the
-query's triples for 1vsAll. With the weights c_qk = n_q · σ(s_qk)(1 − σ(s_qk)) the curvature of a row is
+A training triple z = (h, r, t) scores, with ṡ for the derivative along the preconditioned rows,
 
-- as tail t:     H = Σ_q c_qt · q qᵀ                           over all training queries q,
-- as head h:     H = Σ_q J_qᵀ (Σ_k c_qk · e_k e_kᵀ) J_q        over the queries (h, ·), with J_q = ∂q/∂(row),
-- as relation r: the same over the queries (·, r),
-
-and an entity's row has the sum of its curvatures as tail and as head. λ is relative to H's mean eigenvalue.
-
-A training triple z = (h, r, t) scores, with ṡ for the derivative along the three preconditioned rows,
-
-    ṡ_t − competition · (mean of ṡ_k over the training tails k of (h, r))
+    w · (ṡ_t − competition · rivals)
         + ṡ′ · (same_tail_share · 1[r = r′ and t = t′] + same_query_share · 1[h = h′ and r = r′]).
 
-- ṡ_t is the effect of z's label: turning it from 1 to 0 adds s_t to the objective, whatever s_t is.
-- With 1vsAll the triple's whole row goes, Σ_k softplus(s_k) − s_t, so that Σ_k σ(s_k)ṡ_k comes off. At that
-  objective's optimum σ is 1/n on the query's n tails and about 0 elsewhere, which makes it the mean over them: tails
-  of one query compete. Theory says competition = 1; .7 agrees best with retraining. KvsAll has none.
-- ṡ′ is the effect of the test triple's own label. A model trained anew learns features that bring triples with two
-  labels in common closer together than they are to a model whose features rest, hence their shares.
+What the objective loses with z decides the first part. n is the number of the query's triples, T its tails.
 
-With inverse triples the scores of a triple's two queries add (the shares are given once).
+- Binary, KvsAll: turning z's label from 1 to 0 adds s_t, whatever s_t is: w = 1, and no rivals. With weights by tails
+  the label weighs n − 1 (the query's weight falls to that with z), so that w = max(n − 1, 1).
+- Binary, 1vsAll: z's whole row goes, Σ_k softplus(s_k) − s_t, so that Σ_k σ(s_k)ṡ_k comes off. At that objective's
+  optimum σ is 1/n on T and about 0 elsewhere, which makes it the mean over T: the rivals are the query's other tails.
+  Theory says competition = 1; .7 agrees best with retraining.
+- Softmax, 1vsAll or KvsAll with weights by tails: log Σ_k exp(s_k) − s_t goes: w = 1, and the rivals are Σ_k p_k ṡ_k
+  over what the model believes of (h, r) (`expectations`), with competition = 1 as theory says.
+- Softmax, KvsAll with equal weights: the shares of the query's other tails grow from 1/n to 1/(n − 1), which adds
+  (s_t − Σ_{k∈T} s_k / n) / (n − 1): the same with w = 1/(n − 1), since at the optimum p is 1/n on T. Where n = 1 the
+  query goes, and w = 1.
+
+ṡ′ is the effect of the test triple's own label. A model trained anew learns features that bring triples with two labels
+in common closer together than they are to a model whose features rest, hence their shares with binary cross-entropy.
+Label smoothing scales all effects by 1 − ε, which is left out. With inverse triples the scores of a triple's two
+queries add (the shares are given once).
 """
 
 from collections.abc import Iterable
@@ -40,9 +42,13 @@ from tqdm import tqdm
 from conve_tracin.influence.conve.engine import iterate_derivatives
 from conve_tracin.influence.conve.tangent import ConvETangent
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
+from conve_tracin.influence.expectations import expected_derivatives
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
-from conve_tracin.triples import group_by_query, with_inverse_triples
+from conve_tracin.triples import QueryIndex, distinct_triples, group_by_query, with_inverse_triples
+
+# λ over the mean eigenvalue where --damping is 1, for models trained with softmax cross-entropy.
+SOFTMAX_DAMPING = 10.0
 
 
 def score_row_gradients(model: ConvE, triple: Iterable[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,26 +63,41 @@ def score_row_gradients(model: ConvE, triple: Iterable[int]) -> tuple[Tensor, Te
     return by_head, by_relation, vector.detach()
 
 
-def gauss_newton_tangents(model: ConvE, test_triples: np.ndarray, curvature: RowCurvature) -> list[ConvETangent]:
-    """Compute (H + λI)⁻¹∇s′ of each test triple's three rows.
+def gauss_newton_tangents(
+    model: ConvE, test_triples: np.ndarray, curvature: RowCurvature, *, both_sides: bool = False
+) -> list[ConvETangent]:
+    """Compute (H + λI)⁻¹∇s′ of each test triple's rows.
 
     Args:
         model: ConvE in eval mode.
         test_triples: (n, 3) in the model's relation ids.
         curvature: the model's; rows that it lacks are computed and kept.
+        both_sides: s′ is the sum of the scores of the triple and of its inverse, whose relation is the next row.
 
     Returns:
-        For each test triple a tangent that moves one or two entity rows and one relation row.
+        For each test triple a tangent that moves one or two entity rows and one or two relation rows.
     """
     tangents = []
     for head, relation, tail in np.asarray(test_triples).tolist():
-        by_head, by_relation, by_tail = score_row_gradients(model, (head, relation, tail))
-        gradients = {tail: by_tail}
-        gradients[head] = by_head + gradients.get(head, 0)
+        by_entity: dict[int, Tensor] = {}
+        by_relation: dict[int, Tensor] = {}
+        queries = [(head, relation, tail)]
+        if both_sides:
+            queries.append((tail, relation + 1, head))
+        for query in queries:
+            gradients = score_row_gradients(model, query)
+            for rows, row, gradient in (
+                (by_entity, query[0], gradients[0]),
+                (by_relation, query[1], gradients[1]),
+                (by_entity, query[2], gradients[2]),
+            ):
+                rows[row] = gradient + rows.get(row, 0)
         tangents.append(
             ConvETangent(
-                entity_rows={row: curvature.precondition(curvature.entity(row), g) for row, g in gradients.items()},
-                relation_rows={relation: curvature.precondition(curvature.relation(relation), by_relation)},
+                entity_rows={row: curvature.precondition(curvature.entity(row), g) for row, g in by_entity.items()},
+                relation_rows={
+                    row: curvature.precondition(curvature.relation(row), g) for row, g in by_relation.items()
+                },
             )
         )
     return tangents
@@ -84,22 +105,56 @@ def gauss_newton_tangents(model: ConvE, test_triples: np.ndarray, curvature: Row
 
 @dataclass(frozen=True, kw_only=True)
 class GaussNewtonMethod:
-    """The method's constants; `for_training` has those that agree best with retraining (benchmarks/truth.py)."""
+    """The method's constants; `for_training` has those that did best in the exams (benchmarks/truth.py).
+
+    Attributes:
+        curvature: how H is computed, and λ.
+        competition: how much of what its rivals gain is taken off a triple.
+        rivals: "tails", the query's training tails, or "beliefs", all entities as the softmax weighs them.
+        label_weights: w as above: "one", "shares" (KvsAll, softmax, equal weights) or "counts" (KvsAll, binary, weights
+            by tails).
+        same_tail_share, same_query_share: of the test triple's own effect.
+        both_sides: s′ is of both queries of the test triple, where the model has inverse relations.
+    """
 
     curvature: CurvatureConfig
     competition: float
     same_tail_share: float
     same_query_share: float
+    rivals: str = "tails"
+    label_weights: str = "one"
+    both_sides: bool = False
 
     @classmethod
-    def for_training(cls, training_approach: str, *, damping: float = 1.0) -> "GaussNewtonMethod":
-        """Choose the constants for models trained with "kvsall" or "1vsall"."""
+    def for_training(
+        cls, training_approach: str, *, damping: float = 1.0, loss: str = "bce", query_weights: str = "equal"
+    ) -> "GaussNewtonMethod":
+        """Choose the constants for models trained so; the members of `TrainingConfig` say what can be given."""
         one_target = training_approach == "1vsall"
+        softmax = loss == "ce"
+        by_tails = one_target or query_weights == "tails"
+        curvature = CurvatureConfig(
+            damping=damping * (SOFTMAX_DAMPING if softmax else 1),
+            loss=loss,
+            weighted_by_triples=by_tails,
+            repeated_triples_count=one_target,
+        )
+        if softmax:
+            return cls(
+                curvature=curvature,
+                competition=1.0,
+                same_tail_share=0.0,
+                same_query_share=0.0,
+                rivals="beliefs",
+                label_weights="one" if by_tails else "shares",
+                both_sides=True,
+            )
         return cls(
-            curvature=CurvatureConfig(damping=damping, weighted_by_triples=one_target),
+            curvature=curvature,
             competition=0.7 if one_target else 0.0,
             same_tail_share=0.8 if one_target else 0.4,
             same_query_share=0.0 if one_target else 0.2,
+            label_weights="counts" if by_tails and not one_target else "one",
         )
 
 
@@ -133,16 +188,33 @@ def gauss_newton_effects(
         curvature = training_curvature(model, training_triples, method.curvature, inverse_triples=inverse_triples)
     model_triples = with_inverse_triples(training_triples) if inverse_triples else training_triples
     model_tests = test_triples * np.array([1, 2 if inverse_triples else 1, 1])
-    tangents = gauss_newton_tangents(model, model_tests, curvature)
+    both_sides = method.both_sides and inverse_triples
+    tangents = gauss_newton_tangents(model, model_tests, curvature, both_sides=both_sides)
     effects = label_effects(model, tangents, model_triples, batch_size=batch_size, progress=progress)
-    if method.competition:
-        effects -= method.competition * query_means(effects, model_triples)
+    effects -= rival_effects(model, tangents, effects, model_triples, method)
+    if method.label_weights != "one":
+        effects *= label_weights(model_triples, method.label_weights).to(effects)
     if inverse_triples:
         effects = effects[:, : len(training_triples)] + effects[:, len(training_triples) :]
-    for out, tangent, test, model_test in zip(effects, tangents, test_triples, model_tests, strict=True):
-        own_effect = label_effects(model, [tangent], model_test[None])[0, 0]
-        out += own_effect * label_shares(test, training_triples, method).to(out)
+    if method.same_tail_share or method.same_query_share:
+        for out, tangent, test, model_test in zip(effects, tangents, test_triples, model_tests, strict=True):
+            own_effect = label_effects(model, [tangent], model_test[None])[0, 0]
+            out += own_effect * label_shares(test, training_triples, method).to(out)
     return effects
+
+
+def rival_effects(
+    model: ConvE, tangents: list[ConvETangent], effects: Tensor, triples: np.ndarray, method: GaussNewtonMethod
+) -> Tensor:
+    """Compute competition · rivals for the label effects (n, N) of triples (N, 3) along n tangents: (n, N)."""
+    if not method.competition:
+        return torch.zeros(())
+    if method.rivals == "tails":
+        return method.competition * query_means(effects, triples)
+    index = group_by_query(triples)
+    queries = Queries.distinct(index, model.entity_embeddings.weight.device)
+    expected = torch.stack([expected_derivatives(model, tangent, queries).cpu() for tangent in tangents])  # (n, Q)
+    return method.competition * expected[:, query_places(index)]
 
 
 def training_curvature(
@@ -150,7 +222,8 @@ def training_curvature(
 ) -> RowCurvature:
     """Make the cache of curvatures for training triples (N, 3) in the files' ids."""
     triples = with_inverse_triples(training_triples) if inverse_triples else training_triples
-    # A repeated triple is one more row of 1vsAll and counts there; with KvsAll no weight depends on it.
+    if not config.repeated_triples_count:
+        triples = distinct_triples(triples)
     queries = Queries.distinct(group_by_query(triples), model.entity_embeddings.weight.device)
     return RowCurvature(model, queries, config)
 
@@ -227,12 +300,27 @@ def leverages(
 def query_means(effects: Tensor, triples: np.ndarray) -> Tensor:
     """Average effects (n, N) over the triples (N, 3) that share a query (h, r): (n, N)."""
     index = group_by_query(triples)
-    counts = np.diff(index.offsets)
-    query_of = np.empty(len(triples), dtype=np.int64)
-    query_of[index.order] = np.repeat(np.arange(len(counts)), counts)
-    query_of = torch.from_numpy(query_of)
-    sums = effects.new_zeros(len(effects), len(counts)).index_add_(1, query_of, effects)
-    return (sums / torch.from_numpy(counts))[:, query_of]
+    places, counts = query_places(index), torch.from_numpy(np.diff(index.offsets))
+    sums = effects.new_zeros(len(effects), len(counts)).index_add_(1, places, effects)
+    return (sums / counts)[:, places]
+
+
+def query_places(index: QueryIndex) -> Tensor:
+    """Say for each triple that `group_by_query` grouped which query is its own: (N,)."""
+    places = np.empty(len(index.order), dtype=np.int64)
+    places[index.order] = np.repeat(np.arange(len(index.queries)), np.diff(index.offsets))
+    return torch.from_numpy(places)
+
+
+def label_weights(triples: np.ndarray, kind: str) -> Tensor:
+    """Compute w of triples (N, 3): 1/(n − 1) for "shares", n − 1 for "counts", n the query's distinct tails; (N,).
+
+    Where n is 1, w is 1.
+    """
+    queries = group_by_query(triples)
+    of_distinct = group_by_query(distinct_triples(triples))
+    others = torch.from_numpy(np.diff(of_distinct.offsets) - 1).clamp(min=1)[query_places(queries)]
+    return others.double() if kind == "counts" else 1 / others.double()
 
 
 def label_shares(test_triple: np.ndarray, triples: np.ndarray, method: GaussNewtonMethod) -> Tensor:

@@ -20,8 +20,8 @@ class GaussNewtonAnalyzer(TracInReferencePyTorch):
 
     Args:
         model: ConvE; it is put into eval mode.
-        training_approach: "kvsall" or "1vsall": what the model was trained with.
-        damping: λ over the mean eigenvalue of each row's curvature.
+        training_approach, loss, query_weights: what the model was trained with, as in `TrainingConfig`.
+        damping: λ over the mean eigenvalue of each row's curvature, in units of the method's own for such models.
         inverse_triples: the model has inverse relations: relation r of the files is its rows 2r and 2r + 1.
         training_triples: all that the model was trained on, (N, 3) in the files' ids; without them the triples of
             each call are taken for all.
@@ -38,11 +38,15 @@ class GaussNewtonAnalyzer(TracInReferencePyTorch):
         *,
         training_approach: str,
         damping: float = 1.0,
+        loss: str = "bce",
+        query_weights: str = "equal",
         inverse_triples: bool = False,
         training_triples: np.ndarray | None = None,
     ) -> None:
         super().__init__(model, inverse_triples=inverse_triples, cache_test_gradients=False)
-        self.method = GaussNewtonMethod.for_training(training_approach, damping=damping)
+        self.method = GaussNewtonMethod.for_training(
+            training_approach, damping=damping, loss=loss, query_weights=query_weights
+        )
         self.training_triples = training_triples
         self._curvature: RowCurvature | None = None
         self._curvature_of: np.ndarray | None = None

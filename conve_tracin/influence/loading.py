@@ -35,6 +35,7 @@ from conve_tracin.influence.tracing import TracedCheckpoint
 from conve_tracin.model import ConvE
 from conve_tracin.options import DEFAULT_LEARNING_RATE, GAUSS_NEWTON, TracInOptions
 from conve_tracin.pykeen_bridge import as_native_conve, load_pykeen_model, read_pykeen_file
+from conve_tracin.training_state import TrainingConfig
 from conve_tracin.triples import Vocabulary, digest_of_triples
 
 if TYPE_CHECKING:
@@ -194,11 +195,9 @@ class CheckpointLoader:
         self._warn_of_same_weights(model, path)
         self._say_that_the_size_is_known(path)
         if self.options.method == GAUSS_NEWTON:
-            analyzer = gauss_newton_analyzer(
+            return gauss_newton_analyzer(
                 checkpoint, model, damping=self.options.damping, training_triples=self.training_triples
             )
-            self._say_of_the_loss(checkpoint, path)
-            return analyzer
         settings = self._settings() | {"inverse_triples": uses_inverse_triples(checkpoint)}
         if self.options.training_loss:
             kind = TrainingLossAnalyzer if self.options.use_optimized_tracin else TrainingLossReference
@@ -229,11 +228,11 @@ class CheckpointLoader:
                 raise InputError(
                     f"{path}: --method {GAUSS_NEWTON} is for ConvE, not {type(model).__name__}; leave it out"
                 )
-            self._say_of_the_loss({"training_config": loaded.training_config}, path)
             return GaussNewtonAnalyzer(
                 native,
                 # PyKEEN itself trains ConvE with all tails of a query at once (LCWA).
                 training_approach=loaded.training_config.get("training_approach", "kvsall"),
+                **_objective_of(loaded.training_config),
                 damping=self.options.damping,
                 inverse_triples=loaded.inverse_triples,
                 training_triples=self.training_triples,
@@ -301,19 +300,6 @@ class CheckpointLoader:
         if self.options.embedding_height is not None or self.options.embedding_width is not None:
             self._say(f"--embedding-height and --embedding-width have no effect on {path}, which holds its own")
 
-    def _say_of_the_loss(self, checkpoint: Mapping[str, Any], path: Path) -> None:
-        training = checkpoint.get("training_config", {})
-        if training.get("loss", "bce") != "bce":
-            self._say(
-                f"{path}: was trained with cross-entropy; the curvature of --method {GAUSS_NEWTON} is that of binary "
-                "cross-entropy, and its agreement with retraining was measured for that loss only"
-            )
-        if training.get("training_approach") == "kvsall" and training.get("query_weights", "equal") != "equal":
-            self._say(
-                f"{path}: was trained with --query-weights {training['query_weights']}; the curvature of --method "
-                f"{GAUSS_NEWTON} weighs all queries alike, and its agreement with retraining was measured that way only"
-            )
-
     def _say(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
@@ -335,10 +321,19 @@ def gauss_newton_analyzer(
         model,
         # Checkpoints that do not say have the documented training.
         training_approach=checkpoint.get("training_config", {}).get("training_approach", "1vsall"),
+        **_objective_of(checkpoint.get("training_config", {})),
         damping=damping,
         inverse_triples=uses_inverse_triples(checkpoint),
         training_triples=training_triples,
     )
+
+
+def _objective_of(training_config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the loss and the queries' weights in a checkpoint's settings, the defaults where it does not say."""
+    return {
+        "loss": training_config.get("loss", TrainingConfig.loss),
+        "query_weights": training_config.get("query_weights", TrainingConfig.query_weights),
+    }
 
 
 def _epoch(epoch: int | None) -> str:
