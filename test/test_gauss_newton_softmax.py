@@ -8,6 +8,14 @@ from torch.func import functional_call, hessian, jacrev
 
 from conve_tracin.errors import InputError
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature, softmax_moments
+from conve_tracin.influence.expectations import expected_derivatives
+from conve_tracin.influence.gauss_newton import (
+    GaussNewtonMethod,
+    gauss_newton_effects,
+    gauss_newton_tangents,
+    label_weights,
+    training_curvature,
+)
 from conve_tracin.queries import Queries
 from conve_tracin.streamed_loss import Targets, streamed_loss
 from conve_tracin.triples import distinct_triples, group_by_query, with_inverse_triples
@@ -50,7 +58,7 @@ def case(request, triples):
     return model, trained, weights, queries, CurvatureConfig(loss=loss, weighted_by_triples=weighted, damping=0.3)
 
 
-def training_objective(model, trained, weights, loss, values, *, head_table=None):
+def training_objective(model, trained, weights, loss, values, *, head_table=None, smoothing=SMOOTHING):
     """The sum over an epoch of the loss that training takes, with other values for some parameters.
 
     With `head_table` the heads' rows come from it, and the tails' rows from `values`.
@@ -66,10 +74,10 @@ def training_objective(model, trained, weights, loss, values, *, head_table=None
         scores = scores + model.entity_bias
     num_entities = scores.shape[1]
     labels = torch.zeros_like(scores)
-    labels[rows, tails] = 1 - SMOOTHING
+    labels[rows, tails] = 1 - smoothing
     if loss == "ce":
         labels = labels / trained.offsets.diff()[:, None]
-    labels = labels + SMOOTHING / num_entities
+    labels = labels + smoothing / num_entities
     if loss == "bce":
         by_query = (torch.nn.functional.softplus(scores) - labels * scores).sum(dim=1)
     else:
@@ -210,3 +218,101 @@ def test_a_binary_curvature_is_not_that_of_the_softmax(case):
 def test_other_losses_are_refused():
     with pytest.raises(InputError, match="'bce' and 'ce'"):
         CurvatureConfig(loss="margin")
+
+
+def moved_along(model, tangent, step):
+    names = (("entity_embeddings.weight", tangent.entity_rows), ("relation_embeddings.weight", tangent.relation_rows))
+    values = {}
+    for name, rows in names:
+        table = model.get_parameter(name).detach().clone()
+        for row, direction in rows.items():
+            table[row] = table[row] + step * direction
+        values[name] = table
+    return values
+
+
+def test_expected_derivatives_are_those_of_the_log_sum(case, triples):
+    model, _, _, queries, config = case
+    (tangent,) = gauss_newton_tangents(model, triples[:1], RowCurvature(model, queries, config))
+
+    def log_sums(step):
+        return functional_call(model, moved_along(model, tangent, step), (queries.heads, queries.relations)).logsumexp(
+            1
+        )
+
+    derivatives = jacrev(log_sums)(torch.tensor(0.0).double()).detach()
+    entities = set(tangent.entity_rows)
+    for query, value in enumerate(expected_derivatives(model, tangent, queries, batch_size=4).tolist()):
+        tails = queries.tails[queries.offsets[query] : queries.offsets[query + 1]].tolist()
+        concerned = int(queries.heads[query]) in entities or entities & set(tails)
+        assert value == (pytest.approx(derivatives[query].item(), abs=1e-10) if concerned else 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_effects_are_what_the_training_objective_loses_with_a_triple(triples, name):
+    """Along the tangent, the objective without a triple less the objective with it, by its own derivative."""
+    approach, query_weights, inverse, bias = CASES[name]
+    model = make_model(RELATIONS * (2 if inverse else 1), entity_bias=bias)
+    test_triple = np.array([[4, 1, 4]])
+    method = GaussNewtonMethod.for_training(approach, damping=0.03, loss="ce", query_weights=query_weights)
+    effects = gauss_newton_effects(model, test_triple, triples, method, inverse_triples=inverse)[0]
+    curvature = training_curvature(model, triples, method.curvature, inverse_triples=inverse)
+    model_test = test_triple * [1, 2 if inverse else 1, 1]
+    (tangent,) = gauss_newton_tangents(model, model_test, curvature, both_sides=inverse)
+
+    def objective(kept, step):
+        listed = with_inverse_triples(kept) if inverse else kept
+        if approach == "kvsall":
+            queries = Queries.distinct(group_by_query(distinct_triples(listed)))
+            weights = queries.offsets.diff().double() if query_weights == "tails" else None
+        else:
+            queries, weights = Queries.one_per_triple(listed), None
+        values = moved_along(model, tangent, step)
+        return training_objective(model, queries, weights, "ce", values, smoothing=0.0)
+
+    start = torch.tensor(0.0).double()
+    whole = jacrev(lambda step: objective(triples, step))(start)
+    touching = np.flatnonzero((triples[:, [0, 2]] == 4).any(axis=1))
+    assert len(touching) > 5
+    for place in touching:
+        if (triples == triples[place]).all(axis=1).sum() > 1 and approach == "kvsall":
+            continue  # training has it once, and goes on having it
+        without = jacrev(lambda step, place=place: objective(np.delete(triples, place, axis=0), step))(start)
+        assert effects[place].item() == pytest.approx((without - whole).item(), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (("kvsall", "bce", "equal"), (False, 0.0, "tails", "one", False)),
+        (("kvsall", "bce", "tails"), (True, 0.0, "tails", "counts", False)),
+        (("1vsall", "bce", "tails"), (True, 0.7, "tails", "one", False)),
+        (("kvsall", "ce", "equal"), (False, 1.0, "either", "shares", True)),
+        (("kvsall", "ce", "tails"), (True, 1.0, "beliefs", "one", True)),
+        (("1vsall", "ce", "equal"), (True, 1.0, "beliefs", "one", True)),
+    ],
+)
+def test_the_constants_are_those_of_the_training(settings, expected):
+    approach, loss, query_weights = settings
+    method = GaussNewtonMethod.for_training(approach, loss=loss, query_weights=query_weights)
+    weighted = method.curvature.weighted_by_triples
+    assert (weighted, method.competition, method.rivals, method.label_weights, method.both_sides) == expected
+    assert method.curvature.loss == loss
+
+
+def test_label_weights_count_distinct_tails():
+    triples = np.array([[0, 0, 1], [0, 0, 2], [0, 0, 2], [0, 0, 3], [1, 0, 2], [1, 1, 2], [1, 1, 2]])
+    assert label_weights(triples, "counts").tolist() == [2, 2, 2, 2, 1, 1, 1]
+    assert label_weights(triples, "shares").tolist() == [0.5, 0.5, 0.5, 0.5, 1, 1, 1]
+
+
+def test_a_triple_that_is_listed_twice_counts_once_with_kvsall(triples):
+    model = make_model(RELATIONS)
+    once = np.unique(triples, axis=0)
+    by_tails = GaussNewtonMethod.for_training("kvsall", loss="ce", query_weights="tails").curvature
+    matrices = [training_curvature(model, listed, by_tails, inverse_triples=False) for listed in (once, triples)]
+    torch.testing.assert_close(matrices[0].relation(1), matrices[1].relation(1))
+    one_target = GaussNewtonMethod.for_training("1vsall", loss="ce").curvature
+    rows = [training_curvature(model, listed, one_target, inverse_triples=False) for listed in (once, triples)]
+    relation = int(triples[-2, 1])
+    assert rows[1].relation(relation).trace() > rows[0].relation(relation).trace()

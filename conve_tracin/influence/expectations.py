@@ -19,12 +19,13 @@ from conve_tracin.queries import Queries
 def expected_derivatives(model: ConvE, tangent: ConvETangent, queries: Queries, *, batch_size: int = 256) -> Tensor:
     """Compute Σ_k p_qk ṡ_qk of each training query along a tangent that moves rows alone: (Q,) on the model's device.
 
-    With ē = Σ_k p_k e_k it is q̇·ē + Σ_e p_e q·ė_e over the moved entities e. Queries that neither start from a moved
-    row nor know a moved entity as a tail are passed over, and have 0: p_e is next to nothing there.
+    With ē = Σ_k p_k e_k it is q̇·ē + Σ_e p_e q·ė_e over the moved entities e. Each query costs a pass over all entities,
+    so that those which neither start from a moved entity nor know one as a tail are passed over, and have 0: p_e is
+    next to nothing there, and a moved relation alone does little.
     """
     table = model.entity_embeddings.weight
     expected = torch.zeros(len(queries), dtype=table.dtype, device=table.device)
-    for batch in queries_of_rows(tangent, queries).split(batch_size):
+    for batch in queries_of_entities(list(tangent.entity_rows), queries).split(batch_size):
         heads, relations = queries.heads[batch], queries.relations[batch]
         rows = (model.entity_embeddings(heads), model.relation_embeddings(relations))
         directions = (
@@ -43,14 +44,11 @@ def expected_derivatives(model: ConvE, tangent: ConvETangent, queries: Queries, 
     return expected
 
 
-def queries_of_rows(tangent: ConvETangent, queries: Queries) -> Tensor:
-    """Find the queries that start from a row that a tangent moves, or know a moved entity as a tail: ids (M,)."""
-    entities, relations = (
-        torch.tensor(list(rows), dtype=torch.int64, device=queries.heads.device)
-        for rows in (tangent.entity_rows, tangent.relation_rows)
-    )
-    concerned = torch.isin(queries.heads, entities) | torch.isin(queries.relations, relations)
-    positions = torch.isin(queries.tails, entities).nonzero()[:, 0]
+def queries_of_entities(entities: list[int], queries: Queries) -> Tensor:
+    """Find the queries that start from one of some entities, or know one of them as a tail: ids (M,)."""
+    wanted = torch.tensor(entities, dtype=torch.int64, device=queries.heads.device)
+    concerned = torch.isin(queries.heads, wanted)
+    positions = torch.isin(queries.tails, wanted).nonzero()[:, 0]
     concerned[torch.searchsorted(queries.offsets, positions, right=True) - 1] = True
     return concerned.nonzero()[:, 0]
 

@@ -21,9 +21,9 @@ What the objective loses with z decides the first part. n is the number of the q
   Theory says competition = 1; .7 agrees best with retraining.
 - Softmax, 1vsAll or KvsAll with weights by tails: log Σ_k exp(s_k) − s_t goes: w = 1, and the rivals are Σ_k p_k ṡ_k
   over what the model believes of (h, r) (`expectations`), with competition = 1 as theory says.
-- Softmax, KvsAll with equal weights: the shares of the query's other tails grow from 1/n to 1/(n − 1), which adds
-  (s_t − Σ_{k∈T} s_k / n) / (n − 1): the same with w = 1/(n − 1), since at the optimum p is 1/n on T. Where n = 1 the
-  query goes, and w = 1.
+- Softmax, KvsAll with equal weights: the labels of the query's other tails grow from 1/n to 1/(n − 1), which adds
+  (s_t − Σ_{k∈T} s_k / n) / (n − 1): w = 1/(n − 1), and the rivals are the mean over T. Where n = 1 the query goes:
+  w = 1, and the rivals are Σ_k p_k ṡ_k.
 
 ṡ′ is the effect of the test triple's own label. A model trained anew learns features that bring triples with two labels
 in common closer together than they are to a model whose features rest, hence their shares with binary cross-entropy.
@@ -110,7 +110,8 @@ class GaussNewtonMethod:
     Attributes:
         curvature: how H is computed, and λ.
         competition: how much of what its rivals gain is taken off a triple.
-        rivals: "tails", the query's training tails, or "beliefs", all entities as the softmax weighs them.
+        rivals: "tails", the mean over the query's training tails; "beliefs", all entities as the softmax weighs them;
+            or "either", beliefs where a query has one tail and else tails.
         label_weights: w as above: "one", "shares" (KvsAll, softmax, equal weights) or "counts" (KvsAll, binary, weights
             by tails).
         same_tail_share, same_query_share: of the test triple's own effect.
@@ -145,7 +146,7 @@ class GaussNewtonMethod:
                 competition=1.0,
                 same_tail_share=0.0,
                 same_query_share=0.0,
-                rivals="beliefs",
+                rivals="beliefs" if by_tails else "either",
                 label_weights="one" if by_tails else "shares",
                 both_sides=True,
             )
@@ -214,7 +215,10 @@ def rival_effects(
     index = group_by_query(triples)
     queries = Queries.distinct(index, model.entity_embeddings.weight.device)
     expected = torch.stack([expected_derivatives(model, tangent, queries).cpu() for tangent in tangents])  # (n, Q)
-    return method.competition * expected[:, query_places(index)]
+    rivals = expected[:, query_places(index)]
+    if method.rivals == "either":
+        rivals = torch.where(other_tails(triples) > 0, query_means(effects, triples), rivals)
+    return method.competition * rivals
 
 
 def training_curvature(
@@ -312,15 +316,19 @@ def query_places(index: QueryIndex) -> Tensor:
     return torch.from_numpy(places)
 
 
+def other_tails(triples: np.ndarray) -> Tensor:
+    """Count the distinct tails of each triple's query besides its own, for triples (N, 3): (N,)."""
+    counts = np.diff(group_by_query(distinct_triples(triples)).offsets)
+    return torch.from_numpy(counts - 1)[query_places(group_by_query(triples))]
+
+
 def label_weights(triples: np.ndarray, kind: str) -> Tensor:
     """Compute w of triples (N, 3): 1/(n − 1) for "shares", n − 1 for "counts", n the query's distinct tails; (N,).
 
     Where n is 1, w is 1.
     """
-    queries = group_by_query(triples)
-    of_distinct = group_by_query(distinct_triples(triples))
-    others = torch.from_numpy(np.diff(of_distinct.offsets) - 1).clamp(min=1)[query_places(queries)]
-    return others.double() if kind == "counts" else 1 / others.double()
+    others = other_tails(triples).clamp(min=1).double()
+    return others if kind == "counts" else 1 / others
 
 
 def label_shares(test_triple: np.ndarray, triples: np.ndarray, method: GaussNewtonMethod) -> Tensor:
