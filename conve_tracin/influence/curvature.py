@@ -31,6 +31,8 @@ from conve_tracin.errors import InputError
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 
+# Query vectors whose scores against a chunk of the entities are held at once.
+VECTORS_AT_ONCE = 1024
 # Rows of a Jacobian (d each) that are held at once; a row passes through feature maps of size F.
 JACOBIAN_ROWS = 4096
 # The mean eigenvalue of a row whose scores are all beyond ±70 or so. Its effects would grow without bound as it falls,
@@ -171,7 +173,10 @@ class RowCurvature:
         return torch.cat(batches)  # (M, d)
 
     def _normalizers(self, vectors: Tensor) -> Tensor | None:
-        return softmax_moments(self.model, vectors)[0] if self.config.loss == "ce" else None
+        if self.config.loss != "ce":
+            return None
+        parts = [softmax_moments(self.model, part)[0] for part in vectors.split(VECTORS_AT_ONCE)]
+        return torch.cat(parts)
 
     def _weighted_gram(self, entity: int, ids: Tensor, vectors: Tensor, normalizers: Tensor | None) -> Tensor:
         scores = vectors @ self.model.entity_embeddings.weight[entity]
