@@ -11,8 +11,10 @@ from documents import FENCED, ROOT, read
 import conve_tracin
 
 # What `make demo` leaves; the test puts files of a small model in their place.
-PATHS = ("demo/model/best_model.pt", "demo/data/train.txt", "demo/data/entity_to_id.tsv", "demo/data/relation_to_id.tsv",
-         "demo/influences.json")  # fmt: skip
+PATHS = (
+    "demo/model/best_model.pt", "demo/data/train.txt", "demo/data/entity_to_id.tsv",
+    "demo/data/relation_to_id.tsv", "demo/influences.json",
+)  # fmt: skip
 
 
 def python_example():
