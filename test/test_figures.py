@@ -225,7 +225,8 @@ FIGURES = [
             *(
                 (file, where, row, name)
                 for file, where in (("training", ""), ("training_gpu", ", on the GPU"))
-                for row, name in (("plain dense PyTorch loop", "dense"), ("the same in mixed precision", "dense, mixed"),
+                for row, name in (("plain dense PyTorch loop", "dense"),
+                                  ("the same in mixed precision", "dense, mixed"),
                                   ("`train_pytorch.py`, float32", "ours"), ("`--use-mixed-precision`", "ours, mixed"))
             ),
             ("training", "", "`--use-torch-compile`", "ours, compiled"),
@@ -254,6 +255,10 @@ FIGURES = [
         for count in ("1", "2")
     ),
     ("docs/pipeline.md", "reaches a test MRR of {} ", [("pipeline", "test", "mean_reciprocal_rank")]),
+    (
+        "docs/pipeline.md", "take about {} seconds of one core and {} GB",
+        [("kgx", "per_further_million", name) for name in ("cpu_seconds", "peak_memory_gb")],
+    ),
     *(
         (EVIDENCE, f"| {edges} | {{}} GB | {{}} GB | {{}} |",
          [("kgx", "runs", place, name) for name in ("gigabytes", "peak_memory_gb", "cpu_seconds")])
