@@ -256,7 +256,7 @@ FIGURES = [
     ),
     ("docs/pipeline.md", "reaches a test MRR of {} ", [("pipeline", "test", "mean_reciprocal_rank")]),
     (
-        "docs/pipeline.md", "take about {} seconds of one core and {} GB",
+        "docs/pipeline.md", "each further million edges takes about {} seconds of one core and {} GB",
         [("kgx", "per_further_million", name) for name in ("cpu_seconds", "peak_memory_gb")],
     ),
     *(
