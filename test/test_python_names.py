@@ -13,7 +13,7 @@ import conve_tracin
 # What `make demo` leaves; the test puts files of a small model in their place.
 PATHS = (
     "demo/model/best_model.pt", "demo/data/train.txt", "demo/data/entity_to_id.tsv",
-    "demo/data/relation_to_id.tsv", "demo/influences.json",
+    "demo/data/relation_to_id.tsv", "demo/explained.json",
 )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_the_example_shows_the_strongest_proponents_of_what_it_wrote(graph_files
     example = python_example()
     assert len(re.findall(r"^.+$", example, re.MULTILINE)) <= 11
     given = (tmp_path / "model/best_model.pt", graph_files.train, graph_files.entity_to_id, graph_files.relation_to_id,
-             tmp_path / "influences.json")  # fmt: skip
+             tmp_path / "explained.json")  # fmt: skip
     for name, path in zip(PATHS, given, strict=True):
         assert example.count(f'"{name}"') == 1
         example = example.replace(f'"{name}"', repr(str(path)))
@@ -60,7 +60,7 @@ def test_the_example_shows_the_strongest_proponents_of_what_it_wrote(graph_files
 
     printed = run_python(example, tmp_path)
 
-    (result,) = json.loads((tmp_path / "influences.json").read_text(encoding="utf-8"))["results"]
+    (result,) = json.loads((tmp_path / "explained.json").read_text(encoding="utf-8"))["results"]
     assert result["test_triple"]["tail_label"] == "MONDO:0005148"
     assert result["method"] == "gauss-newton"
     strongest = sorted(result["influences"], key=lambda each: -each["influence"])[:5]
