@@ -2,7 +2,7 @@
 
 influence(z, z′) = η · ∇ℓ(w; z) · ∇ℓ(w; z′). Every faster engine is tested against this module.
 
-A *scorer* here is a module in eval mode that takes triples of ids (B, 3) and returns their scores (B,).
+A *scorer* here is a module in eval mode that takes triples of ids (B, 3) and returns their scores (B,); see `scorers`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,18 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-
-
-class ConvEScorer(nn.Module):
-    """Scores triples with a native ConvE."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, triples: Tensor) -> Tensor:
-        """Score triples (B, 3); returns (B,)."""
-        return self.model.score(*triples.unbind(dim=1))
 
 
 def binary_cross_entropy(score: Tensor, label: Tensor) -> Tensor:
