@@ -171,7 +171,7 @@ def require_outputs(options: TracInOptions, script: Script) -> None:
         raise InputError(f"{options.output}: is a directory; name a file, or add --output-per-triple")
     outputs = {"--csv-output": options.csv_path, "--report": options.report}
     require_usable_outputs(
-        outputs if directory is not None else outputs | {"--output": options.output},
+        outputs if directory is not None else {"--output": options.output} | outputs,
         directory=None if directory is None else (script.directory_flag, directory),
         inputs=options.inputs,
     )

@@ -38,9 +38,9 @@ def test_the_device_refuses_the_tensors_of_the_cpu():
 def test_influences_are_those_of_the_cpu(name, count, request):
     expected = METHODS[name](make_model(entity_bias=True)).products(TRAINING[:count], TRAINING)
     device = request.getfixturevalue("other_device")
-    method = METHODS[name](make_model(entity_bias=True).to(device))
-    assert method.device == device
-    found = method.products(TRAINING[:count], TRAINING)
+    model = make_model(entity_bias=True).to(device)
+    assert model.fc.weight.device == device
+    found = METHODS[name](model).products(TRAINING[:count], TRAINING)
     assert not isinstance(found, TensorElsewhere)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 

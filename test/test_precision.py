@@ -40,6 +40,7 @@ def test_the_device_that_a_script_chooses_multiplies_exactly():
 )
 def test_tf32_is_on_where_it_was_asked_for(files, flags, available, told, on, caplog, monkeypatch):
     monkeypatch.setattr(explain, "supports_tf32", lambda _: available)
+    monkeypatch.setattr(explain, "supports_bfloat16", lambda _: True)
     caplog.set_level("INFO")
     report = files["out.json"].with_suffix(".html")
     where = ["--output", str(files["out.json"]), "--report", str(report), "--device", "cpu"]

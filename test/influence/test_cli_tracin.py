@@ -181,7 +181,7 @@ def test_bad_values_are_named(files, more, message):
         (["--output", "{train}"], r"train\.txt: is an input, which --output would replace"),
         (["--output", "{model}"], r"model\.pt: is an input"),
         (["--output", "{out}", "--report", "{train}"], r"train\.txt: is an input, which --report would replace"),
-        (["--output", "{out}", "--report", "{out}"], "--report and --output name the same file"),
+        (["--output", "{out}", "--report", "{out}"], "--output and --report name the same file"),
         (["--output", "{folder}"], "folder: is a directory"),
         (["--output", "{train}/out.json"], r"cannot be written, as .*train\.txt is a file"),
     ],
