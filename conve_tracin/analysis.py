@@ -115,7 +115,7 @@ def analyse(options: TracInOptions, *, keep_content: bool) -> dict[str, Any]:
     """Do the same; without `keep_content` the results of many test triples go to the disk only, and {} is returned."""
     require_outputs(options)
     run = prepare(options)
-    if not parallel.is_main():
+    if not parallel.is_main_process():
         return follow(run)
     for message in settings_without_effect(run.options):
         logger.info(message)
@@ -298,7 +298,7 @@ def settings_without_effect(options: TracInOptions) -> Iterator[str]:
 
 def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say where --enable-multi-gpu changes nothing, and why."""
-    if options.enable_multi_gpu and parallel.count() == 1:
+    if options.enable_multi_gpu and parallel.world_size() == 1:
         obstacle = parallel.obstacle_to_several_gpus(
             device=options.device, method=options.method, gpus=torch.cuda.device_count()
         )

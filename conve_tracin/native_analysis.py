@@ -35,7 +35,7 @@ def run_native_analysis(**options: Any) -> None:
     Raises InputError for files or options that cannot be used.
     """
     run = prepare_native(TracInOptions(**options))
-    if not parallel.is_main():
+    if not parallel.is_main_process():
         follow(run)
         return
     for message in settings_without_effect(run.options):

@@ -62,9 +62,9 @@ def processes() -> Iterator[None]:
             f"WORLD_SIZE is {number_started()}, but {', '.join(missing)} not set; start several processes with torchrun"
         )
     keep_to_loopback()
-    store, rank, count = next(dist.rendezvous("env://", timeout=LONGEST_WAIT))
-    dist.init_process_group(_backends(), store=store, rank=rank, world_size=count, timeout=LONGEST_WAIT)
-    if not is_main():
+    store, rank, size = next(dist.rendezvous("env://", timeout=LONGEST_WAIT))
+    dist.init_process_group(_backends(), store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
+    if not is_main_process():
         logging.disable(logging.CRITICAL)
     try:
         yield
@@ -125,12 +125,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def count() -> int:
+def world_size() -> int:
     """Return how many processes share the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_main() -> bool:
+def is_main_process() -> bool:
     """Whether this process prints and writes: the only one, or process 0."""
     return rank() == 0
 
@@ -149,7 +149,7 @@ def own_gpu(device: str) -> str:
     return f"cuda:{own}"
 
 
-def announce(value: Value) -> Value:
+def broadcast(value: Value) -> Value:
     """Return process 0's value in all processes; what the others pass does not matter."""
     if not dist.is_initialized():
         return value
@@ -158,16 +158,16 @@ def announce(value: Value) -> Value:
     return message[0]
 
 
-def gather(value: Value) -> list[Value]:
+def all_gather(value: Value) -> list[Value]:
     """Return the values of all processes, in their order."""
     if not dist.is_initialized():
         return [value]
-    values: list[Value] = [value] * count()
+    values: list[Value] = [value] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def sum_of_all(values: Tensor) -> Tensor:
+def all_reduce(values: Tensor) -> Tensor:
     """Add up what each process passes, elementwise; all get the sum."""
     if not dist.is_initialized():
         return values
@@ -185,7 +185,7 @@ def compute_shared(compute: Callable[[np.ndarray], Tensor], triples: np.ndarray)
     """
     if not dist.is_initialized():
         return compute(triples)
-    shares = split_by_query(triples, count())
+    shares = split_by_query(triples, world_size())
     mine = compute(np.take(triples, shares[rank()], axis=0)).contiguous()
     whole = mine.new_empty(*mine.shape[:-1], len(triples))
     for process, share in enumerate(shares):
@@ -202,7 +202,7 @@ def split_by_query(triples: np.ndarray, count: int) -> list[np.ndarray]:
 
 def share_of_batch(chosen: Tensor) -> Tensor:
     """Return this process's part of a batch (B,); the sizes of the parts differ by at most one."""
-    return chosen.tensor_split(count())[rank()]
+    return chosen.tensor_split(world_size())[rank()]
 
 
 def average_gradients(module: nn.Module) -> nn.Module:
@@ -225,7 +225,7 @@ def average_each(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tenso
     run that was resumed would differ in its last digits.
     """
     for gradient in bucket.gradients():
-        dist.all_reduce(gradient.div_(count()))
+        dist.all_reduce(gradient.div_(world_size()))
     done: torch.futures.Future[Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer())
     return done
@@ -233,7 +233,7 @@ def average_each(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tenso
 
 def synchronizes_batch_norm(device: torch.device) -> bool:
     """Whether BatchNorm takes its statistics in training over all processes; on a CPU each has its own."""
-    return device.type == "cuda" and count() > 1
+    return device.type == "cuda" and world_size() > 1
 
 
 def average_statistics(model: nn.Module) -> None:
@@ -243,10 +243,10 @@ def average_statistics(model: nn.Module) -> None:
     for buffer in model.buffers():
         if buffer.is_floating_point():
             dist.all_reduce(buffer)
-            buffer /= count()
+            buffer /= world_size()
 
 
-def copy_from_main(model: nn.Module) -> None:
+def broadcast_weights(model: nn.Module) -> None:
     """Give the model of every process the weights and statistics of process 0."""
     if not dist.is_initialized():
         return

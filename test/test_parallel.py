@@ -116,9 +116,9 @@ def test_one_of_several_processes_starts_no_more_of_them(monkeypatch):
 
 START = """
 import sys
-from conve_tracin import cli, distributed
+from conve_tracin import cli, parallel
 sys.argv = sys.argv[1:]
-cli.run(lambda: sys.exit(distributed.start_on_all_gpus(device="auto", method="tracin", gpus=2)))
+cli.run(lambda: sys.exit(parallel.start_on_all_gpus(device="auto", method="tracin", gpus=2)))
 """
 
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class BatchLoss(nn.Module):
-    """The mean loss of some queries, as they weigh; a module, as `distributed.average_gradients` wraps modules.
+    """The mean loss of some queries, as they weigh; a module, as `parallel.average_gradients` wraps modules.
 
     Args:
         model: whose parameters get the gradients.
@@ -157,7 +157,7 @@ def all_succeed(what: str, attempt: Callable[[], None]) -> bool:
         attempt()
     except Exception as error:  # the compiler and its tools fail in many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    reasons = [reason for reason in parallel.gather(reason) if reason is not None]
+    reasons = [reason for reason in parallel.all_gather(reason) if reason is not None]
     if reasons:
         logger.warning("--use-torch-compile has no effect on the %s: %s", what, reasons[0])
     return not reasons
@@ -201,7 +201,7 @@ def try_encoder(encode_rows: Callable[[Tensor, Tensor], Tensor], model: ConvE, c
 
 def batch_of_one_process(config: TrainingConfig) -> int:
     """Return how many queries of a batch a process has; BatchNorm needs two."""
-    return max(2, config.batch_size // parallel.count())
+    return max(2, config.batch_size // parallel.world_size())
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def can_replay(config: TrainingConfig, device: torch.device) -> bool:
     """
     return (
         device.type == "cuda"
-        and parallel.count() == 1
+        and parallel.world_size() == 1
         and not config.use_gradient_checkpointing
         and mixed_precision_dtype(config, device) is not torch.float16
     )

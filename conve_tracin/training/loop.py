@@ -1,6 +1,6 @@
 """The training loop: triples and settings to checkpoints, metrics and a history.
 
-Several processes (see `distributed`) each compute a share of every batch, and then take the same step. Process 0 alone
+Several processes (see `parallel`) each compute a share of every batch, and then take the same step. Process 0 alone
 writes.
 """
 
@@ -114,7 +114,7 @@ def train(
     )
     queries = training_queries(data.train, config, run.device)
     go_on_or_start_anew(run, resume_from)
-    if parallel.is_main():
+    if parallel.is_main_process():
         write_json(
             output_dir / "config.json",
             {"model_config": run.state.model.config.as_dict(), "training_config": asdict(config)},
@@ -158,7 +158,7 @@ class Run:
             triples,
             self.known,
             inverse_triples=self.config.inverse_triples,
-            progress=progress if parallel.is_main() else None,
+            progress=progress if parallel.is_main_process() else None,
         )
 
     def save(self, path: Path) -> None:
@@ -169,7 +169,7 @@ class Run:
             mapping_digest=self.data.mapping_digest,
             training_triples_digest=self.training_triples_digest,
         )
-        if parallel.is_main():
+        if parallel.is_main_process():
             save_checkpoint(path, content)
 
 
@@ -211,11 +211,11 @@ def go_on_or_start_anew(run: Run, resume_from: Path | None) -> None:
         mapping_digest=run.data.mapping_digest,
         training_triples_digest=run.training_triples_digest,
     )
-    if parallel.is_main():
+    if parallel.is_main_process():
         keep_best_model(
             run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir, resumed_from=resume_from
         )
-    run.state.best_mrr = parallel.announce(run.state.best_mrr)
+    run.state.best_mrr = parallel.broadcast(run.state.best_mrr)
     # The history on disk may lack the checkpoint's own epoch, after which there may come no other.
     write_history(run)
 
@@ -226,7 +226,7 @@ def keep_if_best(run: Run, mrr: float) -> None:
         is_best = note_evaluation(run.state, mrr)
     else:
         is_best = mrr > run.state.best_mrr
-        if is_best and parallel.is_main():
+        if is_best and parallel.is_main_process():
             keep_counted_best_model(run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir)
     if is_best:
         run.save(run.output_dir / "best_model.pt")
@@ -242,7 +242,7 @@ def write_progress(run: Run) -> None:
 
 def write_history(run: Run) -> None:
     """Write the history and its picture."""
-    if not parallel.is_main():
+    if not parallel.is_main_process():
         return
     history = run.state.history_with_the_end()
     write_json(run.output_dir / "training_history.json", history)
@@ -254,13 +254,13 @@ def rank_test_triples(run: Run) -> dict[str, Any]:
     """Rank the test triples with best_model.pt; write and return the metrics. The run evaluates it from then on."""
     epoch = None
     # The others may not see the file yet.
-    if parallel.is_main():
+    if parallel.is_main_process():
         best = load_checkpoint(run.output_dir / "best_model.pt")
         run.state.evaluated_model.load_state_dict(best["model_state_dict"])
         epoch = best["epoch"]
-    parallel.copy_from_main(run.state.evaluated_model)
-    results = run.evaluate(run.data.test, progress="test") | {"epoch": parallel.announce(epoch)}
-    if parallel.is_main():
+    parallel.broadcast_weights(run.state.evaluated_model)
+    results = run.evaluate(run.data.test, progress="test") | {"epoch": parallel.broadcast(epoch)}
+    if parallel.is_main_process():
         write_json(run.output_dir / "test_results.json", results)
     return results
 
@@ -285,7 +285,7 @@ def run_epochs(
         unit_scale=True,
         mininterval=interval_seconds,
         maxinterval=interval_seconds,
-        disable=not parallel.is_main(),
+        disable=not parallel.is_main_process(),
     ) as bar:
         while not is_finished(state, config):
             state.epoch += 1
@@ -325,7 +325,7 @@ def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.
     else:
         queries = Queries.one_per_triple(triples, device)
     if len(queries) < smallest_batch():
-        processes = " in each process" if parallel.count() > 1 else ""
+        processes = " in each process" if parallel.world_size() > 1 else ""
         raise InputError(
             f"training needs at least two queries (head, relation) for BatchNorm{processes}; add triples to --train"
         )
@@ -334,7 +334,7 @@ def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.
 
 def smallest_batch() -> int:
     """Return how many queries a batch needs: two in each process, for BatchNorm."""
-    return 2 * parallel.count()
+    return 2 * parallel.world_size()
 
 
 def known_tails(data: TrainingData, *, inverse_triples: bool, device: torch.device) -> Queries:
@@ -427,7 +427,7 @@ def train_batch(
     # A `ReplayedLoss` has left the gradients where they belong.
     if loss.requires_grad:
         # The gradients are averaged over the processes, with different numbers of queries.
-        weight = len(own) * parallel.count() / len(chosen)
+        weight = len(own) * parallel.world_size() / len(chosen)
         state.scaler.scale(loss * weight).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -438,7 +438,7 @@ def train_batch(
 
 def sum_of_shares(losses: list[Tensor]) -> Tensor:
     """Turn this process's shares of the losses into those of the whole batches, (number of batches,)."""
-    return parallel.sum_of_all(torch.stack(losses))
+    return parallel.all_reduce(torch.stack(losses))
 
 
 def require_smaller_batches_can_help(
@@ -451,7 +451,7 @@ def require_smaller_batches_can_help(
     if not is_out_of_memory(error):
         raise error
     # The other processes are waiting for this batch's gradients.
-    is_alone = parallel.count() == 1
+    is_alone = parallel.world_size() == 1
     if not (config.auto_batch_size and is_alone) or state.batch_size <= 2:
         remedies = "--auto-batch-size or --use-gradient-checkpointing" if is_alone else "--use-gradient-checkpointing"
         raise InputError(

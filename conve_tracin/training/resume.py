@@ -45,7 +45,7 @@ def checkpoint_content(
     state: TrainingState, config: TrainingConfig, *, mapping_digest: dict[str, str], training_triples_digest: str
 ) -> dict[str, Any]:
     """Collect what a checkpoint holds after a finished epoch. All processes are to call it; process 0's is whole."""
-    first, *others = parallel.gather(random_numbers_of(device_of(state.model)))
+    first, *others = parallel.all_gather(random_numbers_of(device_of(state.model)))
     return {
         "epoch": state.epoch,
         "model_state_dict": state.evaluated_model.state_dict(),

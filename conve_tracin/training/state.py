@@ -130,7 +130,7 @@ def refusing_what_no_memory_holds(model_config: dict[str, Any]) -> Iterator[None
 
 def seed_own_dropout(config: TrainingConfig, *, epoch: int = 0) -> None:
     """Give each process but the first random numbers of its own, after all have made the same weights."""
-    if not parallel.is_main():
+    if not parallel.is_main_process():
         mixed = np.random.SeedSequence([config.random_seed, epoch, parallel.rank()])
         torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0]))
 
