@@ -66,7 +66,7 @@ def test_self_influence_on_two_processes(files, tmp_path):
 
 
 def test_all_processes_see_the_same():
-    done = run_processes(3, ROOT / "test/shared_work.py")
+    done = run_processes(3, ROOT / "test/helpers/shared_work.py")
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert [one.pop("rank") for one in seen] == [0, 1, 2]

@@ -47,7 +47,7 @@ def dense_results(approach, loss, query_weights):
 @pytest.fixture(scope="module")
 def of_two_processes(tmp_path_factory):
     output = tmp_path_factory.mktemp("gradients") / "gradients.pt"
-    done = run_processes(2, ROOT / "test/batch_gradients.py", output)
+    done = run_processes(2, ROOT / "test/helpers/batch_gradients.py", output)
     assert done.returncode == 0, done.stderr
     return torch.load(output, weights_only=True)
 
