@@ -178,5 +178,5 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     ("device", "count", "is_synchronized"), [("cuda", 2, True), ("cuda", 1, False), ("cpu", 2, False)]
 )
 def test_batch_norm_is_synchronized_between_gpus_alone(monkeypatch, device, count, is_synchronized):
-    monkeypatch.setattr(parallel, "count", lambda: count)
+    monkeypatch.setattr(parallel, "world_size", lambda: count)
     assert parallel.synchronizes_batch_norm(torch.device(device)) is is_synchronized

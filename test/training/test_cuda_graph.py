@@ -116,5 +116,5 @@ def test_only_one_gpu_without_scaled_gradients_has_recordings(monkeypatch):
     for dtype in (torch.bfloat16, torch.float16):
         monkeypatch.setattr(cuda_graph, "mixed_precision_dtype", lambda *_, dtype=dtype: dtype)
         assert can_replay(TrainingConfig(use_mixed_precision=True), gpu) is (dtype is torch.bfloat16)
-    monkeypatch.setattr(parallel, "count", lambda: 2)
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
     assert not can_replay(TrainingConfig(), gpu)
