@@ -123,7 +123,7 @@ def streamed_loss(
 class _StreamedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries, entities, bias, targets, kind, weights, label_smoothing, settings):
-        sweep = _Sweep(
+        scorer = _ChunkScorer(
             queries.detach().to(entities.dtype),
             entities.detach(),
             None if bias is None else bias.detach(),
@@ -133,10 +133,10 @@ class _StreamedLoss(torch.autograd.Function):
             chunk_size=settings["chunk_size"] or choose_chunk_size(len(queries), entities.device),
             compiled=settings["compiled"],
         )
-        total = _LOSSES[kind](sweep, targets, label_smoothing)
+        total = _LOSSES[kind](scorer, targets, label_smoothing)
         ctx.query_dtype = queries.dtype
         # No saved tensors, since the backward pass scales them in place: copies would be as large as the table.
-        ctx.gradients = (sweep.query_grad, sweep.entity_grad, sweep.bias_grad)
+        ctx.gradients = (scorer.query_grad, scorer.entity_grad, scorer.bias_grad)
         return total.to(entities.dtype)
 
     @staticmethod
@@ -183,7 +183,7 @@ class _Chunk(NamedTuple):
     bias: Tensor | None
 
 
-class _Sweep:
+class _ChunkScorer:
     """Scores of a batch, a chunk of entities at a time, and the gradients that their gradients add up to.
 
     The loss is `scale` times the sum of its terms over the queries, and so are all gradients.
@@ -277,58 +277,58 @@ class _Sweep:
             out.copy_(left @ right)
 
 
-def _binary_cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> Tensor:
-    everywhere = label_smoothing / len(sweep.entities)
-    precisions = {"dtype": sweep.dtype, "low_precision": sweep.low_precision}
-    losses = sweep.queries.new_zeros(len(sweep.queries), dtype=torch.float64)
-    for chunk in sweep.chunks():
-        sums, *gradients = sweep.terms.binary_terms(
-            sweep.products(chunk), chunk.bias, everywhere=everywhere, **precisions
+def _binary_cross_entropy(scorer: _ChunkScorer, targets: Targets, label_smoothing: float) -> Tensor:
+    everywhere = label_smoothing / len(scorer.entities)
+    precisions = {"dtype": scorer.dtype, "low_precision": scorer.low_precision}
+    losses = scorer.queries.new_zeros(len(scorer.queries), dtype=torch.float64)
+    for chunk in scorer.chunks():
+        sums, *gradients = scorer.terms.binary_terms(
+            scorer.products(chunk), chunk.bias, everywhere=everywhere, **precisions
         )
         losses += sums
-        sweep.accumulate(chunk, *gradients)
+        scorer.accumulate(chunk, *gradients)
         del gradients  # their memory is the next chunk's
-    weights = (1 - label_smoothing) * targets.labels(sweep.dtype)
-    return (sweep.total(losses) - sweep.take_targets(targets, weights)) * sweep.scale
+    weights = (1 - label_smoothing) * targets.labels(scorer.dtype)
+    return (scorer.total(losses) - scorer.take_targets(targets, weights)) * scorer.scale
 
 
-def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> Tensor:
-    batch_size, num_entities = len(sweep.queries), len(sweep.entities)
+def _cross_entropy(scorer: _ChunkScorer, targets: Targets, label_smoothing: float) -> Tensor:
+    batch_size, num_entities = len(scorer.queries), len(scorer.entities)
     everywhere = label_smoothing / num_entities
-    on_cpu = sweep.queries.device.type == "cpu"
+    on_cpu = scorer.queries.device.type == "cpu"
     keep = batch_size * num_entities <= (MAX_KEPT_SCORES if on_cpu else MAX_KEPT_SCORES_ON_GPU)
     kept: deque[tuple[Tensor, Tensor]] = deque()  # exponentials of each chunk, and what they are relative to
-    top = sweep.queries.new_full((batch_size,), -torch.inf)
+    top = scorer.queries.new_full((batch_size,), -torch.inf)
     total, linear = torch.zeros_like(top), torch.zeros_like(top, dtype=torch.float64)
-    for chunk in sweep.chunks():
+    for chunk in scorer.chunks():
         old_top = top
-        chunk_linear, top, exponentials, chunk_total = sweep.terms.normalizer_terms(
-            sweep.products(chunk), chunk.bias, old_top, dtype=sweep.dtype
+        chunk_linear, top, exponentials, chunk_total = scorer.terms.normalizer_terms(
+            scorer.products(chunk), chunk.bias, old_top, dtype=scorer.dtype
         )
         linear += chunk_linear
         total = total * (old_top - top).exp() + chunk_total
         if keep:
             kept.append((exponentials, top))
         del exponentials  # its memory is the next chunk's, unless it is kept
-    for chunk in sweep.chunks():
+    for chunk in scorer.chunks():
         if keep:
             exponentials, relative_to = kept.popleft()
         else:
             relative_to = top
-            exponentials = sweep.terms.relative_exponentials(
-                sweep.products(chunk), chunk.bias, relative_to, dtype=sweep.dtype
+            exponentials = scorer.terms.relative_exponentials(
+                scorer.products(chunk), chunk.bias, relative_to, dtype=scorer.dtype
             )
         factors = (relative_to - top).exp() / total
-        gradients = sweep.terms.softmax_gradient(
-            exponentials, factors, everywhere=everywhere, low_precision=sweep.low_precision
+        gradients = scorer.terms.softmax_gradient(
+            exponentials, factors, everywhere=everywhere, low_precision=scorer.low_precision
         )
-        sweep.accumulate(chunk, *gradients)
+        scorer.accumulate(chunk, *gradients)
         del exponentials, gradients
-    labels = targets.labels(sweep.dtype)
+    labels = targets.labels(scorer.dtype)
     targets_in_row = labels.new_zeros(batch_size).index_add_(0, targets.rows, labels)
     weights = (1 - label_smoothing) * labels / targets_in_row[targets.rows]
     losses = top.double() + total.double().log() - everywhere * linear
-    return (sweep.total(losses) - sweep.take_targets(targets, weights)) * sweep.scale
+    return (scorer.total(losses) - scorer.take_targets(targets, weights)) * scorer.scale
 
 
 _LOSSES = {"bce": _binary_cross_entropy, "ce": _cross_entropy}

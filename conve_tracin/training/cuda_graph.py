@@ -72,7 +72,7 @@ class _Recording(NamedTuple):
     gradients: list[Tensor]
 
 
-class ReplayedLoss:
+class CUDAGraphLoss:
     """A `BatchLoss` that leaves the gradients in the parameters, and returns a loss that requires none.
 
     The first few batches, those of other sizes than `batch_size` and those with very many tails have the loss that

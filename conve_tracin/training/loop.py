@@ -32,7 +32,7 @@ from conve_tracin.ranking import choose_batch_size, rank_triples, ranking_metric
 from conve_tracin.report.charts import write_training_curves
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.batch_loss import new_batch_loss
-from conve_tracin.training.cuda_graph import ReplayedLoss, can_replay
+from conve_tracin.training.cuda_graph import CUDAGraphLoss, can_replay
 from conve_tracin.training.resume import (
     checkpoint_content,
     keep_best_model,
@@ -306,7 +306,7 @@ def choose_batch_loss(state: TrainingState, config: TrainingConfig) -> Callable[
     """Return the loss that trains fastest here; its gradients are averaged where there are several processes."""
     batch_loss = new_batch_loss(state.model, replace(config, batch_size=state.batch_size))
     if can_replay(config, device_of(state.model)):
-        return ReplayedLoss(batch_loss, batch_size=state.batch_size)
+        return CUDAGraphLoss(batch_loss, batch_size=state.batch_size)
     return parallel.average_gradients(batch_loss)
 
 
@@ -424,7 +424,7 @@ def train_batch(
     state.optimizer.zero_grad(set_to_none=True)
     own = parallel.share_of_batch(chosen)
     loss = batch_loss(queries, own)
-    # A `ReplayedLoss` has left the gradients where they belong.
+    # A `CUDAGraphLoss` has left the gradients where they belong.
     if loss.requires_grad:
         # The gradients are averaged over the processes, with different numbers of queries.
         weight = len(own) * parallel.world_size() / len(chosen)
@@ -461,7 +461,7 @@ def require_smaller_batches_can_help(
 
 def holds_a_recording(batch_loss: Callable[[Queries, Tensor], Tensor]) -> bool:
     """Whether a loss holds memory for a recorded batch, which others can have."""
-    return isinstance(batch_loss, ReplayedLoss) and batch_loss.is_recorded
+    return isinstance(batch_loss, CUDAGraphLoss) and batch_loss.is_recorded
 
 
 def free_recording(state: TrainingState, batch_loss: Callable[[Queries, Tensor], Tensor]) -> bool:

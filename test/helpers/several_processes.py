@@ -22,7 +22,9 @@ cli.run(lambda: sys.exit(parallel.launch(sys.argv[2:], int(sys.argv[1]))))
 def launch_processes(number, script, *arguments):
     """Run a script in `number` processes, as --enable-multi-gpu does; returns exit code, stdout and stderr."""
     command = [str(part) for part in (sys.executable, "-c", LAUNCH, number, script, *arguments)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test"), str(ROOT / "test/helpers")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test"), str(ROOT / "test/helpers")])
+    }
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 

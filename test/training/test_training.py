@@ -22,7 +22,7 @@ from conve_tracin.model.conve import ConvE
 from conve_tracin.model.loss import choose_score_terms
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training import loop as training_loop
-from conve_tracin.training.cuda_graph import ReplayedLoss
+from conve_tracin.training.cuda_graph import CUDAGraphLoss
 from conve_tracin.training.loop import next_batch, training_queries
 from conve_tracin.training.resume import newest_checkpoint
 
@@ -746,7 +746,7 @@ def test_a_recorded_batch_is_let_go_before_batches_are_halved(run, tmp_path, mon
 
     monkeypatch.setattr(training_loop, "train_batch", fail_beside_a_recording)
     monkeypatch.setattr(training_loop, "can_replay", lambda *_: True)
-    monkeypatch.setattr(ReplayedLoss.__init__, "__kwdefaults__", {"record": Recorder()})
+    monkeypatch.setattr(CUDAGraphLoss.__init__, "__kwdefaults__", {"record": Recorder()})
     # Eleven triples: the last batch of an epoch has three, and the recording is there in the second epoch.
     run("a", batch_size=4, auto_batch_size=auto_batch_size, num_epochs=4)
     told = [record.getMessage() for record in caplog.records if "memory" in record.getMessage()]

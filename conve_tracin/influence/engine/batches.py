@@ -39,7 +39,7 @@ class PairBatch:
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def sweep(
+def map_batches(
     triples: np.ndarray,
     work: Callable[[PairBatch], Result],
     *,

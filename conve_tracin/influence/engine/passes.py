@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from conve_tracin.influence.autodiff import loss_slopes
-from conve_tracin.influence.engine.batches import PairBatch, sweep
+from conve_tracin.influence.engine.batches import PairBatch, map_batches
 from conve_tracin.influence.engine.derivatives import FactoredDerivatives, ForwardDerivatives
 from conve_tracin.influence.engine.shared_queries import SharedQueries, features_at_once
 from conve_tracin.influence.engine.squared_norms import SquaredNorms
@@ -76,7 +76,7 @@ def iterate_derivatives(
     )
     work = FactoredDerivatives(shared) if many else ForwardDerivatives(shared)
     batch_size = choose_batch_size(batch_size, features=work.features_of_pair, device=device)
-    for positions, (scores, derivatives) in sweep(
+    for positions, (scores, derivatives) in map_batches(
         triples, work, device=device, batch_size=batch_size, progress=progress
     ):
         yield positions if touched is None else torch.from_numpy(touched)[positions], scores, derivatives
@@ -103,7 +103,7 @@ def iterate_squared_norms(
         return norms * loss_slopes(scores, loss_fn) ** 2
 
     batch_size = choose_batch_size(batch_size, features=squared_norms.features_of_pair, device=device)
-    yield from sweep(triples, work, device=device, batch_size=batch_size, progress=progress)
+    yield from map_batches(triples, work, device=device, batch_size=batch_size, progress=progress)
 
 
 def choose_batch_size(batch_size: int, *, features: int, device: torch.device) -> int:
