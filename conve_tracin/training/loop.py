@@ -113,7 +113,7 @@ def train(
         device=torch.device(device),
     )
     queries = training_queries(data.train, config, run.device)
-    go_on_or_start_anew(run, resume_from)
+    resume_or_start(run, resume_from)
     if parallel.is_main_process():
         write_json(
             output_dir / "config.json",
@@ -135,7 +135,7 @@ def train(
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class TrainingRun:
     """One run: what training changes, settings, triples, the tails known to be true, and where files go."""
 
     state: TrainingState
@@ -181,14 +181,14 @@ def set_up(
     output_dir: Path,
     checkpoint_dir: Path,
     device: torch.device,
-) -> Run:
+) -> TrainingRun:
     """Make a run before its first epoch; the arguments are those of `train`."""
     num_relations = data.num_relations * (2 if config.inverse_triples else 1)
     model_config = {**model_sizes, "num_entities": data.num_entities, "num_relations": num_relations}
     torch.manual_seed(config.random_seed)
     state = new_state(model_config, config, device)
     seed_own_dropout(config)
-    return Run(
+    return TrainingRun(
         state=state,
         config=config,
         data=data,
@@ -199,7 +199,7 @@ def set_up(
     )
 
 
-def go_on_or_start_anew(run: Run, resume_from: Path | None) -> None:
+def resume_or_start(run: TrainingRun, resume_from: Path | None) -> None:
     """Put the checkpoint's content into the run's state and its best model into place, where there is one."""
     if resume_from is None:
         warn_of_another_run(run.checkpoint_dir)
@@ -220,7 +220,7 @@ def go_on_or_start_anew(run: Run, resume_from: Path | None) -> None:
     write_history(run)
 
 
-def keep_if_best(run: Run, mrr: float) -> None:
+def keep_if_best(run: TrainingRun, mrr: float) -> None:
     """Count the evaluation of the latest epoch where it is due, and write best_model.pt where it is the best."""
     if is_evaluation_due(run.state.epoch, run.config):
         is_best = note_evaluation(run.state, mrr)
@@ -232,7 +232,7 @@ def keep_if_best(run: Run, mrr: float) -> None:
         run.save(run.output_dir / "best_model.pt")
 
 
-def write_progress(run: Run) -> None:
+def write_progress(run: TrainingRun) -> None:
     """Write what is due after the latest epoch: a checkpoint, the history, and its picture."""
     state, config = run.state, run.config
     if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
@@ -240,7 +240,7 @@ def write_progress(run: Run) -> None:
     write_history(run)
 
 
-def write_history(run: Run) -> None:
+def write_history(run: TrainingRun) -> None:
     """Write the history and its picture."""
     if not parallel.is_main_process():
         return
@@ -250,7 +250,7 @@ def write_history(run: Run) -> None:
         write_training_curves(run.output_dir / "training_curves.svg", history)
 
 
-def rank_test_triples(run: Run) -> dict[str, Any]:
+def rank_test_triples(run: TrainingRun) -> dict[str, Any]:
     """Rank the test triples with best_model.pt; write and return the metrics. The run evaluates it from then on."""
     epoch = None
     # The others may not see the file yet.
