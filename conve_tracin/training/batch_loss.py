@@ -118,7 +118,7 @@ def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Te
     encode_rows = model.encode_rows
     if device_of(model).type == "cpu" and not config.use_mixed_precision:
         # Elsewhere, passes over the feature maps cost less than many small products.
-        encode_rows = functools.partial(encode_rows_folded, model)
+        encode_rows = functools.partial(encode_rows_by_patches, model)
     return recomputing(model, encode_rows) if config.use_gradient_checkpointing else encode_rows
 
 
@@ -223,7 +223,7 @@ def untracked_statistics(model: nn.Module) -> Iterator[None]:
                 setattr(norm, name, buffer)
 
 
-def encode_rows_folded(model: ConvE, head_rows: Tensor, relation_rows: Tensor) -> Tensor:
+def encode_rows_by_patches(model: ConvE, head_rows: Tensor, relation_rows: Tensor) -> Tensor:
     """Compute what `model.encode_rows` computes in training mode: (B, d) twice to (B, d), running statistics included.
 
     Equal but for rounding; dropout draws other random numbers from the same generator.
@@ -235,14 +235,14 @@ def encode_rows_folded(model: ConvE, head_rows: Tensor, relation_rows: Tensor) -
     patches = F.unfold(image, (config.kernel_height, config.kernel_width))  # (B, kernel, positions)
     patch_mean = patches.mean(dim=(0, 2))  # (kernel,)
     centred = patches - patch_mean[:, None]
-    weight, bias = fold_normalization(model.conv1, model.bn1, centred, patch_mean)
+    weight, bias = normalized_convolution(model.conv1, model.bn1, centred, patch_mean)
     ones = centred.new_ones(len(image), config.output_channels, 1)
     kept = F.dropout(ones, model.feature_map_dropout.p)  # (B, channels, 1)
     maps = torch.baddbmm(bias[:, None] * kept, weight * kept, centred).relu_()  # (B, channels, positions)
     return model.project(maps.flatten(start_dim=1))
 
 
-def fold_normalization(
+def normalized_convolution(
     convolution: nn.Conv2d, norm: nn.BatchNorm2d, centred: Tensor, patch_mean: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return weight (channels, kernel) and bias (channels,) that turn centred patches into normalized maps.
