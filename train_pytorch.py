@@ -126,12 +126,13 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Train as the arguments say, and print the test metrics."""
     from conve_tracin import parallel
+    from conve_tracin.device import choose_device
     from conve_tracin.model.conve import ConvEConfig
     from conve_tracin.settings import TrainingConfig
     from conve_tracin.training.loop import OUTPUT_FILES, keep_freed_memory, train
 
     require_outputs(args, OUTPUT_FILES)
-    device = cli.choose_device("cpu" if args.no_gpu else "auto")
+    device = choose_device("cpu" if args.no_gpu else "auto")
     report_settings_without_effect(args, parser, device=device)
     keep_freed_memory(device)
     results = train(

@@ -137,7 +137,9 @@ def main(argv: list[str] | None = None) -> None:
         require_matching_mappings,
         uses_inverse_triples,
     )
+    from conve_tracin.data.names import read_names_from
     from conve_tracin.data.triples import read_triples
+    from conve_tracin.device import choose_device
     from conve_tracin.files import require_usable_outputs
 
     mappings = (args.entity_to_id, args.relation_to_id, args.node_name_dict, args.edge_map)
@@ -145,10 +147,10 @@ def main(argv: list[str] | None = None) -> None:
         {"--output": args.output, "--best-output": args.best_output},
         inputs=(args.model_path, args.train, args.valid, args.test, *mappings),
     )
-    names = cli.read_names_from(args)
+    names = read_names_from(args)
     checkpoint = load_checkpoint(args.model_path)
     require_matching_mappings(checkpoint, names.entities, names.relations, source=args.model_path)
-    model = build_model(checkpoint, source=args.model_path).to(cli.choose_device(args.device)).eval()
+    model = build_model(checkpoint, source=args.model_path).to(choose_device(args.device)).eval()
     ranked = rank_triples_of(
         model,
         tuple(

@@ -14,6 +14,7 @@ import sys
 import time
 import uuid
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TypeVar
@@ -135,20 +136,6 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-def own_gpu(device: str) -> str:
-    """Name this process's GPU where several processes share a machine, and make it the current one.
-
-    Raises InputError where the machine has fewer GPUs than processes.
-    """
-    if device != "cuda" or not dist.is_initialized():
-        return device
-    own, gpus = int(os.environ.get("LOCAL_RANK") or rank()), torch.cuda.device_count()
-    if own >= gpus:
-        raise InputError(f"this machine has {gpus} GPUs, fewer than processes; start one for each, or use the CPU")
-    torch.cuda.set_device(own)
-    return f"cuda:{own}"
-
-
 def broadcast(value: Value) -> Value:
     """Return process 0's value in all processes; what the others pass does not matter."""
     if not dist.is_initialized():
@@ -263,6 +250,14 @@ def obstacle_to_several_gpus(*, device: str, method: str, gpus: int) -> str | No
     if gpus < 2:
         return "no GPU is visible here" if gpus == 0 else "one GPU is visible here, which one process uses"
     return None
+
+
+def run_on_all_gpus_if_asked(args: Namespace) -> None:
+    """Do the whole run on all GPUs and exit with its code; return if --enable-multi-gpu is off or has an obstacle."""
+    if args.enable_multi_gpu:
+        exit_code = start_on_all_gpus(device=args.device, method=args.method)
+        if exit_code is not None:
+            sys.exit(exit_code)
 
 
 def start_on_all_gpus(*, device: str, method: str, gpus: int | None = None) -> int | None:

@@ -14,6 +14,7 @@ from several_processes import ROOT, run_processes
 from shared_work import TRIPLES
 
 from conve_tracin import parallel
+from conve_tracin.device import own_gpu
 from conve_tracin.errors import InputError
 from conve_tracin.parallel import obstacle_to_several_gpus, split_by_query
 
@@ -167,11 +168,11 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert [parallel.own_gpu(device) for device in ("cuda", "cpu", "cuda:0")] == ["cuda:1", "cpu", "cuda:0"]
+    assert [own_gpu(device) for device in ("cuda", "cpu", "cuda:0")] == ["cuda:1", "cpu", "cuda:0"]
     assert chosen == [1]
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(InputError, match="this machine has 2 GPUs, fewer than processes"):
-        parallel.own_gpu("cuda")
+        own_gpu("cuda")
 
 
 @pytest.mark.parametrize(

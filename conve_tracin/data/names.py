@@ -6,12 +6,16 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from conve_tracin.data.text import as_id, column_trouble, is_unicode, read_lines, shown, shown_id
-from conve_tracin.data.vocabulary import Vocabulary
+from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+# Of many labels that share a name.
+SHOWN_LABELS = 5
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,18 @@ class Names:
         }
 
 
-# Of many labels that share a name.
-SHOWN_LABELS = 5
+def read_names_from(options: Any) -> Names:
+    """Read the files that options or parsed arguments name: two mappings, names of entities, predicates of relations.
+
+    `options.node_name_dict` and `options.edge_map` may be None.
+    """
+    entities = read_vocabulary(options.entity_to_id, "entity")
+    return Names(
+        entities=entities,
+        relations=read_vocabulary(options.relation_to_id, "relation"),
+        entity_names={} if options.node_name_dict is None else read_names(options.node_name_dict, entities),
+        predicates={} if options.edge_map is None else read_predicates(options.edge_map),
+    )
 
 
 def read_names(path: str | Path, entities: Vocabulary | None = None) -> dict[int, str]:
