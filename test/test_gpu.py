@@ -16,7 +16,7 @@ from loss_examples import TARGETS, as_targets, assert_close, dense_loss, make_in
 from recorder import Recorder
 from scipy.stats import spearmanr
 
-from conve_tracin.data.queries import Queries, group_by_query
+from conve_tracin.data.queries import Queries
 from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
 from conve_tracin.model.conve import ConvE
 from conve_tracin.model.loss import Targets, streamed_loss
@@ -185,7 +185,7 @@ def test_influences_in_bfloat16_rank_as_those_in_float32():
 
 def test_ranks_are_those_of_the_cpu():
     def rank(device):
-        known = Queries.distinct(group_by_query(np.unique(TRAIN, axis=0)), device)
+        known = Queries.distinct(np.unique(TRAIN, axis=0), device)
         return rank_triples(make_small_conve().to(device), TRAIN, known, num_relations=3)
 
     assert rank(GPU).tolist() == rank(torch.device("cpu")).tolist()

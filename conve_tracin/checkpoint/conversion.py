@@ -19,6 +19,7 @@ from conve_tracin.checkpoint.schema import (
     require_shapes,
     require_sound_weights,
 )
+from conve_tracin.data.queries import count_relation_rows
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.model.conve import ConvEConfig
@@ -244,7 +245,7 @@ def trained_with_inverse_triples(content: Mapping[str, Any]) -> bool | None:
     if relations is None or detect_format(content) != PYKEEN_TRAINING_LOOP:
         return None
     rows = len(content["model_state_dict"][RELATION_EMBEDDINGS])
-    return rows == 2 * len(relations)
+    return rows == count_relation_rows(len(relations), inverse_triples=True)
 
 
 def stored_learning_rate(content: Mapping[str, Any]) -> float | None:

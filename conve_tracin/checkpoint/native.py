@@ -19,6 +19,7 @@ from conve_tracin.checkpoint.schema import (
     require_sound_weights,
 )
 from conve_tracin.checkpoint.unpickle import read_any_protocol
+from conve_tracin.data.queries import count_relation_rows
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
@@ -224,7 +225,7 @@ def require_conve(checkpoint: Mapping[str, Any], *, source: str | Path) -> ConvE
 
 
 def uses_inverse_triples(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether relation r of the files is row 2r of the checkpoint's relation table."""
+    """Whether the checkpoint's relation table holds inverse relations, too."""
     return bool(checkpoint.get("training_config", {}).get("inverse_triples", False))
 
 
@@ -236,12 +237,14 @@ def require_matching_mappings(
     The counts are compared, and the digests where the checkpoint has them.
     """
     config = checkpoint["model_config"]
-    rows_per_relation = 2 if uses_inverse_triples(checkpoint) else 1
-    for mapping, rows in ((entities, config["num_entities"]), (relations, config["num_relations"])):
-        expected = len(mapping) * (rows_per_relation if mapping.kind == "relation" else 1)
+    relation_rows = count_relation_rows(len(relations), inverse_triples=uses_inverse_triples(checkpoint))
+    for mapping, rows, expected in (
+        (entities, config["num_entities"], len(entities)),
+        (relations, config["num_relations"], relation_rows),
+    ):
         if rows != expected:
             remedy = f"use the {mapping.kind} mapping of its training run"
-            if mapping.kind == "relation" and rows == 2 * expected:
+            if mapping is relations and rows == count_relation_rows(expected, inverse_triples=True):
                 # A bare state dict of PyKEEN does not say it, and its conversion cannot.
                 remedy += ", or, if it has inverse triples without saying so, the PyKEEN file it was converted from"
             counts = f"has {len(mapping)} labels, but {source} has {rows} {mapping.kind} embeddings"

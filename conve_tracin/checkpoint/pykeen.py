@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import pykeen.models
     from pykeen.models import Model as PyKEENModel  # noqa: F401 - for the annotations of other modules
 from conve_tracin.data.datasets import _first_line, _quiet_pykeen
+from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, with_relation_rows
 
 logger = logging.getLogger(__name__)
 
@@ -199,9 +200,10 @@ def _from_weights(
 def _has_inverse_rows(*, rows: int, num_relations: int | None, stored: bool | None) -> bool:
     if num_relations is None:
         return bool(stored)
-    if rows not in (num_relations, 2 * num_relations) or stored not in (None, rows == 2 * num_relations):
-        raise InputError(_wrong_relations(rows // 2 if stored else rows, num_relations))
-    return rows == 2 * num_relations
+    rows_with_inverses = count_relation_rows(num_relations, inverse_triples=True)
+    if rows not in (num_relations, rows_with_inverses) or stored not in (None, rows == rows_with_inverses):
+        raise InputError(_wrong_relations(rows // ROWS_OF_A_RELATION if stored else rows, num_relations))
+    return rows == rows_with_inverses
 
 
 def _wrong_relations(expected: int, given: int) -> str:
@@ -285,7 +287,7 @@ def score_pykeen(model: "pykeen.models.Model", triples: Tensor) -> Tensor:
 
 def relation_rows(model: "pykeen.models.Model", triples: Tensor) -> Tensor:
     """Return triples (B, 3) with each relation id of the mapping file replaced by its row of the relation table."""
-    return triples * triples.new_tensor([1, 2, 1]) if model.use_inverse_triples else triples
+    return with_relation_rows(triples, inverse_triples=model.use_inverse_triples)
 
 
 def find_training_mappings(path: str | Path) -> tuple[Path, Path] | None:

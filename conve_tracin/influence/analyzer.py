@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from conve_tracin.data.queries import with_relation_rows
 from conve_tracin.device import compute_in_batches
 from conve_tracin.errors import InputError
 from conve_tracin.influence import autodiff, reference
@@ -289,8 +290,7 @@ class TracInReferencePyTorch(TripleAnalyzer):
 
     def model_ids(self, triples: Triples) -> np.ndarray:
         """Translate relation ids of the files to rows of the relation table."""
-        triples = as_ids(triples)
-        return triples * np.array([1, 2, 1]) if self.inverse_triples else triples
+        return with_relation_rows(as_ids(triples), inverse_triples=self.inverse_triples)
 
     @torch.no_grad()
     def score_tails(

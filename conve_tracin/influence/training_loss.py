@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, jvp
 
-from conve_tracin.data.queries import Queries, distinct_triples, group_by_query, with_inverse_triples
+from conve_tracin.data.queries import Queries, distinct_triples, examples_of, group_by_query
 from conve_tracin.device import compute_in_batches
 from conve_tracin.errors import InputError
 from conve_tracin.influence.analyzer import TracInReferencePyTorch, Triples, as_ids
@@ -88,9 +88,8 @@ class TrainingLossReference(TracInReferencePyTorch):
         self.known_triples = distinct_triples(self._examples(training_triples))
 
     def _examples(self, triples: Triples) -> np.ndarray:
-        """Return the rows (S·N, 3) of the model that triples (N, 3) are trained on as: with inverse triples S = 2."""
-        triples = as_ids(triples)
-        return with_inverse_triples(triples) if self.inverse_triples else triples
+        """Return what triples (N, 3) are trained on as: (S · N, 3) with relation rows, S = 2 with inverse triples."""
+        return examples_of(as_ids(triples), inverse_triples=self.inverse_triples)
 
     def compute_gradient(self, head: int, relation: int, tail: int, label: float = 1.0) -> dict[str, Tensor]:
         """Compute ∇ℓ of one triple: {parameter name: tensor of its shape}.
@@ -131,7 +130,7 @@ class TrainingLossAnalyzer(TrainingLossReference):
         if self.objective.training_approach == "kvsall" and len(everything) > len(self.known_triples):
             raise InputError("an objective of kvsall is shared by the training triples alone; give no others")
         index = group_by_query(examples)
-        queries = Queries.distinct(index, self.device)
+        queries = Queries.from_index(index, self.device)
         losses_of = self._losses_of(queries, everything)
         at_once = max(1, min(batch_size, SCORES_AT_ONCE // self.model.config.num_entities))
         rows = []
@@ -148,7 +147,7 @@ class TrainingLossAnalyzer(TrainingLossReference):
 
     def _losses_of(self, queries: Queries, known_triples: np.ndarray) -> Callable[[slice, dict[str, Tensor]], Tensor]:
         """Return what computes ℓ of the triples of some queries with other values for the parameters."""
-        known = Queries.distinct(group_by_query(known_triples), self.device)
+        known = Queries.distinct(known_triples, self.device)
         known_ids = known.find(queries.heads, queries.relations, num_relations=self.model.config.num_relations)
 
         def losses(batch: slice, values: dict[str, Tensor]) -> Tensor:

@@ -23,7 +23,14 @@ from tqdm import tqdm
 
 from conve_tracin import parallel
 from conve_tracin.checkpoint.native import load_checkpoint, save_checkpoint
-from conve_tracin.data.queries import Queries, digest_of_triples, distinct_triples, group_by_query, with_inverse_triples
+from conve_tracin.data.queries import (
+    Queries,
+    count_relation_rows,
+    digest_of_triples,
+    distinct_triples,
+    examples_of,
+    known_tails,
+)
 from conve_tracin.device import is_out_of_memory
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
@@ -183,7 +190,7 @@ def set_up(
     device: torch.device,
 ) -> TrainingRun:
     """Make a run before its first epoch; the arguments are those of `train`."""
-    num_relations = data.num_relations * (2 if config.inverse_triples else 1)
+    num_relations = count_relation_rows(data.num_relations, inverse_triples=config.inverse_triples)
     model_config = {**model_sizes, "num_entities": data.num_entities, "num_relations": num_relations}
     torch.manual_seed(config.random_seed)
     state = new_state(model_config, config, device)
@@ -193,7 +200,7 @@ def set_up(
         config=config,
         data=data,
         training_triples_digest=digest_of_triples(data.train),
-        known=known_tails(data, inverse_triples=config.inverse_triples, device=device),
+        known=known_tails([data.train, data.valid, data.test], inverse_triples=config.inverse_triples, device=device),
         output_dir=output_dir,
         checkpoint_dir=checkpoint_dir,
     )
@@ -315,11 +322,10 @@ def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.
 
     Raises InputError where BatchNorm has too few of them.
     """
-    if config.inverse_triples:
-        triples = with_inverse_triples(triples)
+    triples = examples_of(triples, inverse_triples=config.inverse_triples)
     # A triple that the file repeats must not count as two labels of one query.
     if config.training_approach == "kvsall":
-        queries = Queries.distinct(group_by_query(distinct_triples(triples)), device)
+        queries = Queries.distinct(distinct_triples(triples), device)
         if config.query_weights == "tails" and config.tails_per_visit:
             queries = queries.visited_by_tails(config.tails_per_visit)
     else:
@@ -335,14 +341,6 @@ def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.
 def smallest_batch() -> int:
     """Return how many queries a batch needs: two in each process, for BatchNorm."""
     return 2 * parallel.world_size()
-
-
-def known_tails(data: TrainingData, *, inverse_triples: bool, device: torch.device) -> Queries:
-    """Collect the true tails of every query in train, valid and test: what filtered ranking leaves out."""
-    triples = np.concatenate([data.train, data.valid, data.test])
-    if inverse_triples:
-        triples = with_inverse_triples(triples)
-    return Queries.distinct(group_by_query(distinct_triples(triples)), device)
 
 
 def next_batch(start: int, num_queries: int, batch_size: int, *, at_least: int = 2) -> slice:
@@ -520,7 +518,7 @@ def evaluate_model(
         batch_size=choose_batch_size(model.config.num_entities),
         progress=progress,
     )
-    ranks = parallel.compute_shared(rank, with_inverse_triples(triples) if inverse_triples else triples)
+    ranks = parallel.compute_shared(rank, examples_of(triples, inverse_triples=inverse_triples))
     sides = "heads and tails" if inverse_triples else "tails only (no inverse triples)"
     return ranking_metrics(ranks) | {"ranked": sides, "num_ranks": len(ranks)}
 

@@ -15,7 +15,7 @@ from training_runs import NO_DROPOUT, assert_identical, assert_same_training, ch
 
 from conve_tracin import ranking
 from conve_tracin.checkpoint.native import build_model, load_checkpoint
-from conve_tracin.data.queries import Queries, group_by_query, with_inverse_triples
+from conve_tracin.data.queries import Queries, with_inverse_triples
 from conve_tracin.errors import InputError
 from conve_tracin.influence.load import find_checkpoints
 from conve_tracin.model.conve import ConvE
@@ -635,7 +635,7 @@ def test_test_results_are_those_of_the_best_model_ranked_by_hand(run, graph, tmp
 
 def test_an_evaluation_holds_few_scores_at_once(graph, small_conve, monkeypatch):
     triples = np.concatenate([graph.train, graph.valid, graph.test])
-    known = Queries.distinct(group_by_query(triples))
+    known = Queries.distinct(triples)
     whole = training_loop.evaluate_model(small_conve, triples, known, inverse_triples=False)
     batches = []
     small_conve.register_forward_hook(lambda model, inputs, scores: batches.append(scores.numel()))

@@ -59,7 +59,7 @@ def map_batches(
     if not len(triples):
         return
     index = group_by_query(triples)
-    queries = Queries.distinct(index, device)
+    queries = Queries.from_index(index, device)
     order = torch.from_numpy(index.order)
     rows = torch.repeat_interleave(torch.arange(len(queries)), torch.from_numpy(np.diff(index.offsets)))
     rows = rows.to(device)
