@@ -1,7 +1,7 @@
-"""Everything that touches PyKEEN: its datasets, its ConvE, its files. No other module imports pykeen.
+"""PyKEEN's models and files: recognise, read, build, score, convert and verify.
 
-PyKEEN is imported inside the functions that need it, so that importing this module is cheap. The renaming of
-weights needs no PyKEEN and is in conversion.py.
+PyKEEN is imported inside the functions that need it, so that importing this module is cheap. Renaming weights needs
+no PyKEEN and is in conversion.py.
 """
 
 import logging
@@ -36,6 +36,8 @@ from conve_tracin.checkpoint.native import (
     save_into,
 )
 from conve_tracin.checkpoint.schema import conve_config, require_sound_weights
+from conve_tracin.data.datasets import first_line, quiet_pykeen
+from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, with_relation_rows
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 from conve_tracin.model.conve import ConvE, ConvEConfig
@@ -43,8 +45,6 @@ from conve_tracin.model.conve import ConvE, ConvEConfig
 if TYPE_CHECKING:
     import pykeen.models
     from pykeen.models import Model as PyKEENModel  # noqa: F401 - for the annotations of other modules
-from conve_tracin.data.datasets import _first_line, _quiet_pykeen
-from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, with_relation_rows
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def read_pykeen_file(path: str | Path, *, trust_pickle: bool = False) -> "dict[s
         content = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling runs whatever the file asks for
         raise InputError(
-            f"{path}: cannot be unpickled ({_first_line(error)}); use the versions of pykeen and torch that wrote it"
+            f"{path}: cannot be unpickled ({first_line(error)}); use the versions of pykeen and torch that wrote it"
         ) from error
     if not isinstance(content, dict | pykeen.models.Model):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a PyKEEN model; use another file")
@@ -178,7 +178,7 @@ def _from_weights(
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise InputError(
-            f"its weights do not fit its model_config ({_first_line(error)}); use an undamaged checkpoint"
+            f"its weights do not fit its model_config ({first_line(error)}); use an undamaged checkpoint"
         ) from error
     # Numbers that float32 does not hold have become infinite.
     require_sound_weights(model.state_dict(), source="its weights")
@@ -233,7 +233,7 @@ def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool
         num_relations=config.num_relations // 2 if inverse_triples else config.num_relations,
         create_inverse_triples=inverse_triples,
     )
-    with _quiet_pykeen(), torch.random.fork_rng(devices=[]):
+    with quiet_pykeen(), torch.random.fork_rng(devices=[]):
         return PyKEENConvE(
             triples_factory=counts,
             embedding_dim=config.embedding_dim,

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from conve_tracin.data.queries import with_relation_rows
 from conve_tracin.device import compute_in_batches
 from conve_tracin.errors import InputError
-from conve_tracin.influence import autodiff, reference
+from conve_tracin.influence import reference
 from conve_tracin.influence.engine import passes, tangent
-from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 from conve_tracin.model.conve import ConvE
+from conve_tracin.model.triple_loss import LossFunction, binary_cross_entropy, loss_slopes
 from conve_tracin.settings import DEFAULT_LEARNING_RATE
 
 # From the scoring layer backwards; bn2 acts on the query vector and is tracked only where it is named.
@@ -335,7 +335,7 @@ class TracInAnalyzerPyTorch(TracInReferencePyTorch):
                 low_precision=low_precision,
                 progress=progress,
             ):
-                slopes = autodiff.loss_slopes(scores, self.loss_fn)
+                slopes = loss_slopes(scores, self.loss_fn)
                 products.numpy()[:, chosen[positions.numpy()]] = (derivatives * slopes).cpu().numpy()
 
         fill(np.arange(len(training_triples)), self.low_precision, progress)

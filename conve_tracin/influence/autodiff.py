@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from conve_tracin.device import compute_in_batches
-from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
+from conve_tracin.model.triple_loss import LossFunction, binary_cross_entropy
 
 
 class FunctionalScorer:
@@ -82,17 +82,6 @@ def directional_derivatives(
         results = compute_in_batches(differentiate, len(triples), batch_size=batch_size, progress=progress)
         scores, derivatives = zip((nothing, nothing), *results, strict=True)
     return torch.cat(scores), torch.cat(derivatives)
-
-
-def loss_slopes(scores: Tensor, loss_fn: LossFunction, *, label: float = 1.0) -> Tensor:
-    """Compute dℓ/ds at each score (N,), also for a `loss_fn` that averages over its input."""
-    if loss_fn is binary_cross_entropy:
-        return (1 - label) * torch.sigmoid(scores) - label * torch.sigmoid(-scores)
-
-    def loss_of(score: Tensor) -> Tensor:
-        return loss_fn(score[None], torch.full_like(score[None], label)).sum()
-
-    return vmap(grad(loss_of))(scores)
 
 
 # The gradients that are held at once, in numbers: 256 MiB in float32.

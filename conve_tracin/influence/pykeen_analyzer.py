@@ -24,7 +24,7 @@ from conve_tracin.influence.analyzer import (
     Triples,
     as_ids,
 )
-from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
+from conve_tracin.model.triple_loss import LossFunction, binary_cross_entropy, loss_slopes
 
 if TYPE_CHECKING:
     from conve_tracin.checkpoint.pykeen import PyKEENModel
@@ -215,7 +215,7 @@ class TracInAnalyzerOptimized(TracInAnalyzer):
                 batch_size=batch_size,
                 progress=None if progress is None else f"{progress}, number {number}",
             )
-            rows.append((derivatives * autodiff.loss_slopes(scores, self.loss_fn)).cpu())
+            rows.append((derivatives * loss_slopes(scores, self.loss_fn)).cpu())
         return torch.stack(rows)
 
     def score_tails(self, head: int, relation: int, num_entities: int, *, batch_size: int = 256) -> Tensor:

@@ -5,13 +5,12 @@ influence(z, z′) = η · ∇ℓ(w; z) · ∇ℓ(w; z′). Every faster engine 
 A *scorer* here is a module in eval mode that takes triples of ids (B, 3) and returns their scores (B,).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+from conve_tracin.model.triple_loss import LossFunction, binary_cross_entropy
 
 
 class ConvEScorer(nn.Module):
@@ -24,13 +23,6 @@ class ConvEScorer(nn.Module):
     def forward(self, triples: Tensor) -> Tensor:
         """Score triples (B, 3); returns (B,)."""
         return self.model.score(*triples.unbind(dim=1))
-
-
-def binary_cross_entropy(score: Tensor, label: Tensor) -> Tensor:
-    """The documented ℓ: binary cross-entropy of the triple's own score, elementwise."""
-    # torch's own function computes its slope as σ(s) − 1, which is exactly 0 from s = 17 on in float32. Predictions
-    # that a model is sure of have such scores, and would get influences of 0.
-    return -label * F.logsigmoid(score) - (1 - label) * F.logsigmoid(-score)
 
 
 def named_parameters(scorer: nn.Module) -> dict[str, nn.Parameter]:

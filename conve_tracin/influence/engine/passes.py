@@ -18,15 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conve_tracin.influence.autodiff import loss_slopes
 from conve_tracin.influence.engine.batches import PairBatch, map_batches
 from conve_tracin.influence.engine.derivatives import FactoredDerivatives, ForwardDerivatives
 from conve_tracin.influence.engine.shared_queries import SharedQueries, features_at_once
 from conve_tracin.influence.engine.squared_norms import SquaredNorms
 from conve_tracin.influence.engine.strips import StripSizes
 from conve_tracin.influence.engine.tangent import ConvETangent
-from conve_tracin.influence.reference import LossFunction
 from conve_tracin.model.conve import ConvE
+from conve_tracin.model.triple_loss import LossFunction, loss_slopes
 from conve_tracin.settings import DEFAULT_BATCH_SIZE
 
 # Measured on a CPU: from here on one backward product for each triple is cheaper than forward products for each
