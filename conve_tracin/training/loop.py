@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conve_tracin import parallel
+from conve_tracin.checkpoint.epochs import epoch_checkpoint
 from conve_tracin.checkpoint.native import load_checkpoint, save_checkpoint
 from conve_tracin.data.queries import (
     Queries,
@@ -243,7 +244,7 @@ def write_progress(run: TrainingRun) -> None:
     """Write what is due after the latest epoch: a checkpoint, the history, and its picture."""
     state, config = run.state, run.config
     if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
-        run.save(run.checkpoint_dir / f"checkpoint_epoch_{state.epoch}.pt")
+        run.save(epoch_checkpoint(run.checkpoint_dir, state.epoch))
     write_history(run)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from conve_tracin import parallel
+from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_checkpoint, epoch_in
 from conve_tracin.checkpoint.native import (
     build_model,
     history_as_text,
@@ -268,7 +269,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
     higher epochs behind. In a copied directory they tell nothing, so a checkpoint that goes on from the newest counts.
     """
     candidates = sorted(
-        directory.glob("checkpoint_epoch_*.pt"),
+        directory.glob(EPOCH_CHECKPOINTS),
         key=lambda path: (path.stat().st_mtime_ns, epoch_in(path)),
         reverse=True,
     )
@@ -298,19 +299,13 @@ def goes_on_from(earlier: Path, later: Path) -> bool:
 
 def warn_of_another_run(directory: Path) -> None:
     """Say that a run which starts anew finds checkpoints: influence over the directory would mix the two."""
-    left = sorted(epoch_in(path) for path in directory.glob("checkpoint_epoch_*.pt"))
+    left = sorted(epoch_in(path) for path in directory.glob(EPOCH_CHECKPOINTS))
     if left:
         logger.warning(
             "%s holds %d checkpoints of another run, up to epoch %d, and influence over the directory would mix the "
             "two; remove them, or give another --checkpoint-dir",
             directory, len(left), left[-1],
         )  # fmt: skip
-
-
-def epoch_in(path: Path) -> int:
-    """Read N out of the name checkpoint_epoch_N.pt; −1 where there is no number."""
-    number = path.stem.rpartition("_")[2]
-    return int(number) if number.isdecimal() else -1
 
 
 def keep_best_model(state: TrainingState, *, output_dir: Path, checkpoint_dir: Path, resumed_from: Path) -> None:
@@ -323,7 +318,7 @@ def keep_best_model(state: TrainingState, *, output_dir: Path, checkpoint_dir: P
     if best is None:
         return
     path = output_dir / "best_model.pt"
-    for candidate in (path, checkpoint_dir / f"checkpoint_epoch_{best}.pt", resumed_from):
+    for candidate in (path, epoch_checkpoint(checkpoint_dir, best), resumed_from):
         content = load_if_whole(candidate)
         # The losses in the history tell runs apart.
         if content is not None and content.get("history") == state.history[:best]:
@@ -340,7 +335,7 @@ def keep_counted_best_model(state: TrainingState, *, output_dir: Path, checkpoin
     best = first_epoch_with(state.best_mrr, state.history)
     if best is None:
         return
-    source, path = output_dir / "best_model.pt", checkpoint_dir / f"checkpoint_epoch_{best}.pt"
+    source, path = output_dir / "best_model.pt", epoch_checkpoint(checkpoint_dir, best)
     content = load_if_whole(path)
     if content is None or content.get("history") != state.history[:best]:
         # With its time, so that it does not count as the newest checkpoint.
