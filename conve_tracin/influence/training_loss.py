@@ -1,14 +1,14 @@
 """TracIn with the objective of the model's own training as ℓ, in place of the binary cross-entropy of one score.
 
 A triple (h, r, t) is trained on as part of its query (h, r), whose loss L compares all K entities with its targets T
-(see `streamed_loss`, which has L for a whole batch):
+(see `model.loss` for L):
 
     1vsAll:  ℓ(h, r, t) = L(h, r; T = {t})
     KvsAll:  ℓ(h, r, t) = L(h, r; T) · w / |T|,  T = {t} and the tails of (h, r) in the training triples
 
 with the query's weight w, 1 or |T| as it was trained. With inverse triples ℓ is that of (h, r, t) plus that of
 (t, inverse of r, h). So the sum over all training triples is what an epoch minimises; in KvsAll the triples of one
-query have the same influence, but for what their inverses add.
+query have the same influence, apart from what their inverses add.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, jvp
 
@@ -27,6 +26,7 @@ from conve_tracin.device import compute_in_batches
 from conve_tracin.errors import InputError
 from conve_tracin.influence.analyzer import TracInReferencePyTorch, Triples, as_ids
 from conve_tracin.model.conve import ConvE
+from conve_tracin.model.loss import loss_without_targets
 from conve_tracin.settings import TrainingConfig
 
 # The scores of a batch against all entities, which exist here.
@@ -35,7 +35,7 @@ SCORES_AT_ONCE = 2**23
 
 @dataclass(frozen=True)
 class Objective:
-    """What a model was trained to minimise; see `TrainingConfig` for the members."""
+    """What a model was trained to minimise, in the settings of `TrainingConfig`."""
 
     training_approach: str
     loss: str
@@ -44,7 +44,7 @@ class Objective:
 
     @classmethod
     def of(cls, training_config: Mapping[str, Any]) -> "Objective":
-        """Take the objective out of a checkpoint's settings; what they do not say is the default."""
+        """Read a checkpoint's settings; what they lack has its default."""
         names = cls.__dataclass_fields__
         return cls(**{name: training_config.get(name, getattr(TrainingConfig, name)) for name in names})
 
@@ -56,11 +56,9 @@ class Objective:
             rows, tails: the query, as its place in the batch, and the tail of each triple, (M,).
             known: places and tails of the queries' targets, each once, (T,) both; for KvsAll.
         """
-        num_entities = scores.shape[1]
         bce = self.loss == "bce"
-        without_targets = F.softplus(scores).sum(dim=1) if bce else scores.logsumexp(dim=1)  # (B,)
-        without_targets = without_targets - self.label_smoothing / num_entities * scores.sum(dim=1)
-        scale = (1 / num_entities) if bce else 1.0
+        without_targets = loss_without_targets(self.loss, scores, self.label_smoothing)  # (B,)
+        scale = 1 / scores.shape[1] if bce else 1.0
         if self.training_approach == "1vsall":
             return scale * (without_targets[rows] - (1 - self.label_smoothing) * scores[rows, tails])
         known_rows, known_tails = known
