@@ -47,9 +47,9 @@ def own_gpu(device: str) -> str:
 
 
 def set_tf32(allowed: bool) -> None:
-    """Have GPUs round the factors of float32 products to TensorFloat-32's 10 bits, or not.
+    """Let GPUs round the factors of float32 products to TensorFloat-32's 10 bits, or not, in the whole process.
 
-    torch by itself rounds those of convolutions, but not those of matrices. This holds for the whole process.
+    By default torch rounds those of convolutions, but not those of matrices.
     """
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
@@ -69,15 +69,15 @@ def supports_bfloat16(device: str) -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-# Of Linux and macOS, of Windows, and of sizes that no address reaches.
+# On Linux and macOS, on Windows, and for sizes beyond any address.
 CPU_ALLOCATOR_TEXTS = ("allocate memory", "not enough memory", "Storage size calculation overflowed")
 
-# Of the libraries behind a GPU's products and convolutions.
+# From the libraries behind a GPU's products and convolutions.
 GPU_LIBRARY_TEXTS = ("STATUS_ALLOC_FAILED",)
 
 
 def compute_in_halves(compute: Callable[[slice], Result], batch: slice) -> list[Result]:
-    """Compute a batch; where memory does not suffice its halves, and so on. Returns the results in order."""
+    """Compute a batch, or its halves if memory does not suffice, and so on; returns the results in order."""
     try:
         return [compute(batch)]
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

@@ -77,7 +77,7 @@ def rank_triples_of(
 def choose_best(ranked: RankedTriples, number: int) -> np.ndarray:
     """Return the `number` best-ranked distinct triples, (number, 3).
 
-    Raises InputError where there are fewer.
+    Raises InputError if there are fewer.
     """
     in_order = ranked.triples[ranked.best_first()]
     first = np.sort(np.unique(in_order, axis=0, return_index=True)[1])

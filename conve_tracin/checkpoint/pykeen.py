@@ -99,7 +99,7 @@ def load_pykeen_model(
     alone does not tell whether its relation table holds inverses; without `num_relations` it is taken to have
     none. `embedding_height` and `embedding_width` are needed where `infer_conve_config` cannot tell them.
 
-    Raises InputError where the file is none of these, would run code, is damaged, holds another model than
+    Raises InputError if the file is none of these, would run code, is damaged, holds another model than
     ConvE without being a pickled model, or does not have `num_relations` relations.
     """
     content = read_pykeen_file(path, trust_pickle=trust_pickle)
@@ -116,7 +116,7 @@ def read_pykeen_file(path: str | Path, *, trust_pickle: bool = False) -> "dict[s
 
     Only with `trust_pickle` may reading the file run code from it, and only where it holds more than plain data.
 
-    Raises InputError where the file is absent, damaged or, without `trust_pickle`, would run code.
+    Raises InputError if the file is absent, damaged or, without `trust_pickle`, would run code.
     """
     try:
         return read_checkpoint_file(path)
@@ -216,7 +216,7 @@ def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool
     `num_relations` of the config counts the rows of the relation table; with `inverse_triples` half of them are
     inverses. The random state is left as it was.
 
-    Raises InputError where the sizes contradict each other.
+    Raises InputError if the sizes contradict each other.
     """
     config = ConvEConfig(**model_config)
     if inverse_triples and config.num_relations % 2:
@@ -250,7 +250,7 @@ def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool
 
 
 def as_native_conve(model: "pykeen.models.Model") -> ConvE | None:
-    """Return a native ConvE, in eval mode, that scores as PyKEEN's does; None where `model` is no such ConvE.
+    """Return a native ConvE, in eval mode, that scores as PyKEEN's does; None if `model` is no such ConvE.
 
     The weights are copies. An entity bias that does not require gradients (see `LoadedPyKEENModel`) and is zero
     is left out. Relation ids are rows of the relation table, as in `relation_rows`.
@@ -293,7 +293,7 @@ def relation_rows(model: "pykeen.models.Model", triples: Tensor) -> Tensor:
 def find_training_mappings(path: str | Path) -> tuple[Path, Path] | None:
     """Find the mappings that a PyKEEN pipeline saved: entity_to_id.tsv.gz and relation_to_id.tsv.gz.
 
-    `path` is the directory of `PipelineResult.save_to_directory` or a file in it. Returns None where they are not
+    `path` is the directory of `PipelineResult.save_to_directory` or a file in it. Returns None if they are not
     there.
     """
     path = Path(path)

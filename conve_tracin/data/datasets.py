@@ -16,7 +16,7 @@ def load_dataset_triples(name: str) -> dict[str, list[LabelTriple]]:
     `name` is compared without case. Nations, Kinships and UMLS come with the pykeen package; the others are
     downloaded by PyKEEN. A dataset without validation triples has an empty list there.
 
-    Raises InputError where no dataset has that name, or it cannot be loaded.
+    Raises InputError if no dataset has that name, or it cannot be loaded.
     """
     from pykeen.datasets import dataset_resolver
 

@@ -1,4 +1,4 @@
-"""Readable names of entities, and predicates of relations."""
+"""Readable names of entities and predicates of relations, from the files that the options name."""
 
 import json
 import logging
@@ -34,11 +34,11 @@ class Names:
     predicates: dict[str, str] = field(default_factory=dict)
 
     def entity(self, entity: int) -> str:
-        """Return an entity's name, or its label where it has none."""
+        """Return an entity's name, or else its label."""
         return self.entity_names.get(entity) or self.entities.labels[entity]
 
     def relation(self, relation: int) -> str:
-        """Return a relation's predicate, or its label where it has none."""
+        """Return a relation's predicate, or else its label."""
         label = self.relations.labels[relation]
         return self.predicates.get(label, label)
 
@@ -86,11 +86,11 @@ def read_names_from(options: Any) -> Names:
 def read_names(path: str | Path, entities: Vocabulary | None = None) -> dict[int, str]:
     """Read `name<TAB>id` lines into {id: name}.
 
-    Where every value of the second column is an integer, they are ids; otherwise they are labels of `entities`,
-    and labels that it lacks are left out (a file of names may serve several graphs) with a logged count. A line
-    without a name is passed over.
+    If every value of the second column is an integer, they are ids; otherwise they are labels of `entities`.
+    Labels that it lacks are left out with a logged count, since a file of names may serve several graphs. Lines
+    without a name are ignored.
 
-    Raises InputError for malformed lines, ids out of range, two names for one id, and where no line fits.
+    Raises InputError for malformed lines, ids out of range, two names for one id, and if no line fits.
     """
     path = Path(path)
     rows = [line.split("\t") for line in read_lines(path)]
@@ -133,7 +133,7 @@ def read_predicates(path: str | Path) -> dict[str, str]:
     The file is a JSON object; its keys are JSON objects in turn, written as strings, with a member "predicate"
     and qualifiers beside it, and its values are the relation labels.
 
-    Raises InputError where it is anything else, or gives one label two predicates.
+    Raises InputError if it is anything else, or gives one label two predicates.
     """
     path = Path(path)
     text = "\n".join(read_lines(path))
@@ -167,7 +167,7 @@ def read_predicates(path: str | Path) -> dict[str, str]:
 
 
 def predicate_of(key: str) -> str | None:
-    """Return the "predicate" of a JSON object written as a string, or None where there is none.
+    """Return the "predicate" of a JSON object written as a string, or None if there is none.
 
     Its qualifiers stand behind it in brackets: they tell relations apart that mean opposite things, such as
     "biolink:affects (activity, increased)" and "(activity, decreased)".

@@ -41,10 +41,8 @@ def triple_gradient(
     """Compute ∇ℓ(w; triple) with one backward pass.
 
     Args:
-        scorer: see the module's docstring.
         triple: ids, shape (3,).
-        names: parameters to differentiate by; all of them without.
-        label: the target of `loss_fn`.
+        names: parameters to differentiate by; by default all.
         loss_fn: score and label, both (1,), to a loss.
 
     Returns:
@@ -111,5 +109,5 @@ def self_products(
 
 
 def squared_norms(gradients: Iterable[dict[str, Tensor]], *, like: Tensor) -> Tensor:
-    """Square the norms of N gradients: (N,), of the kind of `like` where there are none."""
+    """Square the norms of N gradients: (N,), on the device of `like`."""
     return torch.cat([like.detach().new_zeros(0), *(dot(gradient, gradient)[None] for gradient in gradients)])

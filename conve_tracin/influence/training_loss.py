@@ -121,7 +121,7 @@ class TrainingLossAnalyzer(TrainingLossReference):
     ) -> Tensor:
         """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU.
 
-        Raises InputError where KvsAll's objective is of other training triples than some of the N.
+        Raises InputError if KvsAll's objective is of other training triples than some of the N.
         """
         examples = self._examples(training_triples)
         everything = distinct_triples(np.concatenate([self.known_triples, examples]))

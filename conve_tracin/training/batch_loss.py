@@ -1,4 +1,8 @@
-"""The training loss of a batch as a function of the model's parameters."""
+"""The training loss of a batch as a function of the model's parameters, and the fastest encoder on each device.
+
+On a CPU in float32 the encoder multiplies patches (`encode_rows_by_patches`); elsewhere it is the model's own, compiled
+on a GPU if the config asks for it.
+"""
 
 import contextlib
 import functools
@@ -22,12 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 class BatchLoss(nn.Module):
-    """The mean loss of some queries, as they weigh; a module, as `parallel.average_gradients` wraps modules.
+    """The weighted mean loss of some queries; a module, because `parallel.average_gradients` wraps modules.
 
     Args:
-        model: whose parameters get the gradients.
-        config: how to train.
-        encode_rows: embeddings of heads and relations, (B, d) twice, to query vectors (B, d); the model's own without.
+        encode_rows: embeddings of heads and relations, (B, d) twice, to query vectors (B, d); by default the model's.
         compiled: whether the loss passes over the scores with compiled functions.
     """
 
@@ -89,9 +91,9 @@ class _RowsAndTable(torch.autograd.Function):
 
 
 def new_batch_loss(model: ConvE, config: TrainingConfig) -> BatchLoss:
-    """Make the loss that training takes: what is fastest on the model's device, compiled where the config asks for it.
+    """Make the loss that training takes: what is fastest on the model's device, compiled if the config asks for it.
 
-    The encoder is compiled on a GPU alone: on a CPU that made it slower (docs/notes.md).
+    The encoder is compiled only on a GPU: on a CPU that made it slower (docs/notes.md).
     """
     device = device_of(model)
     encode_rows = choose_encoder(model, config)
@@ -111,10 +113,7 @@ def new_batch_loss(model: ConvE, config: TrainingConfig) -> BatchLoss:
 
 
 def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what encodes in training: embeddings of heads and relations, (B, d) twice, to query vectors (B, d).
-
-    As the config asks, its activations are made again in the backward pass.
-    """
+    """Return what turns embeddings of heads and relations, (B, d) twice, into query vectors (B, d) in training."""
     encode_rows = model.encode_rows
     if device_of(model).type == "cpu" and not config.use_mixed_precision:
         # Elsewhere, passes over the feature maps cost less than many small products.
@@ -123,7 +122,7 @@ def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Te
 
 
 def recomputing(model: ConvE, encode_rows: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Wrap `encode_rows` so that its activations are not kept for the backward pass, but made again."""
+    """Wrap `encode_rows` so that the backward pass computes its activations again."""
 
     def encode_rows_twice(head_rows: Tensor, relation_rows: Tensor) -> Tensor:
         return recompute_in_backward(
@@ -140,7 +139,7 @@ def recomputing(model: ConvE, encode_rows: Callable[[Tensor, Tensor], Tensor]) -
 def compiled_for(
     batch_size: int, encode_rows: Callable[[Tensor, Tensor], Tensor]
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Compile `encode_rows` for batches of one size; others, such as an epoch's last, are encoded by it as it is.
+    """Compile `encode_rows` for batches of one size; others, such as an epoch's last, take it as it is.
 
     Code for all sizes took an H100 twice as long (docs/notes.md).
     """
@@ -151,7 +150,7 @@ def compiled_for(
 
 
 def all_succeed(what: str, attempt: Callable[[], None]) -> bool:
-    """Whether compiled code works in all processes; where it does not, say why in one line."""
+    """Whether compiled code works in all processes; a line in the log says why it does not."""
     reason = None
     try:
         attempt()
@@ -164,7 +163,7 @@ def all_succeed(what: str, attempt: Callable[[], None]) -> bool:
 
 
 def try_compiled_loss(model: ConvE, config: TrainingConfig) -> None:
-    """Compute the loss of a batch of training's size with compiled functions; raises whatever fails."""
+    """Compute a loss of training's size with compiled functions; raises whatever fails."""
     table = model.entity_embeddings.weight.detach()
     first = torch.zeros(1, dtype=torch.int64, device=table.device)
     streamed_loss(
@@ -180,7 +179,7 @@ def try_compiled_loss(model: ConvE, config: TrainingConfig) -> None:
 
 
 def try_encoder(encode_rows: Callable[[Tensor, Tensor], Tensor], model: ConvE, config: TrainingConfig) -> None:
-    """Encode a batch of training's size and go back, and leave no trace in the model; raises whatever fails."""
+    """Encode forward and backward in training's size, without a trace in the model; raises whatever fails."""
     table = model.entity_embeddings.weight.detach()
     shape = (batch_of_one_process(config), table.shape[1])
     # Code for one tensor that is given twice would not fit two.
@@ -206,9 +205,9 @@ def batch_of_one_process(config: TrainingConfig) -> int:
 
 @contextlib.contextmanager
 def untracked_statistics(model: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm's running statistics as they are: the second pass over a batch must not count twice.
+    """Keep BatchNorm's running statistics: the second pass over a batch must not count again.
 
-    The pass works on copies, because without statistics it would save other tensors than the first.
+    It works on copies, because without statistics it would save other tensors than the first pass.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     statistics = [dict(norm.named_buffers()) for norm in norms]
@@ -226,7 +225,7 @@ def untracked_statistics(model: nn.Module) -> Iterator[None]:
 def encode_rows_by_patches(model: ConvE, head_rows: Tensor, relation_rows: Tensor) -> Tensor:
     """Compute what `model.encode_rows` computes in training mode: (B, d) twice to (B, d), running statistics included.
 
-    Equal but for rounding; dropout draws other random numbers from the same generator.
+    Equal up to rounding; dropout draws other random numbers from the same generator.
     """
     config = model.config
     image_shape = (-1, 1, config.embedding_height, config.embedding_width)

@@ -1,7 +1,6 @@
 """The training loop: triples and settings to checkpoints, metrics and a history.
 
-Several processes (see `parallel`) each compute a share of every batch, and then take the same step. Process 0 alone
-writes.
+Several processes (see `parallel`) each compute a share of every batch and then take the same step; process 0 writes.
 """
 
 import ctypes
@@ -67,7 +66,7 @@ OUTPUT_FILES = (
     "training_curves.svg",
 )  # fmt: skip
 
-# Looking at the loss makes a GPU wait, so it is looked at once in so many batches.
+# Reading the loss makes a GPU wait.
 BATCHES_BETWEEN_LOSS_CHECKS = 100
 
 
@@ -96,21 +95,16 @@ def train(
 ) -> dict[str, Any]:
     """Train ConvE, write all output files into `output_dir` and return the content of `test_results.json`.
 
-    In each of several processes it is to be called alike.
+    Every process of a run calls it with the same arguments.
 
     Args:
-        data: triples and counts.
-        config: how to train.
         model_sizes: members of `ConvEConfig` other than the counts of entities and relations.
-        output_dir: gets config.json, best_model.pt, final_model.pt, training_history.json, training_curves.svg,
-            test_results.json.
-        checkpoint_dir: gets checkpoint_epoch_N.pt; `output_dir`/checkpoints without.
-        resume_from: a checkpoint to go on from; on the CPU the result is bit for bit that of one run.
-        device: where to train.
+        output_dir: gets OUTPUT_FILES.
+        checkpoint_dir: gets checkpoint_epoch_N.pt; by default `output_dir`/checkpoints.
+        resume_from: a checkpoint to continue; on the CPU the result is bit for bit that of one run.
         clean_memory: give a GPU's cached memory back after each epoch.
 
-    Raises:
-        InputError: sizes, data and checkpoint do not fit each other.
+    Raises InputError if sizes, data and checkpoint do not fit each other.
     """
     run = set_up(
         data,
@@ -144,7 +138,7 @@ def train(
 
 @dataclass(frozen=True, eq=False)
 class TrainingRun:
-    """One run: what training changes, settings, triples, the tails known to be true, and where files go."""
+    """What training changes, settings, triples, the tails known to be true, and where files go."""
 
     state: TrainingState
     config: TrainingConfig
@@ -156,7 +150,7 @@ class TrainingRun:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return device_of(self.state.model)
 
     def evaluate(self, triples: np.ndarray, progress: str | None = None) -> dict[str, Any]:
@@ -190,7 +184,7 @@ def set_up(
     checkpoint_dir: Path,
     device: torch.device,
 ) -> TrainingRun:
-    """Make a run before its first epoch; the arguments are those of `train`."""
+    """Make a run before its first epoch, from the arguments of `train`."""
     num_relations = count_relation_rows(data.num_relations, inverse_triples=config.inverse_triples)
     model_config = {**model_sizes, "num_entities": data.num_entities, "num_relations": num_relations}
     torch.manual_seed(config.random_seed)
@@ -208,7 +202,7 @@ def set_up(
 
 
 def resume_or_start(run: TrainingRun, resume_from: Path | None) -> None:
-    """Put the checkpoint's content into the run's state and its best model into place, where there is one."""
+    """Put the checkpoint, if there is one, into the run's state and its best model into place."""
     if resume_from is None:
         warn_of_another_run(run.checkpoint_dir)
         return
@@ -224,12 +218,12 @@ def resume_or_start(run: TrainingRun, resume_from: Path | None) -> None:
             run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir, resumed_from=resume_from
         )
     run.state.best_mrr = parallel.broadcast(run.state.best_mrr)
-    # The history on disk may lack the checkpoint's own epoch, after which there may come no other.
+    # The history on disk may lack the checkpoint's own epoch, which may be the last.
     write_history(run)
 
 
 def keep_if_best(run: TrainingRun, mrr: float) -> None:
-    """Count the evaluation of the latest epoch where it is due, and write best_model.pt where it is the best."""
+    """Write best_model.pt if the latest epoch is the best; count the evaluation if it was due."""
     if is_evaluation_due(run.state.epoch, run.config):
         is_best = note_evaluation(run.state, mrr)
     else:
@@ -259,7 +253,7 @@ def write_history(run: TrainingRun) -> None:
 
 
 def rank_test_triples(run: TrainingRun) -> dict[str, Any]:
-    """Rank the test triples with best_model.pt; write and return the metrics. The run evaluates it from then on."""
+    """Load best_model.pt into the run and rank the test triples with it; write and return the metrics."""
     epoch = None
     # The others may not see the file yet.
     if parallel.is_main_process():
@@ -276,10 +270,10 @@ def rank_test_triples(run: TrainingRun) -> dict[str, Any]:
 def run_epochs(
     state: TrainingState, queries: Queries, config: TrainingConfig, *, validate: Callable[[], dict[str, Any]]
 ) -> Iterator[dict[str, Any] | None]:
-    """Train until the epochs are done or early stopping has had enough; yield each epoch's metrics, None without.
+    """Train until the last epoch or an early stop; yield each epoch's metrics from `validate`, or None.
 
-    They are those of `validate`, where the epoch is due for evaluation or the last. Whoever consumes them notes the
-    evaluation in `state` before asking for the next ones. Shows a progress bar.
+    Only epochs that are due for evaluation and the last have metrics. The consumer notes the evaluation in `state`
+    before it asks for the next epoch. Shows a progress bar.
     """
     if is_finished(state, config):
         return
@@ -311,7 +305,7 @@ def run_epochs(
 
 
 def choose_batch_loss(state: TrainingState, config: TrainingConfig) -> Callable[[Queries, Tensor], Tensor]:
-    """Return the loss that trains fastest here; its gradients are averaged where there are several processes."""
+    """Return the loss that trains fastest here; several processes average its gradients."""
     batch_loss = new_batch_loss(state.model, replace(config, batch_size=state.batch_size))
     if can_replay(config, device_of(state.model)):
         return CUDAGraphLoss(batch_loss, batch_size=state.batch_size)
@@ -319,10 +313,7 @@ def choose_batch_loss(state: TrainingState, config: TrainingConfig) -> Callable[
 
 
 def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.device) -> Queries:
-    """Arrange the training triples (N, 3) as the queries that one epoch goes through.
-
-    Raises InputError where BatchNorm has too few of them.
-    """
+    """Arrange the training triples (N, 3) as queries; raises InputError if they are too few for BatchNorm."""
     triples = examples_of(triples, inverse_triples=config.inverse_triples)
     # A triple that the file repeats must not count as two labels of one query.
     if config.training_approach == "kvsall":
@@ -358,16 +349,11 @@ def run_epoch(
     batch_loss: Callable[[Queries, Tensor], Tensor],
     on_batch: Callable[[int], Any] = lambda _: None,
 ) -> dict[str, Any]:
-    """Train one epoch and return its record for the history.
+    """Train `state` for one epoch on `training_queries` and return the epoch's record for the history.
 
-    Args:
-        state: changed in place.
-        queries: what to train on, from `training_queries`.
-        config: how to train.
-        batch_loss: a `BatchLoss`, or what `choose_batch_loss` made of one.
-        on_batch: told the number of queries after each batch.
+    `batch_loss` is a `BatchLoss` or from `choose_batch_loss`; `on_batch` is told the number of queries in each batch.
 
-    Raises InputError where the loss or a weight is no longer finite, or the memory does not suffice.
+    Raises InputError if the loss or a weight is no longer finite, or memory does not suffice.
     """
     started = time.perf_counter()
     state.model.train()
@@ -416,14 +402,14 @@ def run_epoch(
 def train_batch(
     state: TrainingState, queries: Queries, chosen: Tensor, batch_loss: Callable[[Queries, Tensor], Tensor]
 ) -> Tensor:
-    """Take one optimizer step on the queries `chosen` (B,); returns this process's share of their mean loss.
+    """Take one optimizer step on the queries `chosen` (B,).
 
-    The shares of all processes add up to it. It is a scalar without gradient.
+    Returns this process's share of their mean loss, a scalar without gradient; the shares add up to it.
     """
     state.optimizer.zero_grad(set_to_none=True)
     own = parallel.share_of_batch(chosen)
     loss = batch_loss(queries, own)
-    # A `CUDAGraphLoss` has left the gradients where they belong.
+    # A `CUDAGraphLoss` has set the gradients.
     if loss.requires_grad:
         # The gradients are averaged over the processes, with different numbers of queries.
         weight = len(own) * parallel.world_size() / len(chosen)
@@ -436,17 +422,14 @@ def train_batch(
 
 
 def sum_of_shares(losses: list[Tensor]) -> Tensor:
-    """Turn this process's shares of the losses into those of the whole batches, (number of batches,)."""
+    """Sum the shares of all processes in the batches' losses: (number of batches,)."""
     return parallel.all_reduce(torch.stack(losses))
 
 
 def require_smaller_batches_can_help(
     state: TrainingState, config: TrainingConfig, error: RuntimeError | MemoryError
 ) -> None:
-    """Raise an error again that is not about memory.
-
-    Raises InputError where batches cannot or must not become smaller.
-    """
+    """Raise the error again if it is not about memory, and InputError if batches cannot or must not become smaller."""
     if not is_out_of_memory(error):
         raise error
     # The other processes are waiting for this batch's gradients.
@@ -459,12 +442,12 @@ def require_smaller_batches_can_help(
 
 
 def holds_a_recording(batch_loss: Callable[[Queries, Tensor], Tensor]) -> bool:
-    """Whether a loss holds memory for a recorded batch, which others can have."""
+    """Whether a loss holds memory for a recorded batch."""
     return isinstance(batch_loss, CUDAGraphLoss) and batch_loss.is_recorded
 
 
 def free_recording(state: TrainingState, batch_loss: Callable[[Queries, Tensor], Tensor]) -> bool:
-    """Go on without the recorded batch, and give back its memory; False where there is none."""
+    """Continue without the recorded batch, and give back its memory; False if there is none."""
     if not holds_a_recording(batch_loss):
         return False
     batch_loss.stop_replaying()
@@ -474,7 +457,7 @@ def free_recording(state: TrainingState, batch_loss: Callable[[Queries, Tensor],
 
 
 def halve_batch_size(state: TrainingState) -> None:
-    """Go on with smaller batches, and give back what the last attempt left."""
+    """Continue with smaller batches, and give back what the last attempt left."""
     state.batch_size //= 2
     logger.warning("out of memory: going on with batches of %d queries", state.batch_size)
     give_back_what_a_batch_left(state)
@@ -487,7 +470,7 @@ def give_back_what_a_batch_left(state: TrainingState) -> None:
 
 
 def require_finite_losses(losses: Tensor, *, epoch: int) -> None:
-    """Raise InputError that names the first batch, counted from 1, whose loss in `losses` (n,) is NaN or infinite."""
+    """Raise InputError if one of the batches' losses (n,) is NaN or infinite."""
     broken = (~torch.isfinite(losses)).nonzero()
     if len(broken):
         raise InputError(
@@ -497,7 +480,7 @@ def require_finite_losses(losses: Tensor, *, epoch: int) -> None:
 
 
 def require_finite_weights(model: ConvE, *, epoch: int) -> None:
-    """Raise InputError where the last step of an epoch broke a weight, which its loss cannot show yet."""
+    """Raise InputError if the last step of an epoch broke a weight, which its loss cannot show yet."""
     for name, weight in model.state_dict().items():
         if not torch.isfinite(weight).all():
             raise InputError(
@@ -533,17 +516,16 @@ def show_progress(bar: tqdm, record: dict[str, Any], best_mrr: float) -> None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give a GPU's cached memory back, so that other processes can have it; the CPU caches none."""
+    """Give a GPU's cached memory back to other processes; the CPU caches none."""
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
 
 
 def keep_freed_memory(device: torch.device | str) -> None:
-    """Have the C library keep what a CPU's tensors free: else each batch pays for its large ones in page faults.
+    """Let glibc keep what a CPU's tensors free: otherwise each batch pays for its large ones in page faults.
 
-    This holds for the whole process, so it is for programs to ask for, such as `train_pytorch.py`. Does nothing where
-    the C library is another than glibc.
+    This changes the whole process, so programs ask for it, not the library. Other C libraries stay as they are.
     """
     if torch.device(device).type != "cpu":
         return
@@ -552,7 +534,7 @@ def keep_freed_memory(device: torch.device | str) -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    # The gradient of a very large table is given back all the same: small tensors in its place would leave it none the
-    # next time. This is the largest threshold that glibc takes.
+    # The gradient of a very large table is given back all the same, or small tensors would take its place. This is the
+    # largest threshold that glibc takes.
     for parameter, value in ((mmap_threshold, 2**25), (trim_threshold, 2**31 - 1), (top_pad, 2**22)):
         mallopt(parameter, value)

@@ -34,7 +34,7 @@ class PairBatch:
     tails: Tensor
 
     def triples_of_pairs(self) -> list[slice]:
-        """Return where the triples of each pair stand: they are sorted by pair."""
+        """Return the places of each pair's triples, which are sorted by pair."""
         ends = torch.bincount(self.rows, minlength=len(self.heads)).cumsum(dim=0).tolist()
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -50,11 +50,10 @@ def map_batches(
     """Apply `work` to all triples (N, 3) in batches; yield each batch's positions (M,) in `triples`, and the result.
 
     Args:
-        triples: ids, int64.
         work: called without gradients; on the CPU by several threads at once.
-        device: where the batches are put.
+        device: of the batches.
         batch_size: the most distinct pairs in a batch; a batch that does not fit into memory is halved.
-        progress: what to call the work on a progress bar; none is shown without.
+        progress: title of a progress bar, or None.
     """
     if not len(triples):
         return

@@ -28,8 +28,8 @@ from conve_tracin.model.conve import ConvE
 from conve_tracin.model.triple_loss import LossFunction, loss_slopes
 from conve_tracin.settings import DEFAULT_BATCH_SIZE
 
-# Measured on a CPU: from here on one backward product for each triple is cheaper than forward products for each
-# pair and tangent (benchmarks/scale.py --growth).
+# From this many tangents on, one backward product for each triple is cheaper than forward products for each pair and
+# tangent; measured on a CPU (benchmarks/scale.py --growth).
 FACTORED_FROM = 4
 
 # With more products for heads and relations than this for each triple, the way back through whole maps is cheaper; that
@@ -56,7 +56,7 @@ def iterate_derivatives(
         triples: ids, int64.
         batch_size: the most distinct (head, relation) pairs in a batch; see `choose_batch_size`.
         low_precision: bfloat16 or float16 for the convolution and the products with `fc.weight`, or None.
-        progress: what to call the work on a progress bar; none is shown without.
+        progress: title of a progress bar, or None.
     """
     device = model.entity_embeddings.weight.device
     touched = _touched(tangents, triples)
@@ -106,7 +106,10 @@ def iterate_squared_norms(
 
 
 def choose_batch_size(batch_size: int, *, features: int, device: torch.device) -> int:
-    """Replace the default batch size by what is fast for pairs of so many features; on a CPU lower any other to it."""
+    """Return what is fast for pairs with this many features, or the given size if it is not the default.
+
+    On a CPU no batch is larger than what is fast.
+    """
     fast = max(1, features_at_once(device) // features)
     if batch_size == DEFAULT_BATCH_SIZE:
         return fast
@@ -114,7 +117,7 @@ def choose_batch_size(batch_size: int, *, features: int, device: torch.device) -
 
 
 def _touched(tangents: list[ConvETangent], triples: np.ndarray) -> np.ndarray | None:
-    """Find the triples of (N, 3) whose score some tangent moves: positions (M,), or None where it may be every one."""
+    """Find the triples of (N, 3) whose score some tangent moves: positions (M,), or None if it may be every one."""
     if any(tangent.moves_every_query for tangent in tangents):
         return None
     entities = {entity for tangent in tangents for entity in (*tangent.entity_rows, *tangent.entity_bias)}
