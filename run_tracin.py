@@ -97,9 +97,10 @@ def _add_switch(group: argparse._ArgumentGroup, *, on: str, off: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Parse, analyse, write."""
     args = parse_args(argv)
-    cli.start_on_all_gpus(args)
+    from conve_tracin.parallel import processes, run_on_all_gpus_if_asked
+
+    run_on_all_gpus_if_asked(args)
     from conve_tracin.explain import RUN_TRACIN, explain
-    from conve_tracin.parallel import processes
 
     with processes():
         explain(TracInOptions(**cli.members_of(TracInOptions, args)), RUN_TRACIN)

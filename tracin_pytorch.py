@@ -46,9 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     require_consistent(parser, args)
 
-    cli.start_on_all_gpus(args)
+    from conve_tracin.parallel import processes, run_on_all_gpus_if_asked
+
+    run_on_all_gpus_if_asked(args)
     from conve_tracin.explain import TRACIN_PYTORCH, explain
-    from conve_tracin.parallel import processes
 
     with processes():
         explain(TracInOptions(**options_from(args)), TRACIN_PYTORCH)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from conve_tracin import cli, parallel
+from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
-from conve_tracin.data.names import Names
+from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.triples import (
     label_blocks,
     read_test_triples,
@@ -25,7 +25,7 @@ from conve_tracin.data.triples import (
     read_triples_and_places,
     resolve_triple,
 )
-from conve_tracin.device import set_tf32, supports_bfloat16, supports_tf32
+from conve_tracin.device import choose_device, set_tf32, supports_bfloat16, supports_tf32
 from conve_tracin.errors import InputError
 from conve_tracin.files import json_text_of_many, require_usable_outputs, write_json, write_together
 from conve_tracin.influence import trace as trace_module
@@ -142,7 +142,7 @@ def explain(options: TracInOptions, script: Script, *, keep_content: bool = Fals
     """
     require_outputs(options, script)
     run = read(options, script)
-    if not parallel.is_main():
+    if not parallel.is_main_process():
         return follow(run)
     for message in script.without_effect(run.options):
         logger.info(message)
@@ -181,7 +181,7 @@ def read(options: TracInOptions, script: Script) -> Run:
     """Read all inputs except the models, which `Run.load` reads."""
     checkpoints = find_checkpoints(options.model_path)
     names = read_names(options, checkpoints[0])
-    device = cli.choose_device(options.device)
+    device = choose_device(options.device)
     options = choose_tf32(choose_bfloat16(options, device), device)
     rates = choose_learning_rates(checkpoints, options)
     load = script.loader(
@@ -224,7 +224,7 @@ def read_names(options: TracInOptions, checkpoint: Path) -> Names:
                 "give --entity-to-id and --relation-to-id"
             )
         options = replace(options, entity_to_id=mappings[0], relation_to_id=mappings[1])
-    return cli.read_names_from(options)
+    return read_names_from(options)
 
 
 def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[int]]:
@@ -565,7 +565,7 @@ def run_tracin_without_effect(options: TracInOptions) -> Iterator[str]:
 
 def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say where --enable-multi-gpu changes nothing, and why."""
-    if options.enable_multi_gpu and parallel.count() == 1:
+    if options.enable_multi_gpu and parallel.world_size() == 1:
         obstacle = parallel.obstacle_to_several_gpus(
             device=options.device, method=options.method, gpus=torch.cuda.device_count()
         )

@@ -8,7 +8,7 @@ from device_examples import METHODS, TRAININGS, train_on
 from influence_examples import TRAINING, make_model
 from other_device import DEVICE, OtherDevice, TensorElsewhere, make_usable
 
-from conve_tracin.data.queries import Queries, group_by_query
+from conve_tracin.data.queries import Queries
 from conve_tracin.ranking import rank_triples
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter:UserWarning")
@@ -55,7 +55,7 @@ def test_self_influences_are_those_of_the_cpu(name, request):
 
 def test_ranks_are_those_of_the_cpu(request):
     def rank(device):
-        known = Queries.distinct(group_by_query(np.unique(TRAIN, axis=0)), device)
+        known = Queries.distinct(np.unique(TRAIN, axis=0), device)
         return rank_triples(make_small_conve().to(device), TRAIN, known, num_relations=3)
 
     expected = rank(torch.device("cpu"))

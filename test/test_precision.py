@@ -4,7 +4,8 @@ import pytest
 import torch
 from native_files import files, run  # noqa: F401 - the fixture
 
-from conve_tracin import cli, explain
+from conve_tracin import explain
+from conve_tracin.device import choose_device
 from conve_tracin.influence.engine.passes import choose_batch_size
 from conve_tracin.influence.engine.shared_queries import CPU_BATCH_FEATURES, GPU_BATCH_FEATURES
 
@@ -23,7 +24,7 @@ def as_torch_starts():
 
 
 def test_the_device_that_a_script_chooses_multiplies_exactly():
-    assert cli.choose_device("cpu") == "cpu"
+    assert choose_device("cpu") == "cpu"
     assert tf32_is_on() == {False}
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from conve_tracin.influence import autodiff
 from conve_tracin.influence.method import Method, Triples, as_ids, rank_influences
-from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 from conve_tracin.influence.scorers import ConvEScorer, PyKEENScorer, Scorer
 from conve_tracin.influence.tracin import RESCORED, ForwardPasses, SharedPasses, backward_loop, gradient_of
 from conve_tracin.model.conve import ConvE
+from conve_tracin.model.triple_loss import LossFunction, binary_cross_entropy
 from conve_tracin.settings import DEFAULT_LEARNING_RATE
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conve_tracin.checkpoint.conversion import stored_learning_rate, stored_mapping_digest
+from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_in
 from conve_tracin.checkpoint.native import (
     NATIVE,
     PYKEEN_STATE_DICT,
@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 PIPELINE_MODEL = "trained_model.pkl"
 
-EPOCH_CHECKPOINT = re.compile(r"checkpoint_epoch_(\d+)(?:_pykeen)?\.pt")
-
 
 def find_checkpoints(paths: Sequence[Path | str]) -> list[Path]:
     """Replace each directory by what it holds: a pipeline's model, or the checkpoints of all epochs in order.
@@ -69,11 +67,11 @@ def _checkpoints_in(directory: Path) -> list[Path]:
         return [directory / PIPELINE_MODEL]
     numbered: dict[int, Path] = {}
     for file in sorted(directory.iterdir()):
-        match = EPOCH_CHECKPOINT.fullmatch(file.name)
-        if match and numbered.setdefault(int(match[1]), file) != file:
-            raise InputError(f"{file}: is of the same epoch as {numbered[int(match[1])].name}; name the checkpoints")
+        epoch = epoch_in(file)
+        if epoch >= 0 and numbered.setdefault(epoch, file) != file:
+            raise InputError(f"{file}: is of the same epoch as {numbered[epoch].name}; name the checkpoints")
     if not numbered:
-        raise InputError(f"{directory}: holds no checkpoint_epoch_*.pt and no {PIPELINE_MODEL}; name a checkpoint")
+        raise InputError(f"{directory}: holds no {EPOCH_CHECKPOINTS} and no {PIPELINE_MODEL}; name a checkpoint")
     checkpoints = [numbered[epoch] for epoch in sorted(numbered)]
     _require_one_run(checkpoints)
     return checkpoints

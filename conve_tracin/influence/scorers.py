@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from conve_tracin.checkpoint.conversion import NATIVE_TO_PYKEEN, PYKEEN_TO_NATIVE
 from conve_tracin.checkpoint.pykeen import as_native_conve, relation_rows, score_pykeen
+from conve_tracin.data.queries import with_relation_rows
 from conve_tracin.device import compute_in_batches
 from conve_tracin.errors import InputError
 from conve_tracin.influence.method import Triples, as_ids
@@ -111,8 +112,7 @@ class Scorer(nn.Module, ABC):
 
     def rows(self, triples: Triples) -> np.ndarray:
         """Replace the relation ids of triples (N, 3) by rows of the relation table."""
-        triples = as_ids(triples)
-        return triples * np.array([1, 2, 1]) if self.inverse_triples else triples
+        return with_relation_rows(as_ids(triples), inverse_triples=self.inverse_triples)
 
     @torch.no_grad()
     def score_tails(self, head: int, relation: int, num_entities: int, *, batch_size: int = 256) -> Tensor:
@@ -155,8 +155,7 @@ class ConvEScorer(Scorer):
 
     def forward(self, triples: Tensor) -> Tensor:
         """Score triples (B, 3); returns (B,)."""
-        heads, relations, tails = triples.unbind(dim=1)
-        return self.model.score(heads, 2 * relations if self.inverse_triples else relations, tails)
+        return self.model.score(*with_relation_rows(triples, inverse_triples=self.inverse_triples).unbind(dim=1))
 
 
 class PyKEENScorer(Scorer):

@@ -66,7 +66,7 @@ def trace(
     Args:
         load: reads a checkpoint; the latest one is kept, so that a single one is read once.
         checkpoints: what to load, in order.
-        test_triples: ids of the files; None in the processes that follow process 0 (see `distributed`), which
+        test_triples: ids of the files; None in the processes that follow process 0 (see `parallel`), which
             compute their share and yield nothing.
         training_triples: ids of the files.
         top_k: how many influences to list.
@@ -76,8 +76,8 @@ def trace(
         summarised: also summarise all its influences; goes with `describe`.
     """
     load = lru_cache(maxsize=1)(load)
-    test_triples = parallel.announce(test_triples)
-    progress = progress and parallel.is_main()
+    test_triples = parallel.broadcast(test_triples)
+    progress = progress and parallel.is_main_process()
     for start in range(0, len(test_triples), GROUP_SIZE):
         group = test_triples[start : start + GROUP_SIZE]
         totals: Tensor | None = None
@@ -92,14 +92,14 @@ def trace(
             with naming_the_checkpoint(checkpoint):
                 if loaded.method.shares_training_triples:
                     products = parallel.compute_shared(compute, training_triples)
-                elif parallel.is_main():
+                elif parallel.is_main_process():
                     products = compute(training_triples)
                 else:
                     continue
             require_finite_influences(products, checkpoint)
             scaled = products.mul_(loaded.weight)
             totals = scaled if totals is None else totals.add_(scaled)
-        if not parallel.is_main():
+        if not parallel.is_main_process():
             continue
         for test_triple, scores in zip(group, totals, strict=True):
             traced = make_trace(test_triple, scores, training_triples, top_k=top_k)

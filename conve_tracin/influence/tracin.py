@@ -5,20 +5,21 @@ for ConvE (`engine`), and one forward pass for each test triple for any other mo
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from conve_tracin.influence import autodiff, reference
 from conve_tracin.influence.engine import passes, tangent
 from conve_tracin.influence.method import Method, Triples, as_ids
-from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
+from conve_tracin.influence.reference import BackwardLoop, Gradient, GradientOf
 from conve_tracin.influence.scorers import LoadedModel, PyKEENScorer, Scorer
+from conve_tracin.influence.training_loss import build_training_loss
+from conve_tracin.model.triple_loss import LossFunction, binary_cross_entropy, loss_slopes
 from conve_tracin.settings import TracInOptions
 
 logger = logging.getLogger(__name__)
@@ -26,9 +27,6 @@ logger = logging.getLogger(__name__)
 # With mixed precision, as many of each test triple's strongest influences of each sign are computed again in full
 # precision, unless more are wanted.
 RESCORED = 512
-
-Gradient = dict[str, Tensor]
-GradientOf = Callable[[Sequence[int]], Gradient]
 
 
 def build(
@@ -45,8 +43,6 @@ def build(
         last_layer_names=options.last_layer_names,
     )
     if options.training_loss:
-        from conve_tracin.influence.training_loss import build_training_loss
-
         return build_training_loss(loaded, options, training_triples, names=names)
     if not options.use_optimized_tracin:
         return backward_loop(scorer, names)
@@ -72,46 +68,6 @@ def title(_: TracInOptions) -> str:
 def members(options: TracInOptions) -> dict[str, Any]:
     """Return the method's settings in the JSON output."""
     return {"training_loss": True} if options.training_loss else {}
-
-
-class BackwardLoop(Method):
-    """The definition: a backward pass for each triple.
-
-    Args:
-        gradient: head, relation and tail to ∇ℓ.
-        like: a tensor of the gradients' kind and device.
-        test_gradient: the same as `gradient` for test triples, from a cache perhaps.
-    """
-
-    def __init__(self, gradient: GradientOf, *, like: Tensor, test_gradient: GradientOf | None = None) -> None:
-        self.gradient = gradient
-        self.like = like
-        self.test_gradient = test_gradient or gradient
-
-    def _gradients(self, triples: Triples, progress: str | None) -> Iterator[Gradient]:
-        return map(self.gradient, tqdm(as_ids(triples), desc=progress, disable=progress is None, unit="triple"))
-
-    def products(
-        self,
-        test_triples: Triples,
-        training_triples: Triples,
-        *,
-        batch_size: int = 256,  # noqa: ARG002 - one triple at a time
-        progress: str | None = None,
-    ) -> Tensor:
-        """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU."""
-        test_gradients = [self.test_gradient(triple) for triple in as_ids(test_triples)]
-        return reference.products_with(self._gradients(training_triples, progress), test_gradients).cpu()
-
-    def self_products(
-        self,
-        triples: Triples,
-        *,
-        batch_size: int = 256,  # noqa: ARG002 - one triple at a time
-        progress: str | None = None,
-    ) -> Tensor:
-        """Compute ‖∇ℓ(z)‖² of each triple (N, 3): (N,) on the CPU."""
-        return reference.squared_norms(self._gradients(triples, progress), like=self.like).cpu()
 
 
 def gradient_of(
@@ -182,7 +138,7 @@ class SharedPasses(Method):
                 low_precision=low_precision,
                 progress=progress,
             ):
-                slopes = autodiff.loss_slopes(scores, self.loss_fn)
+                slopes = loss_slopes(scores, self.loss_fn)
                 products.numpy()[:, chosen[positions.numpy()]] = (derivatives * slopes).cpu().numpy()
 
         fill(np.arange(len(training_triples)), self.low_precision, progress)
@@ -241,7 +197,7 @@ class ForwardPasses(Method):
                     batch_size=batch_size,
                     progress=None if progress is None else f"{progress}, number {number}",
                 )
-                rows.append((derivatives * autodiff.loss_slopes(scores, self.loss_fn)).cpu())
+                rows.append((derivatives * loss_slopes(scores, self.loss_fn)).cpu())
             return torch.stack(rows)
         except NotImplementedError:
             # torch has no forward derivative of some operations, such as RGCN's sparse products.

@@ -1,14 +1,14 @@
 """TracIn with the objective of the model's own training as ℓ, in place of the binary cross-entropy of one score.
 
 A triple (h, r, t) is trained on as part of its query (h, r), whose loss L compares all K entities with its targets T
-(see `streamed_loss`, which has L for a whole batch):
+(see `model.loss` for L):
 
     1vsAll:  ℓ(h, r, t) = L(h, r; T = {t})
     KvsAll:  ℓ(h, r, t) = L(h, r; T) · w / |T|,  T = {t} and the tails of (h, r) in the training triples
 
 with the query's weight w, 1 or |T| as it was trained. With inverse triples ℓ is that of (h, r, t) plus that of
 (t, inverse of r, h). So the sum over all training triples is what an epoch minimises; in KvsAll the triples of one
-query have the same influence, but for what their inverses add.
+query have the same influence, apart from what their inverses add.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, jvp
 
-from conve_tracin.data.queries import Queries, distinct_triples, group_by_query, with_inverse_triples
+from conve_tracin.data.queries import Queries, distinct_triples, examples_of, group_by_query
 from conve_tracin.device import compute_in_batches
 from conve_tracin.errors import InputError
 from conve_tracin.influence.method import Method, Triples, as_ids
+from conve_tracin.influence.reference import BackwardLoop, Gradient
 from conve_tracin.influence.scorers import LoadedModel, Scorer
-from conve_tracin.influence.tracin import BackwardLoop, Gradient
+from conve_tracin.model.loss import loss_without_targets
 from conve_tracin.settings import TracInOptions, TrainingConfig
 
 # The scores of a batch against all entities, which exist here.
@@ -36,7 +36,7 @@ SCORES_AT_ONCE = 2**23
 
 @dataclass(frozen=True)
 class Objective:
-    """What a model was trained to minimise; see `TrainingConfig` for the members."""
+    """What a model was trained to minimise, in the settings of `TrainingConfig`."""
 
     training_approach: str
     loss: str
@@ -45,7 +45,7 @@ class Objective:
 
     @classmethod
     def of(cls, training_config: Mapping[str, Any]) -> "Objective":
-        """Take the objective out of a checkpoint's settings; what they do not say is the default."""
+        """Read a checkpoint's settings; what they lack has its default."""
         names = cls.__dataclass_fields__
         return cls(**{name: training_config.get(name, getattr(TrainingConfig, name)) for name in names})
 
@@ -57,11 +57,9 @@ class Objective:
             rows, tails: the query, as its place in the batch, and the tail of each triple, (M,).
             known: places and tails of the queries' targets, each once, (T,) both; for KvsAll.
         """
-        num_entities = scores.shape[1]
         bce = self.loss == "bce"
-        without_targets = F.softplus(scores).sum(dim=1) if bce else scores.logsumexp(dim=1)  # (B,)
-        without_targets = without_targets - self.label_smoothing / num_entities * scores.sum(dim=1)
-        scale = (1 / num_entities) if bce else 1.0
+        without_targets = loss_without_targets(self.loss, scores, self.label_smoothing)  # (B,)
+        scale = 1 / scores.shape[1] if bce else 1.0
         if self.training_approach == "1vsall":
             return scale * (without_targets[rows] - (1 - self.label_smoothing) * scores[rows, tails])
         known_rows, known_tails = known
@@ -116,9 +114,8 @@ class TrainingLoss(Method):
         self.loop = BackwardLoop(self.gradient, like=self.model.fc.weight)
 
     def _examples(self, triples: Triples) -> np.ndarray:
-        """Return the rows (S·N, 3) of the model that triples (N, 3) are trained on as: with inverse triples S = 2."""
-        triples = as_ids(triples)
-        return with_inverse_triples(triples) if self.scorer.inverse_triples else triples
+        """Return what triples (N, 3) are trained on as: (S · N, 3) with relation rows, S = 2 with inverse triples."""
+        return examples_of(as_ids(triples), inverse_triples=self.scorer.inverse_triples)
 
     def gradient(self, triple: Sequence[int]) -> Gradient:
         """Compute ∇ℓ of one triple: {parameter name: tensor of its shape}."""
@@ -146,7 +143,7 @@ class TrainingLoss(Method):
         if self.objective.training_approach == "kvsall" and len(everything) > len(self.known_triples):
             raise InputError("an objective of kvsall is shared by the training triples alone; give no others")
         index = group_by_query(examples)
-        queries = Queries.distinct(index, self.scorer.device)
+        queries = Queries.from_index(index, self.scorer.device)
         losses_of = self._losses_of(queries, everything)
         at_once = max(1, min(batch_size, SCORES_AT_ONCE // self.model.config.num_entities))
         rows = []
@@ -167,7 +164,7 @@ class TrainingLoss(Method):
 
     def _losses_of(self, queries: Queries, known_triples: np.ndarray) -> Callable[[slice, dict[str, Tensor]], Tensor]:
         """Return what computes ℓ of the triples of some queries with other values for the parameters."""
-        known = Queries.distinct(group_by_query(known_triples), self.scorer.device)
+        known = Queries.distinct(known_triples, self.scorer.device)
         known_ids = known.find(queries.heads, queries.relations, num_relations=self.model.config.num_relations)
 
         def losses(batch: slice, values: dict[str, Tensor]) -> Tensor:

@@ -167,6 +167,7 @@ def train_in_float16(initial_scale, growth_interval):
     """Make mixed precision float16 on the CPU, with the scaler that a GPU without bfloat16 needs."""
     import torch
 
+    from conve_tracin.training import batch_loss
     from conve_tracin.training import state as training_state
 
     def float16_where_mixed(config, _):
@@ -176,5 +177,5 @@ def train_in_float16(initial_scale, growth_interval):
         def __init__(self, device, *, enabled):
             super().__init__(device, init_scale=initial_scale, growth_interval=growth_interval, enabled=enabled)
 
-    training_state.mixed_precision_dtype = training_state.mixed_precision_dtype = float16_where_mixed
+    batch_loss.mixed_precision_dtype = training_state.mixed_precision_dtype = float16_where_mixed
     torch.amp.GradScaler = Scaler

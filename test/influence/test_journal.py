@@ -23,16 +23,17 @@ from conve_tracin.errors import InputError
 from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.journal import Journal, digest_of, from_plain
+from conve_tracin.influence.reference import BackwardLoop
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, TracedCheckpoint, trace
-from conve_tracin.influence.tracin import BackwardLoop
 
 ROOT = Path(__file__).parents[2]
 
 # Runs a script, and kills the process without warning when a given group of test triples is about to be traced.
 KILLED_AT_GROUP = """
 import os, runpy, signal, sys
-from conve_tracin.influence.tracin import BackwardLoop, SharedPasses
+from conve_tracin.influence.reference import BackwardLoop
+from conve_tracin.influence.tracin import SharedPasses
 group, script = int(sys.argv[1]), sys.argv[2]
 products, calls = {kind: kind.products for kind in (BackwardLoop, SharedPasses)}, []
 def killing(method, *args, **settings):
