@@ -126,12 +126,13 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Train as the arguments say, and print the test metrics."""
     from conve_tracin import parallel
+    from conve_tracin.device import choose_device
     from conve_tracin.model.conve import ConvEConfig
     from conve_tracin.settings import TrainingConfig
     from conve_tracin.training.loop import OUTPUT_FILES, keep_freed_memory, train
 
     require_outputs(args, OUTPUT_FILES)
-    device = cli.choose_device("cpu" if args.no_gpu else "auto")
+    device = choose_device("cpu" if args.no_gpu else "auto")
     report_settings_without_effect(args, parser, device=device)
     keep_freed_memory(device)
     results = train(
@@ -140,11 +141,11 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         model_sizes=cli.members_of(ConvEConfig, args),
         output_dir=args.output_dir,
         checkpoint_dir=checkpoint_dir_of(args),
-        resume_from=parallel.announce(choose_checkpoint(args) if parallel.is_main() else None),
+        resume_from=parallel.broadcast(choose_checkpoint(args) if parallel.is_main_process() else None),
         device=device,
         clean_memory=not args.disable_memory_cleanup,
     )
-    if not parallel.is_main():
+    if not parallel.is_main_process():
         return
     print(f"Test metrics ({results['ranked']}, filtered), best model of epoch {results['epoch']}:")
     for name in ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10", "mean_rank"):
@@ -219,9 +220,9 @@ def report_settings_without_effect(args: argparse.Namespace, parser: argparse.Ar
     if args.use_torch_compile and device != "cpu":
         if args.use_gradient_checkpointing:
             logger.info("--use-torch-compile has no effect on the encoder together with --use-gradient-checkpointing")
-        elif parallel.count() > 1:
+        elif parallel.world_size() > 1:
             logger.info("--use-torch-compile has no effect on the encoder with several GPUs: BatchNorm is synchronized")
-    if args.auto_batch_size and parallel.count() > 1:
+    if args.auto_batch_size and parallel.world_size() > 1:
         logger.info("--auto-batch-size has no effect with several processes: one cannot halve a batch of all")
     if args.disable_memory_cleanup and device == "cpu":
         logger.info("--disable-memory-cleanup has no effect on the CPU, which caches no memory between batches")

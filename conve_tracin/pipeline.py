@@ -6,7 +6,6 @@ Commands are lists of words and never pass through a shell, so that directories 
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_in
 from conve_tracin.data.prepare import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
 from conve_tracin.data.text import suggestion
 from conve_tracin.errors import InputError
@@ -39,7 +39,6 @@ FREE_ON_RESUME = {
     "num_epochs", "early_stopping_patience", "eval_frequency", "checkpoint_frequency", "num_workers",
     "disable_memory_cleanup", "no_gpu", "use_torch_compile", "auto_batch_size",
 }  # fmt: skip
-CHECKPOINT_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pt")
 
 
 class StepFailedError(Exception):
@@ -200,8 +199,8 @@ class Pipeline:
             "inputs": {path.name: digest_of_file(path) for path in inputs},
         }
         note = self.model / "run.json"
-        checkpoints = list((self.model / "checkpoints").glob("checkpoint_epoch_*.pt"))
-        epochs = [int(match[1]) for path in checkpoints if (match := CHECKPOINT_NAME.fullmatch(path.name))]
+        checkpoints = list((self.model / "checkpoints").glob(EPOCH_CHECKPOINTS))
+        epochs = [epoch_in(path) for path in checkpoints]
         last_epoch = settings.get("num_epochs") or self._train_flags["num_epochs"].default
         same_run = note.is_file() and json.loads(note.read_text(encoding="utf-8")) == run
         if same_run and max(epochs, default=0) <= last_epoch:
