@@ -17,7 +17,11 @@ TRACIN = "tracin"
 
 GAUSS_NEWTON = "gauss-newton"
 
-METHODS = (TRACIN, GAUSS_NEWTON)
+# Each method's module; see `influence.method.Method`.
+METHODS = {
+    TRACIN: "conve_tracin.influence.tracin",
+    GAUSS_NEWTON: "conve_tracin.influence.gauss_newton_method",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +117,7 @@ class TracInOptions:
         if not self.output_per_triple or self.mode == "self":
             return None
         output = Path(self.output)
-        return output.with_suffix("") if output.suffix == ".json" else output
+        return output.with_suffix("") if output.suffix == ".json" and not output.is_dir() else output
 
     @property
     def csv_path(self) -> Path | None:

@@ -26,7 +26,7 @@ LAYERS = (
     "influence.engine",
     "influence",
     "report",
-    ("explain", "analysis", "native_analysis", "evaluation"),
+    ("explain", "evaluation"),
     "pipeline",
 )
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from batch_gradients import CASES, make_queries
 from conftest import TRAIN, make_small_conve
-from device_examples import ANALYZERS, TRAININGS, train_on
+from device_examples import METHODS, TRAININGS, train_on
 from influence_examples import TRAINING, make_model
 from loss_examples import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
 from recorder import Recorder
 from scipy.stats import spearmanr
 
 from conve_tracin.data.queries import Queries
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.model.conve import ConvE
 from conve_tracin.model.loss import Targets, streamed_loss
 from conve_tracin.ranking import rank_triples
@@ -159,15 +159,15 @@ def test_mixed_precision_and_compiled_code_are_recorded(tmp_path, recorded, capl
 
 
 @pytest.mark.parametrize("count", [1, 5])
-@pytest.mark.parametrize("name", [name for name in ANALYZERS if name != "bfloat16"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "bfloat16"])
 def test_influences_are_those_of_the_cpu(name, count):
-    expected = ANALYZERS[name](make_model(entity_bias=True)).gradient_products(TRAINING[:count], TRAINING)
-    found = ANALYZERS[name](make_model(entity_bias=True).to(GPU)).gradient_products(TRAINING[:count], TRAINING)
+    expected = METHODS[name](make_model(entity_bias=True)).products(TRAINING[:count], TRAINING)
+    found = METHODS[name](make_model(entity_bias=True).to(GPU)).products(TRAINING[:count], TRAINING)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
 def test_self_influences_are_those_of_the_cpu():
-    expected = ANALYZERS["reference"](make_model()).self_products(TRAINING)
+    expected = METHODS["reference"](make_model()).self_products(TRAINING)
     found = TracInAnalyzerPyTorch(make_model().to(GPU)).self_products(TRAINING)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SERVER = multiprocessing.get_context("forkserver")
 # An optimizer imports torch._dynamo, the first file of triples pandas.
-SERVER.set_forkserver_preload(["torch._dynamo", "pandas", "conve_tracin.training.loop", "conve_tracin.native_analysis"])
+SERVER.set_forkserver_preload(["torch._dynamo", "pandas", "conve_tracin.training.loop", "conve_tracin.explain"])
 
 
 def start(script, *arguments, log, faults=()):
@@ -131,9 +131,10 @@ def print_into(path):
 
 def note_memory(path, every):
     """Write into a file, a line each, the resident bytes after every so many test triples, and when all is written."""
-    from conve_tracin import analysis
 
-    trace_rest, print_results = analysis.trace_rest, analysis.print_results
+    from conve_tracin import explain
+
+    trace_rest, print_results = explain.trace_rest, explain.print_results
 
     def note():
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -150,7 +151,7 @@ def note_memory(path, every):
         print_results(tables, written)
         note()
 
-    analysis.trace_rest, analysis.print_results = trace_and_note, print_and_note
+    explain.trace_rest, explain.print_results = trace_and_note, print_and_note
 
 
 def remove_at_call(module_name, name, number, path):
