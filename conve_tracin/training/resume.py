@@ -18,6 +18,7 @@ from conve_tracin.checkpoint.native import (
     read_checkpoint_outline,
     require_same_digests,
     save_checkpoint,
+    uses_inverse_triples,
 )
 from conve_tracin.checkpoint.schema import (
     first_difference,
@@ -108,7 +109,7 @@ def restore(
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}, so training cannot go on from it; train anew")
     require_same_digests(checkpoint, mapping_digest, source=path)
-    if checkpoint["training_config"].get("inverse_triples", False) != config.inverse_triples:
+    if uses_inverse_triples(checkpoint) != config.inverse_triples:
         with_or_without = "without" if config.inverse_triples else "with"
         raise InputError(f"{path}: was trained {with_or_without} --inverse-triples; resume it {with_or_without} them")
     require_same_sizes(checkpoint, state.model, source=path)
