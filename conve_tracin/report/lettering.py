@@ -50,15 +50,35 @@ def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> lis
     return lines or [""]
 
 
+def true_minus(written: str) -> str:
+    """Write a number's hyphen as the minus that is as wide as a plus."""
+    return written.replace("-", "−")
+
+
+def rank(value: float) -> str:
+    """Write a rank, which may lie halfway between two."""
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def grouped(number: int) -> str:
+    """Write a whole number with commas between its thousands."""
+    return f"{number:,}"
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def signed(value: float, *, digits: int = 3) -> str:
     """Write a number with its sign (a true minus) and `digits` significant digits; small ones get a power of ten."""
     if value == 0:
         return "0"
-    mantissa, exponent = f"{value:+.{digits - 1}e}".replace("-", "−").split("e")
-    power = int(exponent.replace("−", "-"))
+    mantissa, _, exponent = f"{value:+.{digits - 1}e}".partition("e")
+    power = int(exponent)
     if power < -4:
-        return f"{mantissa}·10{str(power).translate(_SUPERSCRIPTS)}"
-    return f"{value:+,.{max(0, digits - 1 - power)}f}".replace("-", "−")
+        return f"{true_minus(mantissa)}·10{str(power).translate(_SUPERSCRIPTS)}"
+    return true_minus(f"{value:+,.{max(0, digits - 1 - power)}f}")
 
 
 def signed_column(values: Sequence[float]) -> list[str]:
@@ -68,6 +88,6 @@ def signed_column(values: Sequence[float]) -> list[str]:
     if decimals > 8:
         return [signed(value) for value in values]
     return [
-        f"{value:+,.{decimals}f}".replace("-", "−") if abs(value) >= 0.5 * 10**-decimals else signed(value, digits=1)
+        true_minus(f"{value:+,.{decimals}f}") if abs(value) >= 0.5 * 10**-decimals else signed(value, digits=1)
         for value in values
     ]

@@ -16,10 +16,10 @@ import torch
 import conve_tracin
 from conve_tracin.data.names import Names
 from conve_tracin.files import atomic_write, digest_of_file
-from conve_tracin.influence.summary import Concentration, InfluenceSummary, RelationInfluence
+from conve_tracin.influence.summary import InfluenceSummary, RelationInfluence
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report.charts import Axis, draw_concentration
-from conve_tracin.report.lettering import in_words, signed, signed_column
+from conve_tracin.report.lettering import in_words, rank, signed_column
 from conve_tracin.report.path_graph import ACROSS, DOWN, Orientation, assign_lanes, draw_paths
 from conve_tracin.report.paths import EvidencePath, find_paths
 from conve_tracin.report.template import render_page
@@ -147,10 +147,6 @@ def _relation(names: Names, relation: int, *, shared_with: Sequence[int] = ()) -
     return Name(text, " · ".join(name for name in written if name != text), relation in shared_with)
 
 
-def _rank(rank: float) -> str:
-    return f"{rank:,.0f}" if rank == int(rank) else f"{rank:,.1f}"
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # The sections of the page
 
@@ -162,7 +158,7 @@ def _prediction(number: int, trace: Trace, names: Names) -> dict[str, Any]:
         "number": number,
         "link": f"#prediction-{number}",
         "statement": "{} — {} → {}".format(*(name.text for name in named.values())),
-        "remark": f"rank {_rank(trace.prediction.rank)} of {trace.prediction.num_candidates:,}",
+        "remark": f"rank {rank(trace.prediction.rank)} of {trace.prediction.num_candidates:,}",
         **named,
         "identifiers": [name.identifier for name in named.values() if name.identifier],
         "facts": _facts(trace, names),
@@ -175,20 +171,13 @@ def _prediction(number: int, trace: Trace, names: Names) -> dict[str, Any]:
 
 def _facts(trace: Trace, names: Names) -> dict[str, Any]:
     head, relation, _ = trace.test_triple
-    prediction, summary = trace.prediction, trace.summary
+    ahead = trace.prediction.ahead
     return {
         "question": f"{names.entity(head)} — {in_words(names.relation(relation))} → ?",
-        "rank": _rank(prediction.rank),
-        "num_candidates": prediction.num_candidates,
-        "num_known": prediction.num_known,
-        "score": f"{prediction.score:.2f}".replace("-", "−"),
-        "num_positive": f"{summary.num_positive:,}",
-        "positive": signed(summary.positive),
-        "num_negative": f"{summary.num_negative:,}",
-        "negative": signed(summary.negative),
-        "in_training": prediction.in_training,
-        "ahead": [_entity(names, entity) for entity in prediction.ahead],
-        "all_ahead_shown": len(prediction.ahead) + 1 >= prediction.rank,
+        "prediction": trace.prediction,
+        "summary": trace.summary,
+        "ahead": [_entity(names, entity) for entity in ahead],
+        "all_ahead_shown": len(ahead) + 1 >= trace.prediction.rank,
     }
 
 
@@ -222,7 +211,7 @@ def _listed_path(path: EvidencePath, names: Names) -> dict[str, Any]:
         {"relation": _relation(names, hop.influence.relation), "forward": hop.forward, "entity": entity}
         for hop, entity in zip(path.hops, others, strict=True)
     ]
-    return {"start": start, "steps": steps, "strength": signed(path.strength)}
+    return {"start": start, "steps": steps, "strength": path.strength}
 
 
 def _influences(trace: Trace, names: Names) -> dict[str, Any]:
@@ -259,17 +248,11 @@ def _relations(summary: InfluenceSummary, names: Names) -> dict[str, Any]:
     if others:
         relations.append(None)
         shown = [*shown, _total(others)]
-    rows = [
-        {"relation": relation, "triples": f"{entry.triples:,}", "against": against, "in_favour": in_favour, "bar": bar}
-        for relation, entry, against, in_favour, bar in zip(
-            relations,
-            shown,
-            signed_column([entry.negative for entry in shown]),
-            signed_column([entry.positive for entry in shown]),
-            _bars([(entry.negative, entry.positive) for entry in shown]),
-            strict=True,
-        )
-    ]
+    against, in_favour = [entry.negative for entry in shown], [entry.positive for entry in shown]
+    bars = _bars(list(zip(against, in_favour, strict=True)))
+    columns = (relations, shown, signed_column(against), bars, signed_column(in_favour))
+    names_of_columns = ("relation", "sums", "against", "bar", "in_favour")
+    rows = [dict(zip(names_of_columns, row, strict=True)) for row in zip(*columns, strict=True)]
     return {"rows": rows, "num_others": len(others)}
 
 
@@ -286,12 +269,8 @@ def _distribution(summary: InfluenceSummary) -> dict[str, Any] | None:
     return {
         "num_strongest": num_strongest,
         "num_triples": summary.num_triples,
-        "share": f"{share_of(curve, num_strongest):.0%}",
-        "half": f"{curve.half:,}",
+        # Between the curve's points, along a line.
+        "share": float(np.interp(num_strongest, curve.counts, curve.shares)),
+        "half": curve.half,
         "chart": draw_concentration(curve.counts, curve.shares, curve.half),
     }
-
-
-def share_of(curve: Concentration, count: int) -> float:
-    """Read the share of the `count` strongest off the curve, linearly between its points."""
-    return float(np.interp(count, curve.counts, curve.shares))

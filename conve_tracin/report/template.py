@@ -10,7 +10,7 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from conve_tracin.report.lettering import in_words
+from conve_tracin.report.lettering import count, grouped, rank, signed, true_minus
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -45,7 +45,9 @@ def _environment() -> "Environment":
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(loader=FunctionLoader(_read_template), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"breakable": breakable, "count": count, "in_words": in_words, "px": pixels}
+    environment.filters |= {
+        filter_.__name__: filter_ for filter_ in (breakable, count, grouped, px, rank, signed, true_minus)
+    }
     return environment
 
 
@@ -67,11 +69,6 @@ def breakable(name: str) -> list[str]:
     return [part for piece in pieces for part in re.split(rf"(\S{{{LONG_WORD}}})(?=\S)", piece) if part]
 
 
-def count(number: int, noun: str) -> str:
-    """Write a number with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def pixels(value: float) -> str:
+def px(value: float) -> str:
     """Write a coordinate with at most two decimals."""
     return f"{round(value, 2):g}"
