@@ -61,13 +61,25 @@ DOWN = Orientation(
 
 @dataclass(frozen=True)
 class Node:
-    """An entity's box: the middle along u and v, its size in x and y, and the lines in it."""
+    """An entity's box: its middle in (u, v) and in (x, y), its size in x and y, and its name broken into lines."""
 
-    u: float
-    v: float
+    entity: int
+    name: str
+    is_end: bool
+    place: tuple[float, float]
+    middle: tuple[float, float]
     width: float
-    height: float
     lines: list[str]
+
+    @property
+    def height(self) -> float:
+        """The lines and the space around them."""
+        return len(self.lines) * LINE_HEIGHT + 14
+
+    @property
+    def baseline(self) -> float:
+        """The y of the first line."""
+        return self.middle[1] - (len(self.lines) - 1) * LINE_HEIGHT / 2 + NODE_FONT * 0.35
 
 
 @dataclass(frozen=True)
@@ -97,24 +109,19 @@ def draw_paths(
     layout = _Layout(orientation, num_lanes=1 + max(edge.lane for edge in edges))
     start, end = paths[0].entities[0], paths[0].entities[-1]
     nodes = {
-        entity: make_node(place, entity_name(entity), orientation, is_end=entity in (start, end))
+        entity: layout.node(entity, place, entity_name(entity), is_end=entity in (start, end))
         for entity, place in place_entities(paths, lane_of, layout.num_lanes, orientation).items()
     }
     strongest = max(edge.hop.influence.influence for edge in edges)
-    width, height = layout.size
+    names = [relation_name(edge.hop.influence.relation) for edge in edges]
     return render(
         "path_graph.svg.j2",
-        width=width,
-        height=height,
-        start=entity_name(start),
-        end=entity_name(end),
-        nodes=[
-            {"entity": entity, "name": entity_name(entity), "is_end": entity in (start, end), **layout.box(node)}
-            for entity, node in nodes.items()
-        ],
-        edges=[
-            layout.edge(edge, nodes, relation_name(edge.hop.influence.relation), strongest=strongest) for edge in edges
-        ],
+        size=layout.size,
+        ends=(entity_name(start), entity_name(end)),
+        nodes=nodes.values(),
+        edges=[layout.edge(edge, nodes, name, strongest=strongest) for edge, name in zip(edges, names, strict=True)],
+        line_height=LINE_HEIGHT,
+        label_line_height=EDGE_LINE_HEIGHT,
     )
 
 
@@ -162,15 +169,6 @@ def place_entities(
     return places | {paths[0].entities[-1]: (orientation.layers[TAIL], middle)}
 
 
-def make_node(place: tuple[float, float], name: str, orientation: Orientation, *, is_end: bool) -> Node:
-    """Size the box of an entity to its name."""
-    width = orientation.end_width if is_end else orientation.node_width
-    # The names of the two ends are bold.
-    font = NODE_FONT * (BOLD if is_end else 1)
-    lines = wrap(name, width - 12, font, max_lines=orientation.node_lines)
-    return Node(*place, width=width, height=len(lines) * LINE_HEIGHT + 14, lines=lines)
-
-
 class _Layout:
     """Turns places along u and v into what the template draws in x and y."""
 
@@ -193,35 +191,31 @@ class _Layout:
         v += self.margin
         return (v, u) if self.orientation.down else (u, v)
 
-    def box(self, node: Node) -> dict[str, Any]:
-        """Place a box and the lines in it."""
-        x, y = self.at(node.u, node.v)
-        first_baseline = y - (len(node.lines) - 1) * LINE_HEIGHT / 2 + NODE_FONT * 0.35
-        return {
-            "x": x,
-            "left": x - node.width / 2,
-            "top": y - node.height / 2,
-            "width": node.width,
-            "height": node.height,
-            "lines": _baselines(node.lines, first_baseline, LINE_HEIGHT),
-        }
+    def node(self, entity: int, place: tuple[float, float], name: str, *, is_end: bool) -> Node:
+        """Size the box of an entity at (u, v) to its name."""
+        width = self.orientation.end_width if is_end else self.orientation.node_width
+        # The names of the two ends are bold.
+        font = NODE_FONT * (BOLD if is_end else 1)
+        lines = wrap(name, width - 12, font, max_lines=self.orientation.node_lines)
+        return Node(entity, name, is_end, place, self.at(*place), width, lines)
 
     def edge(self, edge: Edge, nodes: dict[int, Node], name: str, *, strongest: float) -> dict[str, Any]:
         """Place a hop's line, its arrow in the direction of its triple, and its label."""
         influence, fan = edge.hop.influence, self.orientation.fan
         start, end = (nodes[entity] for entity in edge.entities)
+        (start_u, start_v), (end_u, end_v) = start.place, end.place
         lane = (edge.lane + 0.5) * self.orientation.lane
-        leave, arrive = start.u + self._half_length(start), end.u - self._half_length(end)
-        begin = leave + (fan if start.v != lane else 0)
-        finish = arrive - (fan if end.v != lane else 0)
+        leave, arrive = start_u + self._half_length(start), end_u - self._half_length(end)
+        begin = leave + (fan if start_v != lane else 0)
+        finish = arrive - (fan if end_v != lane else 0)
         if finish - begin < 20:
             # The two boxes stand above each other: a slanted line between the lanes is all there is room for.
-            begin, finish, lane = start.u, end.u, (start.v + end.v) / 2
-            route = f"M{self._point(begin, start.v)} L{self._point(finish, end.v)}"
+            begin, finish, lane = start_u, end_u, (start_v + end_v) / 2
+            route = f"M{self._point(begin, start_v)} L{self._point(finish, end_v)}"
         else:
             route = (
-                f"M{self._point(leave, start.v)} {self._bend(leave, start.v, begin, lane)} "
-                f"L{self._point(finish, lane)} {self._bend(finish, lane, arrive, end.v)}"
+                f"M{self._point(leave, start_v)} {self._bend(leave, start_v, begin, lane)} "
+                f"L{self._point(finish, lane)} {self._bend(finish, lane, arrive, end_v)}"
             )
         width = 1.5 + 3.5 * influence.influence / strongest
         number = signed(influence.influence, digits=2) + (f" · {edge.hop.others} more" if edge.hop.others else "")
@@ -264,16 +258,4 @@ class _Layout:
         height = (len(lines) + 1) * EDGE_LINE_HEIGHT + 4
         # A line that runs down would run through its label.
         plate = {"x": x - width / 2, "y": above - EDGE_FONT - 1, "width": width, "height": height} if down else None
-        return {
-            "name": name,
-            "x": x,
-            "lines": _baselines(lines, above, EDGE_LINE_HEIGHT),
-            "number": number,
-            "number_y": below,
-            "plate": plate,
-        }
-
-
-def _baselines(lines: Sequence[str], first: float, line_height: float) -> list[tuple[float, str]]:
-    """Say at which y each line of a text is to be written."""
-    return [(first + number * line_height, line) for number, line in enumerate(lines)]
+        return {"name": name, "number": number, "x": x, "above": above, "below": below, "lines": lines, "plate": plate}
