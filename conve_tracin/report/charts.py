@@ -160,12 +160,17 @@ def _metrics(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
 
 def _curve(points: Sequence[Point], x: Axis, y: Axis, *, label: str) -> dict[str, Any]:
     """Place a curve and, beside its last point if that is finite, its label."""
-    curve = {"line": polyline(points, x, y), "is_point": False, "label": ""}
     epoch, value = points[-1]
-    if not math.isfinite(value):
-        return curve
-    end_x, end_y = x.at(epoch), y.at(value)
-    return curve | {"is_point": len(points) == 1, "label": label, "x": end_x, "y": end_y, "label_y": end_y}
+    is_shown = math.isfinite(value)
+    end_y = y.at(value) if is_shown else y.start
+    return {
+        "line": polyline(points, x, y),
+        "is_point": is_shown and len(points) == 1,
+        "label": label if is_shown else "",
+        "x": x.at(epoch),
+        "y": end_y,
+        "label_y": end_y,
+    }
 
 
 def _labelled_curves(metrics: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> list[dict[str, Any]]:

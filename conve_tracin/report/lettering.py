@@ -60,11 +60,6 @@ def rank(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
-def grouped(number: int) -> str:
-    """Write a whole number with commas between its thousands."""
-    return f"{number:,}"
-
-
 def count(number: int, noun: str) -> str:
     """Write a number with its noun."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -10,7 +10,7 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from conve_tracin.report.lettering import count, grouped, rank, signed, true_minus
+from conve_tracin.report.lettering import count, rank, signed, true_minus
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -45,9 +45,9 @@ def _environment() -> "Environment":
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(loader=FunctionLoader(_read_template), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {
-        filter_.__name__: filter_ for filter_ in (breakable, count, grouped, px, rank, signed, true_minus)
-    }
+    for filter_ in (breakable, count, px, rank, signed, true_minus):
+        environment.filters[filter_.__name__] = filter_
+    environment.filters["grouped"] = "{:,}".format
     return environment
 
 
