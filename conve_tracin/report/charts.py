@@ -106,9 +106,9 @@ def draw_concentration(counts: Sequence[int], shares: Sequence[float], half: int
 
 def short_count(value: float) -> str:
     """Write a count in few characters: 100, 10k, 1M."""
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if value >= unit:
-            return f"{value / (1e3 if name == 'k' else unit):g}{name}"
+    for least, unit, name in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if value >= least:
+            return f"{value / unit:g}{name}"
     return f"{value:g}"
 
 
@@ -132,10 +132,10 @@ def draw_training_curves(history: Sequence[Mapping[str, Any]]) -> "Markup":
         "training_curves.svg.j2",
         is_logarithmic=loss_axis.logarithmic,
         loss_grid=grid(x, loss_axis, x_text="{:g}".format, y_text="{:.3g}".format),
-        loss=_curve(losses, x, loss_axis, label=f"{losses[-1][1]:.3g}"),
+        losses=_curves({f"{losses[-1][1]:.3g}": losses}, x, loss_axis),
         metric_grid=grid(x, metric_axis, x_text="{:g}".format, y_text="{:g}".format),
         is_evaluated=any(record.get("valid") for record in history),
-        metrics=_labelled_curves(metrics, x, metric_axis),
+        metrics=_curves(metrics, x, metric_axis),
         best=_best(metrics["MRR"], x, metric_axis) if "MRR" in metrics else None,
     )
 
@@ -158,25 +158,21 @@ def _metrics(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
     }
 
 
-def _curve(points: Sequence[Point], x: Axis, y: Axis, *, label: str) -> dict[str, Any]:
-    """Place a curve and, beside its last point if that is finite, its label."""
-    epoch, value = points[-1]
-    is_shown = math.isfinite(value)
-    end_y = y.at(value) if is_shown else y.start
-    return {
-        "line": polyline(points, x, y),
-        "is_point": is_shown and len(points) == 1,
-        "label": label if is_shown else "",
-        "x": x.at(epoch),
-        "y": end_y,
-        "label_y": end_y,
-    }
-
-
-def _labelled_curves(metrics: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> list[dict[str, Any]]:
-    curves = [_curve(points, x, y, label=label) for label, points in metrics.items()]
-    heights = spread([curve["y"] for curve in curves], gap=15)
-    return [curve | {"label_y": height} for curve, height in zip(curves, heights, strict=True)]
+def _curves(points_of: Mapping[str, Sequence[Point]], x: Axis, y: Axis) -> list[dict[str, Any]]:
+    """Place curves, the last point of each, and its label beside that; a curve that ends in NaN has no label."""
+    ends = [points[-1][1] for points in points_of.values()]
+    heights = [y.at(value) if math.isfinite(value) else y.start for value in ends]
+    return [
+        {
+            "line": polyline(points, x, y),
+            "is_point": len(points) == 1,
+            "label": label if math.isfinite(points[-1][1]) else "",
+            "x": x.at(points[-1][0]),
+            "y": height,
+            "label_y": label_y,
+        }
+        for (label, points), height, label_y in zip(points_of.items(), heights, spread(heights, gap=15), strict=True)
+    ]
 
 
 def _best(points: Sequence[Point], x: Axis, y: Axis) -> dict[str, float]:

@@ -171,13 +171,11 @@ def _prediction(number: int, trace: Trace, names: Names) -> dict[str, Any]:
 
 def _facts(trace: Trace, names: Names) -> dict[str, Any]:
     head, relation, _ = trace.test_triple
-    ahead = trace.prediction.ahead
     return {
         "question": f"{names.entity(head)} — {in_words(names.relation(relation))} → ?",
         "prediction": trace.prediction,
         "summary": trace.summary,
-        "ahead": [_entity(names, entity) for entity in ahead],
-        "all_ahead_shown": len(ahead) + 1 >= trace.prediction.rank,
+        "ahead": [_entity(names, entity) for entity in trace.prediction.ahead],
     }
 
 
