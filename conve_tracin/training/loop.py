@@ -95,13 +95,12 @@ def train(
         data: triples and counts.
         config: how to train.
         model_sizes: members of `ConvEConfig` other than the counts of entities and relations.
-        output_dir: gets config.json, best_model.pt, final_model.pt, training_history.json, training_curves.svg,
-            test_results.json.
+        output_dir: gets config.json, best_model.pt, final_model.pt, training_history.json, test_results.json.
         checkpoint_dir: gets checkpoint_epoch_N.pt; `output_dir`/checkpoints without.
         resume_from: a checkpoint to go on from; on the CPU the result is bit for bit that of one run.
         device: where to train.
         clean_memory: give a GPU's cached memory back after each epoch.
-        draw_curves: called with the path of training_curves.svg and the history when training ends or is stopped.
+        draw_curves: writes training_curves.svg, given its path and the history, when training ends or is stopped.
 
     Raises:
         InputError: sizes, data and checkpoint do not fit each other.
