@@ -128,6 +128,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from conve_tracin import parallel
     from conve_tracin.device import choose_device
     from conve_tracin.model.conve import ConvEConfig
+    from conve_tracin.report.charts import write_training_curves
     from conve_tracin.settings import TrainingConfig
     from conve_tracin.training.loop import OUTPUT_FILES, keep_freed_memory, train
 
@@ -144,6 +145,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         resume_from=parallel.broadcast(choose_checkpoint(args) if parallel.is_main_process() else None),
         device=device,
         clean_memory=not args.disable_memory_cleanup,
+        draw_curves=write_training_curves,
     )
     if not parallel.is_main_process():
         return

@@ -32,7 +32,6 @@ LAYERS = (
 
 # (module, what it imports from above): is to become empty.
 KNOWN_EXCEPTIONS = {
-    ("training.loop", "report.charts"),  # the curves are to be drawn by the script, when training has ended
     ("pipeline", "train_pytorch"),  # the keys of the configuration are to come from the settings
     ("pipeline", "prepare_data"),
     ("pipeline", "tracin_pytorch"),
