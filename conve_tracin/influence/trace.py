@@ -13,6 +13,7 @@ from torch import Tensor
 from conve_tracin import parallel
 from conve_tracin.errors import InputError
 from conve_tracin.influence.method import Influence, Method, rank_influences
+from conve_tracin.influence.paths import GraphPath
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.influence.summary import InfluenceSummary, Prediction, SummarySettings, describe_prediction, summarise
 
@@ -39,6 +40,7 @@ class Trace:
         proponents, opponents: the strongest positive and negative ones.
         summary: what all the scores say together, where it was asked for.
         prediction: score and rank of the test triple by the last checkpoint, where they were asked for.
+        paths: what the training graph has between head and tail, best first, if it was asked for.
     """
 
     test_triple: tuple[int, int, int]
@@ -47,6 +49,7 @@ class Trace:
     opponents: list[Influence]
     summary: InfluenceSummary | None = None
     prediction: Prediction | None = None
+    paths: list[GraphPath] | None = None
 
 
 def trace(
@@ -60,6 +63,7 @@ def trace(
     progress: bool = True,
     describe: SummarySettings | None = None,
     summarised: bool = False,
+    find_paths: Callable[[np.ndarray, Tensor], list[GraphPath]] | None = None,
 ) -> Iterator[Trace]:
     """Trace each test triple (n, 3) to the training triples (N, 3), summed over the checkpoints.
 
@@ -74,6 +78,7 @@ def trace(
         progress: show progress bars.
         describe: score and rank each test triple among the entities of these mappings.
         summarised: also summarise all its influences; goes with `describe`.
+        find_paths: finds the paths of a test triple (3,), given the influences (N,); see `PathFinder`.
     """
     load = lru_cache(maxsize=1)(load)
     test_triples = parallel.broadcast(test_triples)
@@ -108,6 +113,8 @@ def trace(
                 traced = replace(traced, prediction=prediction)
                 if summarised:
                     traced = replace(traced, summary=summarise(scores, training_triples, describe))
+            if find_paths is not None:
+                traced = replace(traced, paths=find_paths(test_triple, scores))
             yield traced
 
 
