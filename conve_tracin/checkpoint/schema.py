@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from conve_tracin.errors import InputError
-from conve_tracin.model.conve import ConvE, ConvEConfig
+from conve_tracin.model.conve import ConvEConfig, weight_shapes
 
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# A number of float32 values whose bytes still fit into 64 bits.
+LARGEST_TENSOR = 2**63 // 4 - 1
 
 TRAINING_APPROACHES = ("1vsall", "kvsall")
 
@@ -218,18 +221,18 @@ def require_names(state: Mapping[str, Tensor], known: Collection[str], *, option
 def require_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig) -> None:
     """Raise InputError where a native model's weights have other shapes or kinds of numbers than its sizes ask for.
 
-    Nothing of the model's size is allocated for it. Weights that either side lacks are passed over.
+    Weights that either side lacks are passed over.
     """
-    for name, expected in model_without_memory(config).state_dict().items():
+    for name, shape in possible_shapes(config).items():
         weight = state_dict.get(name)
         if weight is None:
             continue
-        if not is_plain_tensor(weight) or weight.is_floating_point() != expected.is_floating_point():
+        if not is_plain_tensor(weight) or weight.is_floating_point() == name.endswith("num_batches_tracked"):
             raise InputError(f"{name} does not hold the numbers of a ConvE; use an undamaged checkpoint")
-        if weight.shape != expected.shape:
+        if weight.shape != shape:
             raise InputError(
-                f"{name} has the shape {tuple(weight.shape)}, but its model_config asks for "
-                f"{tuple(expected.shape)}; use an undamaged checkpoint"
+                f"{name} has the shape {tuple(weight.shape)}, but its model_config asks for {shape}; "
+                "use an undamaged checkpoint"
             )
 
 
@@ -241,13 +244,9 @@ def conve_config(model_config: Mapping[str, Any]) -> ConvEConfig:
         raise InputError(f"its model_config is not that of a ConvE ({error}); use an undamaged checkpoint") from error
 
 
-def model_without_memory(config: ConvEConfig) -> ConvE:
-    """Build a ConvE whose tensors have shapes only.
-
-    Raises InputError for sizes that no tensor can have.
-    """
-    try:
-        with torch.device("meta"):
-            return ConvE(**config.as_dict())
-    except (RuntimeError, TypeError, OverflowError) as error:
-        raise InputError("its model_config asks for more than any memory holds; use an undamaged checkpoint") from error
+def possible_shapes(config: ConvEConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a ConvE's state dict; raise InputError where one has more bytes than can be counted."""
+    shapes = weight_shapes(config)
+    if any(math.prod(shape) > LARGEST_TENSOR for shape in shapes.values()):
+        raise InputError("its model_config asks for more than any memory holds; use an undamaged checkpoint")
+    return shapes

@@ -73,6 +73,33 @@ _SIZES = (
 DROPOUTS = ("input_dropout", "feature_map_dropout", "output_dropout")
 
 
+def weight_shapes(config: ConvEConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a ConvE's state dict, in its order, without building the model."""
+    dim, channels = config.embedding_dim, config.output_channels
+    return {
+        **({"entity_bias": (config.num_entities,)} if config.entity_bias else {}),
+        "entity_embeddings.weight": (config.num_entities, dim),
+        "relation_embeddings.weight": (config.num_relations, dim),
+        **_batch_norm_shapes("bn0", 1),
+        "conv1.weight": (channels, 1, config.kernel_height, config.kernel_width),
+        "conv1.bias": (channels,),
+        **_batch_norm_shapes("bn1", channels),
+        "fc.weight": (dim, config.feature_map_size),
+        "fc.bias": (dim,),
+        **_batch_norm_shapes("bn2", dim),
+    }
+
+
+def _batch_norm_shapes(name: str, size: int) -> dict[str, tuple[int, ...]]:
+    vectors = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.{vector}": (size,) for vector in vectors} | {f"{name}.num_batches_tracked": ()}
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor of the state dict is counted or averaged by BatchNorm, so not trained."""
+    return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
 class ConvE(nn.Module):
     """ConvE with the layer names of the native checkpoint format.
 
