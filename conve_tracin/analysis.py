@@ -44,7 +44,7 @@ from conve_tracin.report.tables import (
     trace_as_table,
     write_csv,
 )
-from conve_tracin.settings import GAUSS_NEWTON, TRACIN, TracInOptions, shared_settings_without_effect
+from conve_tracin.settings import GAUSS_NEWTON, TRACIN, TracInOptions, settings_without_effect
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def analyse(options: TracInOptions, *, keep_content: bool) -> dict[str, Any]:
     run = prepare(options)
     if not parallel.is_main():
         return follow(run)
-    for message in settings_without_effect(run.options):
+    for message in (*settings_without_effect(run.options), *multi_gpu_without_effect(run.options)):
         logger.info(message)
     if run.options.mode == "self":
         return rank_by_self_influence(run)
@@ -272,30 +272,6 @@ def _obstacle_to_tf32(options: TracInOptions, device: str) -> str | None:
     return None if supports_tf32(device) else f"on this {device}, which has no TensorFloat-32"
 
 
-def settings_without_effect(options: TracInOptions) -> Iterator[str]:
-    """Say which given options change nothing in this run, one line each."""
-    yield from shared_settings_without_effect(options)
-    optimized = options.use_optimized_tracin or options.method == GAUSS_NEWTON
-    only_optimized = "has no effect without --use-optimized-tracin: the reference loop"
-    if options.use_mixed_precision and not optimized:
-        yield f"--use-mixed-precision {only_optimized} defines the exact scores"
-    if options.batch_size != TracInOptions.batch_size and not optimized:
-        yield f"--batch-size {only_optimized} takes one triple at a time"
-    if options.use_vectorized_gradients is not None:
-        flag = "--use-vectorized-gradients" if options.use_vectorized_gradients else "--disable-vectorized-gradients"
-        engine = "forward-mode passes need no training gradients" if optimized else "the reference loop is asked for"
-        yield f"{flag} has no effect: {engine}"
-    if options.cache_test_gradients is not None:
-        flag = "--cache-test-gradients" if options.cache_test_gradients else "--disable-test-gradient-caching"
-        yield f"{flag} has no effect: each test gradient is needed, and computed, once"
-    if options.use_torch_compile:
-        yield "--use-torch-compile has no effect: compiled passes measured no faster on a CPU"
-    yield from multi_gpu_without_effect(options)
-    if options.disable_memory_cleanup:
-        yield "--disable-memory-cleanup has no effect: there is no cleanup to leave out"
-    yield from _inputs_without_effect(options)
-
-
 def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say where --enable-multi-gpu changes nothing, and why."""
     if options.enable_multi_gpu and parallel.count() == 1:
@@ -303,24 +279,6 @@ def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
             device=options.device, method=options.method, gpus=torch.cuda.device_count()
         )
         yield f"--enable-multi-gpu has no effect: {obstacle or 'the scripts start several processes, not functions'}"
-
-
-def _inputs_without_effect(options: TracInOptions) -> Iterator[str]:
-    in_mode = f"has no effect in --mode {options.mode}"
-    if options.test is not None and options.mode == "self":
-        yield f"--test {in_mode}: training triples are ranked"
-    if options.test_triples is not None and options.mode != "test":
-        yield f"--test-triples {in_mode}"
-    elif options.test_triples is not None and options.skip_unknown:
-        yield "--skip-unknown has no effect on --test-triples: each of them was asked for by name"
-    if options.test_indices and options.mode != "single":
-        yield f"--test-indices {in_mode}; --mode single analyses them"
-    if options.max_test_triples is not None and options.mode != "test":
-        yield f"--max-test-triples {in_mode}"
-    if options.report is not None and options.mode == "self":
-        yield f"--report {in_mode}: it shows predictions"
-    if options.output_per_triple and options.mode == "self":
-        yield f"--output-per-triple {in_mode}: there is one ranking"
 
 
 def trace_test_triples(run: Run, *, keep_content: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from conve_tracin.influence.journal import open_in_directory, resume_traces
 from conve_tracin.influence.load import NativeCheckpointLoader
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report.tables import trace_as_json, trace_as_table
-from conve_tracin.settings import GAUSS_NEWTON, TracInOptions, shared_settings_without_effect
+from conve_tracin.settings import NativeEngine, TracInOptions, settings_without_effect
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def run_native_analysis(**options: Any) -> None:
     if not parallel.is_main():
         follow(run)
         return
-    for message in settings_without_effect(run.options):
+    for message in without_effect(run.options):
         logger.info(message)
     output = Path(run.options.output)
     many = run.options.output_per_triple
@@ -82,17 +83,9 @@ def as_json(run: Run, traced: Trace) -> dict[str, Any]:
     return trace_as_json(traced, run.names, top_k=top_k, learning_rate=learning_rate, method=settings)
 
 
-def settings_without_effect(options: TracInOptions) -> Iterator[str]:
+def without_effect(options: TracInOptions) -> Iterator[str]:
     """Say which given flags of tracin_pytorch.py change nothing in this run, one line each."""
-    yield from shared_settings_without_effect(options)
+    # The flags of its own stand for these two options.
+    yield from settings_without_effect(replace(options, cache_test_gradients=None))
+    yield from settings_without_effect(NativeEngine.of(options), options)
     yield from multi_gpu_without_effect(options)
-    if not options.use_optimized_tracin:
-        if options.method == GAUSS_NEWTON:
-            yield f"--engine reference has no effect with --method {GAUSS_NEWTON}, which has one engine"
-        else:
-            if options.batch_size != TracInOptions.batch_size:
-                yield "--batch-size has no effect on the reference engine, which takes one triple at a time"
-            if options.use_mixed_precision:
-                yield "--use-mixed-precision has no effect on the reference engine, which defines the exact scores"
-    if options.cache_test_gradients is False:
-        yield "--no-cache-test-gradients has no effect: each test gradient is needed, and computed, once"

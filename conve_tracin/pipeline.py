@@ -3,7 +3,6 @@
 Commands are lists of words and never pass through a shell, so that directories may be called anything.
 """
 
-import argparse
 import json
 import os
 import re
@@ -11,16 +10,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from conve_tracin import settings
 from conve_tracin.data.prepare import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
 from conve_tracin.data.text import suggestion
 from conve_tracin.errors import InputError
 from conve_tracin.files import digest_of_file, lock_file, write_json
 from conve_tracin.report.index_page import write_index_page
+from conve_tracin.settings import TrainingConfig, flag_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 
@@ -28,17 +29,8 @@ PIPELINE_DEFAULTS: dict[str, Any] = {
     "base": "results", "style": "keepall", "num_explained": 5, "explain_together": False, "explain_threads": 1,
 }  # fmt: skip
 SOURCES = ("dataset", "triples", "nodes")
-SET_BY_THE_PIPELINE = {
-    "help", "debug", "output_dir", *SPLITS, "entity_to_id", "relation_to_id", "node_name_dict", "edge_map",
-    "checkpoint_dir", "resume_from_checkpoint", "model_path", "test_triple", "test_triples", "output", "report",
-    "known", "device",
-}  # fmt: skip
+SET_BY_THE_PIPELINE = ("device",)
 
-# What may change without a new start: training then goes on from the last checkpoint.
-FREE_ON_RESUME = {
-    "num_epochs", "early_stopping_patience", "eval_frequency", "checkpoint_frequency", "num_workers",
-    "disable_memory_cleanup", "no_gpu", "use_torch_compile", "auto_batch_size",
-}  # fmt: skip
 CHECKPOINT_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pt")
 
 
@@ -194,15 +186,15 @@ class Pipeline:
         Snakemake knows nothing of them, or it would delete them before it runs a killed job again. `run.json` says
         what they were trained with.
         """
-        settings = {name: value for name, value in self.config.items() if name in self._train_flags}
+        bound = {name for name, each in self._train_flags.items() if not settings.may_change_in_a_run(each)}
         run = {
-            "settings": {name: value for name, value in settings.items() if name not in FREE_ON_RESUME},
+            "settings": {name: value for name, value in self.config.items() if name in bound},
             "inputs": {path.name: digest_of_file(path) for path in inputs},
         }
         note = self.model / "run.json"
         checkpoints = list((self.model / "checkpoints").glob("checkpoint_epoch_*.pt"))
         epochs = [int(match[1]) for path in checkpoints if (match := CHECKPOINT_NAME.fullmatch(path.name))]
-        last_epoch = settings.get("num_epochs") or self._train_flags["num_epochs"].default
+        last_epoch = self.config.get("num_epochs") or TrainingConfig.num_epochs
         same_run = note.is_file() and json.loads(note.read_text(encoding="utf-8")) == run
         if same_run and max(epochs, default=0) <= last_epoch:
             return
@@ -242,7 +234,7 @@ class Pipeline:
     def info(self) -> str:
         """Describe the configuration: directories, source, training, and what one batch needs."""
         source = next(name for name in SOURCES if self.setting(name))
-        batch_size = int(self.setting("batch_size") or self._train_flags["batch_size"].default)
+        batch_size = int(self.setting("batch_size") or TrainingConfig.batch_size)
         lines = [
             f"Everything goes to   {self.root}",
             f"Graph                {source}: {', '.join(self.sources) or self.setting('dataset')}",
@@ -281,56 +273,39 @@ class Pipeline:
         return ["--device", "cpu"] if self.setting("no_gpu") else []
 
     def _file_flags(self, *names: str) -> list[str]:
-        return [word for name in names for word in (flag_name(name), str(self.data[name]))]
+        return [word for name in names for word in (flag_of(name), str(self.data[name]))]
 
     @cached_property
-    def _prepare_flags(self) -> dict[str, argparse.Action]:
-        from prepare_data import build_parser
-
-        return actions_of(build_parser())
+    def _prepare_flags(self) -> dict[str, Field]:
+        return settings.with_flags(settings.PrepareSettings)
 
     @cached_property
-    def _train_flags(self) -> dict[str, argparse.Action]:
-        from train_pytorch import build_parser
-
-        # Whether labels are unknown is decided when the graph is prepared.
-        return {name: action for name, action in actions_of(build_parser()).items() if name != "skip_unknown"}
+    def _train_flags(self) -> dict[str, Field]:
+        return settings.with_flags(*settings.TRAINING_SETTINGS)
 
     @cached_property
-    def _explain_flags(self) -> dict[str, argparse.Action]:
-        from tracin_pytorch import build_parser
-
+    def _explain_flags(self) -> dict[str, Field]:
         # What both know, such as the batch size and the learning rate, is a setting of training.
-        actions = actions_of(build_parser())
-        return {name: action for name, action in actions.items() if name not in self._train_flags}
+        known = {*self._train_flags, *SET_BY_THE_PIPELINE}
+        return {name: each for name, each in settings.native_settings().items() if name not in known}
 
 
-def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Return what a parser knows, by name, without what the pipeline sets itself."""
-    return {action.dest: action for action in parser._actions if action.dest not in SET_BY_THE_PIPELINE}
-
-
-def flag_name(name: str) -> str:
-    """Return the flag of a setting: batch_size is --batch-size."""
-    return "--" + name.replace("_", "-")
-
-
-def flags_of(config: Mapping[str, Any], known: Mapping[str, argparse.Action]) -> list[str]:
+def flags_of(config: Mapping[str, Any], known: Mapping[str, Field]) -> list[str]:
     """Write the settings that are `known` as words of a command line, in the order of the script's --help.
 
     Raises InputError for a switch that is neither true nor false.
     """
     words = []
-    for name, action in known.items():
+    for name, declared in known.items():
         value = config.get(name)
         if value is None or value == "":
             continue
-        if action.nargs == 0:
+        if settings.is_switch(declared):
             if not isinstance(value, bool):
                 raise InputError(f"config.yaml: {name} is {value!r}; give true or false")
-            words += [flag_name(name)] if value else []
+            words += [flag_of(name)] if value else []
         else:
-            words += [flag_name(name), *map(str, value if isinstance(value, list) else [value])]
+            words += [flag_of(name), *map(str, value if isinstance(value, list) else [value])]
     return words
 
 

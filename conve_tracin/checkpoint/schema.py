@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from conve_tracin.errors import InputError
-from conve_tracin.model.conve import ConvEConfig, weight_shapes
+from conve_tracin.model.conve import weight_shapes
+from conve_tracin.settings import ConvEConfig, TrainingConfig, about, with_flags
 
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # A number of float32 values whose bytes still fit into 64 bits.
 LARGEST_TENSOR = 2**63 // 4 - 1
 
-TRAINING_APPROACHES = ("1vsall", "kvsall")
+TRAINING_APPROACHES = about(with_flags(TrainingConfig)["training_approach"]).choices
 
 Check = Callable[[Any], bool]
 
@@ -67,14 +68,13 @@ def _is_json(value: Any) -> bool:
 
 
 def _is_training_config(value: Any) -> bool:
+    if not _is_mapping(of=_is_json)(value):
+        return False
+    stored = {each: value[name] for name, each in with_flags(TrainingConfig).items() if name in value}
     return (
-        _is_mapping(of=_is_json)(value)
-        and isinstance(value.get("inverse_triples", False), bool)
-        and value.get("training_approach", TRAINING_APPROACHES[0]) in TRAINING_APPROACHES
-        and isinstance(value.get("loss", ""), str)
-        and isinstance(value.get("query_weights", ""), str)
-        and isinstance(value.get("optimizer", ""), str)
-        and _is_rate(value.get("learning_rate", 1.0))
+        all(isinstance(member, each.type) for each, member in stored.items() if each.type in (bool, str))
+        and value.get("training_approach", TrainingConfig.training_approach) in TRAINING_APPROACHES
+        and _is_rate(value.get("learning_rate", TrainingConfig.learning_rate))
     )
 
 
