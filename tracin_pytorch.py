@@ -30,11 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     wanted.add_argument("--test-triples", type=Path, metavar="FILE", help="one test triple a line; needs --output-dir")
     files.add_argument("--output", type=Path, help="JSON file for --test-triple")
     files.add_argument("--output-dir", type=Path, help="directory for --test-triples: triple_H_R_T.json each")
-    for name in ("report", "known"):
-        cli.add_setting(files, settings.with_flags(TracInOptions)[name])
-    cli.add_settings(
-        parser, {name: each for name, each in settings.native_settings().items() if name != "skip_unknown"}
-    )
+    cli.add_settings(parser, settings.pick(TracInOptions, "report", "known") | settings.native_settings())
     return parser
 
 
@@ -54,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def require_consistent(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Exit with one line where flags do not go together."""
-    if not (args.output is None) == (args.output_dir is not None) == (args.test_triples is not None):
+    several = args.test_triples is not None
+    if (args.output is None) != several or (args.output_dir is not None) != several:
         parser.error("--test-triple goes with --output, --test-triples with --output-dir")
 
 

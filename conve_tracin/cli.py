@@ -28,9 +28,9 @@ from conve_tracin.settings import (  # noqa: F401  (the types of flags are for t
     is_switch,
     non_negative_float,
     non_negative_int,
+    pick,
     positive_float,
     positive_int,
-    with_flags,
 )
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def add_mapping_arguments(group: argparse._ArgumentGroup, *, required: bool = Tr
     but = "" if required else "; may be left out for the directory of a PyKEEN pipeline"
     group.add_argument("--entity-to-id", type=Path, required=required, help=f"entity mapping: label<TAB>id{but}")
     group.add_argument("--relation-to-id", type=Path, required=required, help=f"relation mapping: label<TAB>id{but}")
-    add_setting(group, with_flags(TracInOptions)["skip_unknown"])
+    for each in pick(TracInOptions, "skip_unknown").values():
+        add_setting(group, each)
 
 
 def add_name_arguments(group: argparse._ArgumentGroup) -> None:

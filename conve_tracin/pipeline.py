@@ -29,7 +29,6 @@ PIPELINE_DEFAULTS: dict[str, Any] = {
     "base": "results", "style": "keepall", "num_explained": 5, "explain_together": False, "explain_threads": 1,
 }  # fmt: skip
 SOURCES = ("dataset", "triples", "nodes")
-SET_BY_THE_PIPELINE = ("device",)
 
 CHECKPOINT_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pt")
 
@@ -285,8 +284,8 @@ class Pipeline:
 
     @cached_property
     def _explain_flags(self) -> dict[str, Field]:
-        # What both know, such as the batch size and the learning rate, is a setting of training.
-        known = {*self._train_flags, *SET_BY_THE_PIPELINE}
+        # What both know, such as the batch size and the learning rate, is a setting of training; so is the device.
+        known = {*self._train_flags, "device"}
         return {name: each for name, each in settings.native_settings().items() if name not in known}
 
 

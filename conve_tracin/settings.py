@@ -73,6 +73,34 @@ SAID = "training goes on and says so, in the pipeline too"
 FREE = "training goes on"
 
 
+@dataclass(frozen=True)
+class Condition:
+    """When a setting has an effect, and what stands behind "has no effect" when it has none."""
+
+    holds: Callable[[Any], bool]
+    otherwise: str
+
+
+def needs(*, why: str = "", **values: str) -> Condition:
+    """Say that other settings must have these values."""
+    flags = " and ".join(f"{flag_of(name)} {value}" for name, value in values.items())
+    return Condition(
+        lambda given: all(getattr(given, name) == value for name, value in values.items()), f" without {flags}{why}"
+    )
+
+
+def unless(*, why: str = "", **values: Any) -> Condition:
+    """Say that another setting must not have this value."""
+    ((name, value),) = values.items()
+    flag = flag_of(name) if value is True else f"{flag_of(name)} {value}"
+    return Condition(lambda given: getattr(given, name) != value, f" with {flag}{why}")
+
+
+def never(why: str) -> tuple[Condition]:
+    """Say that a setting is accepted only."""
+    return (Condition(lambda _: False, f": {why}"),)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What a field says besides its name, type and default."""
@@ -85,16 +113,14 @@ class Setting:
     many: bool = False  # the flag takes several values
     off: str | None = None  # the flag that says False, if None stands for "not said"
     called: str | None = None  # what lines about effects call it, if not by its flag
-    # Conditions on all settings, each with what stands behind "has no effect" when it does not hold; {name} in it is
-    # another setting's value.
-    matters: tuple[tuple[Callable[[Any], bool], str], ...] = ()
+    matters: tuple[Condition, ...] = ()
     on_resume: str = NEW_RUN  # one of REFUSED, NEW_RUN, SAID and FREE
     before: Any = None  # what checkpoints without the setting were trained with, if not with the default
 
 
-def setting(default: Any = MISSING, **about: Any) -> Any:
-    """Declare a field of a settings dataclass; `about` are the members of `Setting`."""
-    return field(default=default, metadata={"setting": Setting(**about)})
+def setting(default: Any = MISSING, **said: Any) -> Any:
+    """Declare a field of a settings dataclass; `said` are the members of `Setting`."""
+    return field(default=default, metadata={"setting": Setting(**said)})
 
 
 def about(declared: Field) -> Setting | None:
@@ -118,6 +144,11 @@ def with_flags(*settings_types: type, groups: Sequence[str] | None = None) -> di
     return {name: each for name, each in found.items() if groups is None or about(each).group in groups}
 
 
+def pick(settings_type: type, *names: str) -> dict[str, Field]:
+    """Return some of the fields."""
+    return {name: settings_type.__dataclass_fields__[name] for name in names}
+
+
 def require_valid(settings: Any) -> None:
     """Raise InputError for a value that the command line would not take."""
     for each in fields(settings):
@@ -135,8 +166,7 @@ def require_valid(settings: Any) -> None:
 
 def reason_without_effect(declared: Field, settings: Any) -> str | None:
     """Return the words behind "has no effect", or None for a setting that has one."""
-    otherwise = next((words for holds, words in about(declared).matters if not holds(settings)), None)
-    return otherwise and otherwise.format_map(vars(settings))
+    return next((when.otherwise for when in about(declared).matters if not when.holds(settings)), None)
 
 
 def settings_without_effect(given: Any, settings: Any = None) -> Iterator[str]:
@@ -173,10 +203,6 @@ def changes_on_resuming(stored: Mapping[str, Any], settings: Any) -> Iterator[Ch
 def may_change_in_a_run(declared: Field) -> bool:
     """Whether a run of the pipeline may go on from its checkpoints with another value."""
     return about(declared).on_resume in (SAID, FREE)
-
-
-def _never(_: Any) -> bool:
-    return False
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -236,14 +262,6 @@ class ConvEConfig:
         return asdict(self)
 
 
-def _has_several_tails(given: "TrainingConfig") -> bool:
-    return given.training_approach == "kvsall"
-
-
-def _weights_tails(given: "TrainingConfig") -> bool:
-    return _has_several_tails(given) and given.query_weights == "tails"
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How to train; `train_pytorch.py --help` describes each setting. Stored in every checkpoint.
@@ -260,11 +278,11 @@ class TrainingConfig:
     )  # fmt: skip
     lr_decay: float = _training(
         1.0, help="factor of the rate; 1 keeps it", kind=positive_float,
-        matters=((lambda given: given.lr_scheduler != "none", " with --lr-scheduler none"),),
+        matters=(unless(lr_scheduler="none"),),
     )  # fmt: skip
     lr_patience: int = _training(
         2, help="evaluations without a better validation MRR that --lr-scheduler plateau waits", kind=non_negative_int,
-        matters=((lambda given: given.lr_scheduler == "plateau", " without --lr-scheduler plateau"),),
+        matters=(needs(lr_scheduler="plateau"),),
     )  # fmt: skip
     optimizer: str = _training("adam", help="how to take a step", choices=("adam", "adagrad"), on_resume=REFUSED)
     # w̄ ← αw̄ + (1 − α)w after each batch (after Polyak & Juditsky, 1992)
@@ -286,14 +304,14 @@ class TrainingConfig:
     query_weights: str = _training(
         "equal", help="of kvsall: each query counts alike, or as often as it has tails, as 1vsall has it",
         choices=("equal", "tails"),
-        matters=((_has_several_tails, " with --training-approach 1vsall: each of its queries has one tail"),),
+        matters=(unless(training_approach="1vsall", why=": each of its queries has one tail"),),
     )  # fmt: skip
     # A batch with a query that counts for thousands is that query's alone, and Adam then takes smaller steps for all.
     tails_per_visit: int = _training(
         16, kind=non_negative_int, before=0,
         help="of --query-weights tails: visit a query once an epoch for every so many of its tails, at most 256 times, "
         "each time with all of them and a part of its weight; 0: once",
-        matters=((_weights_tails, " without --training-approach kvsall and --query-weights tails"),),
+        matters=(needs(training_approach="kvsall", query_weights="tails"),),
     )  # fmt: skip
     # Relation r becomes row 2r, its inverse row 2r + 1.
     inverse_triples: bool = _training(False, help="also train, and rank by, (t, inverse r, h)", on_resume=REFUSED)
@@ -325,7 +343,7 @@ class TrainingMachine:
     no_gpu: bool = _machine(False, help="train on the CPU even where there is a GPU", on_resume=FREE)
     num_workers: int = _machine(
         4, help="no effect: batches are cut from tensors in memory, so there is nothing to load beside training",
-        kind=non_negative_int, on_resume=FREE, matters=((_never, ": batches are cut from tensors in memory"),),
+        kind=non_negative_int, on_resume=FREE, matters=never("batches are cut from tensors in memory"),
     )  # fmt: skip
 
 
@@ -348,31 +366,19 @@ METHODS = (TRACIN, GAUSS_NEWTON)
 
 ACCEPTED = "accepted; see the message"
 
-COMPUTED_ONCE = (_never, ": each test gradient is needed, and computed, once")
+COMPUTED_ONCE = never("each test gradient is needed, and computed, once")
 
 
-def _is_tracin(given: "TracInOptions") -> bool:
-    return given.method == TRACIN
+def _on_fast_engine(otherwise: str) -> Condition:
+    return Condition(lambda given: given.use_optimized_tracin or given.method == GAUSS_NEWTON, otherwise)
 
 
-def _is_fast(given: "TracInOptions") -> bool:
-    return given.use_optimized_tracin or given.method == GAUSS_NEWTON
+def _needs_prediction(why: str) -> Condition:
+    return unless(mode="self", why=why)
 
 
-def _has_test_file(given: "TracInOptions") -> bool:
-    return given.test_triples is None or given.mode != "test"
-
-
-def _counts_layers(given: "TracInOptions") -> bool:
-    return given.use_last_layers_only and not given.last_layer_names
-
-
-def _without_gauss_newton(why: str) -> tuple[Callable[[Any], bool], str]:
-    return _is_tracin, f" with --method {GAUSS_NEWTON}: {why}"
-
-
-def _in_mode(*modes: str, why: str = "") -> tuple[Callable[[Any], bool], str]:
-    return lambda given: given.mode in modes, " in --mode {mode}" + why
+def _needs_tracin(why: str) -> Condition:
+    return unless(method=GAUSS_NEWTON, why=f": {why}")
 
 
 _file = partial(setting, group="files")
@@ -398,39 +404,41 @@ class TracInOptions:
     output: Path | str
     test: Path | str | None = _file(
         None, help="test triples; required but in --mode self", kind=Path,
-        matters=(_in_mode("test", "single", why=": training triples are ranked"),),
+        matters=(_needs_prediction(": training triples are ranked"),),
     )  # fmt: skip
     test_triples: Path | str | None = _file(
         None, help="instead of --test: triples of ids, or of labels, a line each", kind=Path, metavar="FILE",
-        matters=(_in_mode("test"),),
+        matters=(needs(mode="test"),),
     )  # fmt: skip
     test_triple: Sequence[str] | None = None
     entity_to_id: Path | str | None = None
     relation_to_id: Path | str | None = None
     skip_unknown: bool = _file(
         False, help="drop triples with unknown labels instead of stopping",
-        matters=((_has_test_file, " on --test-triples: each of them was asked for by name"),),
+        matters=(Condition(
+            lambda given: given.test_triples is None or given.mode != "test",
+            " on --test-triples: each of them was asked for by name",
+        ),),
     )  # fmt: skip
     edge_map: Path | str | None = None
     node_name_dict: Path | str | None = None
     trust_pickle: bool = _file(
-        False,
-        help="read PyKEEN's trained_model.pkl; unpickling runs code, so only from an origin that you trust",
+        False, help="read PyKEEN's trained_model.pkl; unpickling runs code, so only from an origin that you trust",
     )  # fmt: skip
     embedding_height: int | None = _file(None, help="of a ConvE whose file does not tell it", kind=positive_int)
     embedding_width: int | None = _file(None, help="likewise", kind=positive_int)
     csv_output: Path | str | bool | None = None
     output_per_triple: bool = _file(
         False, help="write one JSON file for each test triple",
-        matters=(_in_mode("test", "single", why=": there is one ranking"),),
+        matters=(_needs_prediction(": there is one ranking"),),
     )  # fmt: skip
     report: Path | str | None = _file(
         None, help="also write a self-contained page: evidence, paths, relations, and how it was computed",
-        kind=file_to_write, metavar="FILE.html", matters=(_in_mode("test", "single", why=": it shows predictions"),),
+        kind=file_to_write, metavar="FILE.html", matters=(_needs_prediction(": it shows predictions"),),
     )  # fmt: skip
     known: Sequence[Path | str] = _file(
         (), help="further true triples, such as valid and test: the prediction's rank passes over their tails, too",
-        kind=Path, many=True, metavar="FILE", matters=(_in_mode("test", "single", why=", which ranks no prediction"),),
+        kind=Path, many=True, metavar="FILE", matters=(_needs_prediction(", which ranks no prediction"),),
     )  # fmt: skip
 
     mode: str = _choice(
@@ -439,10 +447,10 @@ class TracInOptions:
     )  # fmt: skip
     test_indices: Sequence[int] | None = _choice(
         None, help="places in the test file, counted from 0, for --mode single", kind=non_negative_int, many=True,
-        metavar="I", matters=(_in_mode("single", why="; --mode single analyses them"),),
+        metavar="I", matters=(needs(mode="single"),),
     )  # fmt: skip
     max_test_triples: int | None = _choice(
-        None, help="analyse the first N only", kind=positive_int, metavar="N", matters=(_in_mode("test"),)
+        None, help="analyse the first N only", kind=positive_int, metavar="N", matters=(needs(mode="test"),)
     )
 
     method: str = _influence(
@@ -451,52 +459,55 @@ class TracInOptions:
     )  # fmt: skip
     damping: float = _influence(
         1.0, help="of gauss-newton, over the mean eigenvalue of a curvature", kind=positive_float,
-        matters=((lambda given: given.method == GAUSS_NEWTON, f" without --method {GAUSS_NEWTON}"),),
+        matters=(needs(method=GAUSS_NEWTON),),
     )  # fmt: skip
     learning_rate: float | None = _influence(
         None, kind=positive_float, metavar="η",
         help=f"factor of every score (default: {DEFAULT_LEARNING_RATE}; with several checkpoints the one stored in "
         "each)",
-        matters=(_without_gauss_newton("influences are differences of scores"),),
+        matters=(_needs_tracin("influences are differences of scores"),),
     )  # fmt: skip
     training_loss: bool = _influence(
         False,
         help="ℓ of tracin is the objective that the model was trained with, not the loss of the triple's own score",
-        matters=(_without_gauss_newton("it estimates what the training's objective does to a score"),),
+        matters=(_needs_tracin("it estimates what the training's objective does to a score"),),
     )  # fmt: skip
     top_k: int = _influence(10, help="how many influences to list", kind=positive_int)
     use_last_layers_only: bool = _influence(
         False, help="track only the last tensors before the scoring layer; it agrees with retraining less",
-        matters=(_without_gauss_newton("it follows the three embedding rows"),),
+        matters=(_needs_tracin("it follows the three embedding rows"),),
     )  # fmt: skip
     num_last_layers: int = _influence(
         2, help="how many tensors that is", kind=positive_int,
-        matters=((_counts_layers, " without --use-last-layers-only, or beside --last-layer-names"),),
+        matters=(Condition(
+            lambda given: given.use_last_layers_only and not given.last_layer_names,
+            " without --use-last-layers-only, or beside --last-layer-names",
+        ),),
     )  # fmt: skip
 
     batch_size: int = _machine(
         DEFAULT_BATCH_SIZE, kind=positive_int,
         help="(head, relation) pairs in a batch; the default is replaced by what fills a cache, or a GPU",
-        matters=((_is_fast, " on the reference loop, which takes one triple at a time"),),
+        matters=(_on_fast_engine(" on the reference loop, which takes one triple at a time"),),
     )  # fmt: skip
     device: str = _machine("auto", help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
     use_mixed_precision: bool = _machine(
         False, help="matrix products in bfloat16",
         matters=(
-            _without_gauss_newton("it touches too few triples to gain"),
-            (_is_fast, " on the reference loop, which defines the exact scores"),
-            (lambda given: not given.training_loss, " with --training-loss"),
+            _needs_tracin("it touches too few triples to gain"),
+            _on_fast_engine(" on the reference loop, which defines the exact scores"),
+            unless(training_loss=True),
         ),
     )  # fmt: skip
     use_tf32: bool = _machine(False, help="products on a GPU with TensorFloat-32's 10 bits")
     use_gradient_checkpointing: bool = _machine(
-        False, help=ACCEPTED, matters=((_never, ": no activations of a batch are kept for a backward pass"),)
+        False, help=ACCEPTED, matters=never("no activations of a batch are kept for a backward pass")
     )
     enable_multi_gpu: bool = _machine(False, help="one process for each visible GPU")
 
     last_layer_names: Sequence[str] | None = _engine(
         None, help="track exactly these parameters", many=True, metavar="NAME",
-        matters=(_without_gauss_newton("it follows the three embedding rows"),),
+        matters=(_needs_tracin("it follows the three embedding rows"),),
     )  # fmt: skip
     use_optimized_tracin: bool = _engine(
         False, help="the same scores by forward-mode passes, in far less time than the reference's backward loop"
@@ -504,31 +515,25 @@ class TracInOptions:
     use_vectorized_gradients: bool | None = _engine(
         None, help=ACCEPTED, off="--disable-vectorized-gradients",
         matters=(
-            (_is_fast, ": the reference loop is asked for"),
-            (_never, ": forward-mode passes need no training gradients"),
+            _on_fast_engine(": the reference loop is asked for"),
+            *never("forward-mode passes need no training gradients"),
         ),
     )  # fmt: skip
     cache_test_gradients: bool | None = _engine(
-        None, help=ACCEPTED, off="--disable-test-gradient-caching", matters=(COMPUTED_ONCE,)
+        None, help=ACCEPTED, off="--disable-test-gradient-caching", matters=COMPUTED_ONCE
     )
     use_torch_compile: bool = _engine(
-        False, help=ACCEPTED, matters=((_never, ": compiled passes measured no faster on a CPU"),)
+        False, help=ACCEPTED, matters=never("compiled passes measured no faster on a CPU")
     )
-    disable_memory_cleanup: bool = _engine(
-        False, help=ACCEPTED, matters=((_never, ": there is no cleanup to leave out"),)
-    )
+    disable_memory_cleanup: bool = _engine(False, help=ACCEPTED, matters=never("there is no cleanup to leave out"))
 
     def __post_init__(self) -> None:
         if isinstance(self.model_path, str | Path):
             object.__setattr__(self, "model_path", (self.model_path,))
         require_valid(self)
-        if self.mode == "single" and not self.test_indices:
-            raise InputError("--mode single analyses the triples that --test-indices names; give one or more")
-        if self.mode == "single" and self.test is None:
-            raise InputError("--mode single needs the test triples; give --test FILE")
-        sources = (self.test, self.test_triples, self.test_triple)
-        if self.mode == "test" and sum(source is not None for source in sources) != 1:
-            raise InputError("--mode test needs the test triples; give either --test FILE or --test-triples FILE")
+        missing = missing_for_mode(self)
+        if missing is not None:
+            raise InputError(missing)
         if (self.entity_to_id is None) != (self.relation_to_id is None):
             raise InputError("--entity-to-id and --relation-to-id go together; give both")
 
@@ -541,7 +546,7 @@ class TracInOptions:
     @property
     def rounds_to_bfloat16(self) -> bool:
         """Whether influences are asked for in bfloat16, of an engine that can."""
-        declared = with_flags(TracInOptions)["use_mixed_precision"]
+        (declared,) = pick(TracInOptions, "use_mixed_precision").values()
         return self.use_mixed_precision and reason_without_effect(declared, self) is None
 
     @property
@@ -564,6 +569,18 @@ class TracInOptions:
         return Path(self.output).with_suffix(".csv")
 
 
+def missing_for_mode(given: Any) -> str | None:
+    """Say what the mode lacks, of `TracInOptions` or of parsed arguments; None if it lacks nothing."""
+    if given.mode == "single" and not given.test_indices:
+        return "--mode single analyses the triples that --test-indices names; give one or more"
+    if given.mode == "single" and given.test is None:
+        return "--mode single needs the test triples; give --test FILE"
+    sources = (given.test, given.test_triples, getattr(given, "test_triple", None))
+    if given.mode == "test" and sum(source is not None for source in sources) != 1:
+        return "--mode test needs the test triples; give either --test FILE or --test-triples FILE"
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class AcceptedOptions:
     """What both influence scripts take besides `TracInOptions`."""
@@ -581,9 +598,9 @@ class NativeEngine:
     engine: str = _engine(
         "forward", help="how the same scores are computed: fast, or by the definition's backward loop",
         choices=("forward", "reference"), called="--engine reference",
-        matters=((_is_tracin, f" with --method {GAUSS_NEWTON}, which has one engine"),),
+        matters=(unless(method=GAUSS_NEWTON, why=", which has one engine"),),
     )  # fmt: skip
-    no_cache_test_gradients: bool = _engine(False, help="keep no gradients of test triples", matters=(COMPUTED_ONCE,))
+    no_cache_test_gradients: bool = _engine(False, help="keep no gradients of test triples", matters=COMPUTED_ONCE)
 
     @classmethod
     def of(cls, options: TracInOptions) -> "NativeEngine":
@@ -614,6 +631,8 @@ def native_settings() -> dict[str, Field]:
 # The keys of conve_tracin.data.kgx.STYLES, whose module is slow to import.
 STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat")
 
+SPLITTING = "splitting (of a KGX graph, one file, or a dataset without validation triples)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSettings:
@@ -643,6 +662,6 @@ class PrepareSettings:
     )  # fmt: skip
     skip_malformed: bool = setting(False, help="leave out and count broken lines", group="KGX graph")
     skip_unknown: bool = setting(False, help="leave out and count edges with an end not in --nodes", group="KGX graph")
-    valid_fraction: float = setting(0.1, help="share of the triples in valid.txt", kind=fraction, group="splitting")
-    test_fraction: float = setting(0.1, help="share of the triples in test.txt", kind=fraction, group="splitting")
-    random_seed: int = setting(42, help="of the choice", kind=non_negative_int, group="splitting")
+    valid_fraction: float = setting(0.1, help="share of the triples in valid.txt", kind=fraction, group=SPLITTING)
+    test_fraction: float = setting(0.1, help="share of the triples in test.txt", kind=fraction, group=SPLITTING)
+    random_seed: int = setting(42, help="of the choice", kind=non_negative_int, group=SPLITTING)

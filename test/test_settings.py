@@ -99,7 +99,7 @@ class MoreTraining(TrainingConfig):
 
     number_of_moons: int = settings.setting(
         3, help="moons above the graph", kind=settings.positive_int, group="heaven", on_resume=settings.SAID,
-        matters=((lambda given: given.loss == "ce", " with --loss {loss}"),),
+        matters=(settings.needs(loss="ce"),),
     )  # fmt: skip
     is_night: bool = settings.setting(False, help="whether it is dark", group="heaven", on_resume=settings.REFUSED)
 
@@ -125,7 +125,7 @@ def test_a_setting_that_is_declared_is_a_flag_a_key_a_check_and_a_rule(monkeypat
         assert checkpoint.exists() is stays
 
     given = MoreTraining(number_of_moons=2, is_night=True)
-    assert list(settings.settings_without_effect(given)) == ["--number-of-moons has no effect with --loss bce"]
+    assert list(settings.settings_without_effect(given)) == ["--number-of-moons has no effect without --loss ce"]
     assert list(settings.settings_without_effect(replace(given, loss="ce"))) == []
     changes = list(settings.changes_on_resuming({"tails_per_visit": 16}, given))
     assert [(each.name, each.before, each.now, each.is_refused) for each in changes] == [
