@@ -7,7 +7,7 @@ from pathlib import Path
 from conve_tracin import cli, settings
 from conve_tracin.settings import TracInOptions
 
-__getattr__ = cli.lazy_exports({"run_tracin_analysis": "conve_tracin.analysis"})
+__getattr__ = cli.lazy_exports({"run_tracin_analysis": "conve_tracin.explain"})
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,12 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Parse, analyse, write."""
     args = parse_args(argv)
-    cli.start_on_all_gpus(args)
-    from conve_tracin.analysis import analyse
-    from conve_tracin.parallel import processes
+    from conve_tracin.parallel import processes, run_on_all_gpus_if_asked
+
+    run_on_all_gpus_if_asked(args)
+    from conve_tracin.explain import RUN_TRACIN, explain
 
     with processes():
-        analyse(TracInOptions(**cli.members_of(TracInOptions, args)), keep_content=False)
+        explain(TracInOptions(**cli.members_of(TracInOptions, args)), RUN_TRACIN)
 
 
 if __name__ == "__main__":

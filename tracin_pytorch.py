@@ -8,7 +8,7 @@ from typing import Any
 from conve_tracin import cli, settings
 from conve_tracin.settings import NativeEngine, TracInOptions
 
-__getattr__ = cli.lazy_exports({"TracInAnalyzerPyTorch": "conve_tracin.influence.analyzer"})
+__getattr__ = cli.lazy_exports({"TracInAnalyzerPyTorch": "conve_tracin.influence.analyzers"})
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,12 +40,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     require_consistent(parser, args)
 
-    cli.start_on_all_gpus(args)
-    from conve_tracin.native_analysis import run_native_analysis
-    from conve_tracin.parallel import processes
+    from conve_tracin.parallel import processes, run_on_all_gpus_if_asked
+
+    run_on_all_gpus_if_asked(args)
+    from conve_tracin.explain import TRACIN_PYTORCH, explain
 
     with processes():
-        run_native_analysis(**options_from(args))
+        explain(TracInOptions(**options_from(args)), TRACIN_PYTORCH)
 
 
 def require_consistent(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -53,10 +53,11 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train as the arguments say, and print the test metrics."""
     from conve_tracin import parallel
+    from conve_tracin.device import choose_device
     from conve_tracin.training.loop import OUTPUT_FILES, keep_freed_memory, train
 
     require_outputs(args, OUTPUT_FILES)
-    device = cli.choose_device("cpu" if args.no_gpu else "auto")
+    device = choose_device("cpu" if args.no_gpu else "auto")
     config = TrainingConfig(**cli.members_of(TrainingConfig, args))
     for message in settings_without_effect(args, config, device=device):
         logger.info(message)
@@ -67,11 +68,11 @@ def run(args: argparse.Namespace) -> None:
         model_sizes=cli.members_of(ConvEConfig, args),
         output_dir=args.output_dir,
         checkpoint_dir=checkpoint_dir_of(args),
-        resume_from=parallel.announce(choose_checkpoint(args) if parallel.is_main() else None),
+        resume_from=parallel.broadcast(choose_checkpoint(args) if parallel.is_main_process() else None),
         device=device,
         clean_memory=not args.disable_memory_cleanup,
     )
-    if not parallel.is_main():
+    if not parallel.is_main_process():
         return
     print(f"Test metrics ({results['ranked']}, filtered), best model of epoch {results['epoch']}:")
     for name in ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@5", "hits@10", "mean_rank"):
@@ -136,9 +137,9 @@ def settings_without_effect(args: argparse.Namespace, config: TrainingConfig, *,
     if config.use_torch_compile and device != "cpu":
         if config.use_gradient_checkpointing:
             yield "--use-torch-compile has no effect on the encoder together with --use-gradient-checkpointing"
-        elif parallel.count() > 1:
+        elif parallel.world_size() > 1:
             yield "--use-torch-compile has no effect on the encoder with several GPUs: BatchNorm is synchronized"
-    if config.auto_batch_size and parallel.count() > 1:
+    if config.auto_batch_size and parallel.world_size() > 1:
         yield "--auto-batch-size has no effect with several processes: one cannot halve a batch of all"
     if args.disable_memory_cleanup and device == "cpu":
         yield "--disable-memory-cleanup has no effect on the CPU, which caches no memory between batches"

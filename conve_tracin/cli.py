@@ -8,7 +8,6 @@ import importlib
 import io
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
@@ -16,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from conve_tracin.errors import InputError, TerminatedError, exit_code_of
 from conve_tracin.settings import (  # noqa: F401  (the types of flags are for the scripts)
@@ -32,9 +31,6 @@ from conve_tracin.settings import (  # noqa: F401  (the types of flags are for t
     positive_float,
     positive_int,
 )
-
-if TYPE_CHECKING:
-    from conve_tracin.data.names import Names
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -160,20 +156,6 @@ def add_name_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--edge-map", type=Path, help="JSON of predicates: {'{\"predicate\": …}': relation label}")
 
 
-def read_names_from(args: argparse.Namespace) -> "Names":
-    """Read the mappings and names that `add_mapping_arguments` and `add_name_arguments` declare."""
-    from conve_tracin.data.names import Names, read_names, read_predicates
-    from conve_tracin.data.vocabulary import read_vocabulary
-
-    entities = read_vocabulary(args.entity_to_id, "entity")
-    return Names(
-        entities=entities,
-        relations=read_vocabulary(args.relation_to_id, "relation"),
-        entity_names={} if args.node_name_dict is None else read_names(args.node_name_dict, entities),
-        predicates={} if args.edge_map is None else read_predicates(args.edge_map),
-    )
-
-
 def add_settings(parser: OneLineParser, settings: Mapping[str, Field]) -> None:
     """Declare the flags of settings, each in its group."""
     for each in settings.values():
@@ -196,40 +178,6 @@ def add_setting(group: argparse._ActionsContainer, declared: Field) -> None:
         )  # fmt: skip
 
 
-def start_on_all_gpus(args: argparse.Namespace) -> None:
-    """Exit when the run that --enable-multi-gpu started on all GPUs has ended; return where one process does it all."""
-    if args.enable_multi_gpu:
-        from conve_tracin import parallel
-
-        exit_code = parallel.start_on_all_gpus(device=args.device, method=args.method)
-        if exit_code is not None:
-            sys.exit(exit_code)
-
-
 def members_of(dataclass_type: type, args: argparse.Namespace) -> dict[str, Any]:
     """Pick the arguments that have the names of the dataclass's fields."""
     return {field.name: getattr(args, field.name) for field in fields(dataclass_type) if hasattr(args, field.name)}
-
-
-def choose_device(name: str) -> str:
-    """Turn `--device` into a device, which then multiplies float32 exactly: "auto" is the GPU where there is one.
-
-    Raises InputError for a device that this machine lacks, or of a kind on which nothing here was tried.
-    """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise InputError(f"--device {name}: use auto, cpu, cuda or cuda:N")
-
-    import torch
-
-    from conve_tracin.device import set_tf32
-    from conve_tracin.parallel import own_gpu
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    name = own_gpu(name)
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not available here; use --device cpu") from error
-    set_tf32(allowed=False)
-    return name

@@ -5,7 +5,6 @@ Commands are lists of words and never pass through a shell, so that directories 
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from conve_tracin import settings
+from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_in
 from conve_tracin.data.prepare import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
 from conve_tracin.data.text import suggestion
 from conve_tracin.errors import InputError
@@ -29,8 +29,6 @@ PIPELINE_DEFAULTS: dict[str, Any] = {
     "base": "results", "style": "keepall", "num_explained": 5, "explain_together": False, "explain_threads": 1,
 }  # fmt: skip
 SOURCES = ("dataset", "triples", "nodes")
-
-CHECKPOINT_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pt")
 
 
 class StepFailedError(Exception):
@@ -191,8 +189,8 @@ class Pipeline:
             "inputs": {path.name: digest_of_file(path) for path in inputs},
         }
         note = self.model / "run.json"
-        checkpoints = list((self.model / "checkpoints").glob("checkpoint_epoch_*.pt"))
-        epochs = [int(match[1]) for path in checkpoints if (match := CHECKPOINT_NAME.fullmatch(path.name))]
+        checkpoints = list((self.model / "checkpoints").glob(EPOCH_CHECKPOINTS))
+        epochs = [epoch_in(path) for path in checkpoints]
         last_epoch = self.config.get("num_epochs") or TrainingConfig.num_epochs
         same_run = note.is_file() and json.loads(note.read_text(encoding="utf-8")) == run
         if same_run and max(epochs, default=0) <= last_epoch:

@@ -7,7 +7,7 @@ pykeen is imported here.
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -108,7 +108,7 @@ class Setting:
     help: str
     group: str | None = None  # of --help; without one there is no flag
     kind: Callable[[str], Any] | None = None  # turns a word of the command line into the value; text by default
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     metavar: str | None = None
     many: bool = False  # the flag takes several values
     off: str | None = None  # the flag that says False, if None stands for "not said"
@@ -362,7 +362,11 @@ TRACIN = "tracin"
 
 GAUSS_NEWTON = "gauss-newton"
 
-METHODS = (TRACIN, GAUSS_NEWTON)
+# Each method's module; see `influence.method.Method`.
+METHODS = {
+    TRACIN: "conve_tracin.influence.tracin",
+    GAUSS_NEWTON: "conve_tracin.influence.gauss_newton_method",
+}
 
 ACCEPTED = "accepted; see the message"
 
@@ -555,7 +559,7 @@ class TracInOptions:
         if not self.output_per_triple or self.mode == "self":
             return None
         output = Path(self.output)
-        return output.with_suffix("") if output.suffix == ".json" else output
+        return output.with_suffix("") if output.suffix == ".json" and not output.is_dir() else output
 
     @property
     def csv_path(self) -> Path | None:

@@ -22,6 +22,7 @@ from project_files import (
     MAPPINGS,
     NAMES,
     assert_right,
+    clean,  # noqa: F401
     influences_by_hand,
     project,  # noqa: F401
     write,

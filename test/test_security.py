@@ -171,7 +171,7 @@ def test_no_source_unpickles_evaluates_or_calls_a_shell():
             if name == "torch.load" and given.get("weights_only") != "True":
                 trusting.append((path.name, given.get("weights_only")))
     # Behind --trust-pickle.
-    assert trusting == [("pykeen_bridge.py", "False")]
+    assert trusting == [("pykeen.py", "False")]
     assert not re.search(r"^\s*shell:", (ROOT / "Snakefile_pytorch_conve").read_text(encoding="utf-8"), re.MULTILINE)
 
 

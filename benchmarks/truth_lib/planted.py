@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton import (
     GaussNewtonMethod,
     gauss_newton_effects,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from conve_tracin.checkpoint.native import CONVERTED, NATIVE, PYKEEN_TRAINING_LOOP, detect_format
 from conve_tracin.checkpoint.schema import conve_config, require_names, require_shapes, require_sound_weights
+from conve_tracin.data.queries import count_relation_rows
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.model.conve import ConvEConfig, is_statistic, weight_shapes
@@ -54,7 +55,7 @@ def convert_pytorch_to_pykeen_state_dict(checkpoint: Mapping[str, Any]) -> dict[
     PyKEEN's ConvE always has a bias per entity, of shape (num_entities, 1): the model's own, or zeros. The other
     tensors are the checkpoint's, not copies.
 
-    Raises InputError where a weight is missing or unknown.
+    Raises InputError if a weight is missing or unknown.
     """
     state = checkpoint["model_state_dict"]
     require_names(state, NATIVE_TO_PYKEEN, optional="entity_bias")
@@ -74,7 +75,7 @@ def convert_pykeen_to_native_state_dict(
     A model without an entity bias (`has_entity_bias` false) carries zeros through PyKEEN, and they are left out
     here. Where PyKEEN has trained them since, they are kept.
 
-    Raises InputError where the weights are not those of a ConvE with batch normalisation.
+    Raises InputError if the weights are not those of a ConvE with batch normalisation.
     """
     require_names(state_dict, PYKEEN_TO_NATIVE)
     native = {PYKEEN_TO_NATIVE[name]: tensor for name, tensor in state_dict.items()}
@@ -93,7 +94,7 @@ def infer_conve_config(
     embedding size that give the linear layer its number of inputs; where several pairs do, one of the two has to
     be given. Dropout leaves no trace in the weights and gets its defaults: it matters for further training only.
 
-    Raises InputError where the weights are not those of a ConvE, or do not tell height and width.
+    Raises InputError if the weights are not those of a ConvE, or do not tell height and width.
     """
     require_names(state_dict, PYKEEN_TO_NATIVE)
     try:
@@ -139,7 +140,7 @@ def to_pykeen_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     Weights and optimizer state get PyKEEN's names and order; everything else is carried over, so that the way
     back loses nothing. Added: `source_format`, and `inverse_triples` (relation r is row 2r, its inverse 2r + 1).
 
-    Raises InputError where the weights or sizes are not those of a ConvE, or a weight is not finite.
+    Raises InputError if the weights or sizes are not those of a ConvE, or a weight is not finite.
     """
     state = checkpoint["model_state_dict"]
     require_names(state, NATIVE_TO_PYKEEN, optional="entity_bias")
@@ -174,7 +175,7 @@ def to_native_checkpoint(
 
     Height and width are needed where `infer_conve_config` cannot tell them.
 
-    Raises InputError where `content` holds no ConvE of PyKEEN, or a weight is not finite.
+    Raises InputError if `content` holds no ConvE of PyKEEN, or a weight is not finite.
     """
     source_format = detect_format(content)
     pykeen_state = pykeen_weights(content)
@@ -203,7 +204,7 @@ def to_native_checkpoint(
 
 
 def require_pykeen_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig) -> None:
-    """Raise InputError where PyKEEN's ConvE lacks a table, or a weight has another shape than `config` asks for.
+    """Raise InputError if PyKEEN's ConvE lacks a table, or a weight has another shape than `config` asks for.
 
     `config` has an entity bias, as PyKEEN's ConvE has; weights of other names are passed over.
     """
@@ -218,7 +219,7 @@ def require_pykeen_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig)
 def pykeen_weights(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """Return the state dict inside of any of PyKEEN's formats.
 
-    Raises InputError where `content` is native, or holds no weights of a PyKEEN model.
+    Raises InputError if `content` is native, or holds no weights of a PyKEEN model.
     """
     source_format = detect_format(content)
     if source_format == NATIVE:
@@ -231,14 +232,14 @@ def pykeen_weights(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 
 def trained_with_inverse_triples(content: Mapping[str, Any]) -> bool | None:
-    """Say whether the relation table holds inverse relations, or None where the file does not tell."""
+    """Say whether the relation table holds inverse relations, or None if the file does not tell."""
     if "inverse_triples" in content:
         return content["inverse_triples"]
     relations = content.get("relation_to_id_dict")
     if relations is None or detect_format(content) != PYKEEN_TRAINING_LOOP:
         return None
     rows = len(content["model_state_dict"][RELATION_EMBEDDINGS])
-    return rows == 2 * len(relations)
+    return rows == count_relation_rows(len(relations), inverse_triples=True)
 
 
 def stored_learning_rate(content: Mapping[str, Any]) -> float | None:
@@ -277,7 +278,7 @@ def renumber_optimizer_state(
     """Renumber the `state_dict` of a torch optimizer for the same parameters in another order.
 
     Parameters that only `new_names` has start without a state, as in a new optimizer; the state of those that
-    only `old_names` has is dropped. Returns None where the optimizer does not hold exactly the parameters
+    only `old_names` has is dropped. Returns None if the optimizer does not hold exactly the parameters
     `old_names` in a single group: then their numbers tell nothing.
     """
     groups = optimizer_state["param_groups"]

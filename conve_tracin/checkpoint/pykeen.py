@@ -1,7 +1,7 @@
-"""Everything that touches PyKEEN: its datasets, its ConvE, its files. No other module imports pykeen.
+"""PyKEEN's models and files: recognise, read, build, score, convert and verify.
 
-PyKEEN is imported inside the functions that need it, so that importing this module is cheap. The renaming of
-weights needs no PyKEEN and is in conversion.py.
+PyKEEN is imported inside the functions that need it, so that importing this module is cheap. Renaming weights needs
+no PyKEEN and is in conversion.py.
 """
 
 import logging
@@ -36,6 +36,8 @@ from conve_tracin.checkpoint.native import (
     save_into,
 )
 from conve_tracin.checkpoint.schema import conve_config, require_sound_weights
+from conve_tracin.data.datasets import first_line, quiet_pykeen
+from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, with_relation_rows
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 from conve_tracin.model.conve import ConvE, ConvEConfig
@@ -43,7 +45,6 @@ from conve_tracin.model.conve import ConvE, ConvEConfig
 if TYPE_CHECKING:
     import pykeen.models
     from pykeen.models import Model as PyKEENModel  # noqa: F401 - for the annotations of other modules
-from conve_tracin.data.datasets import _first_line, _quiet_pykeen
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def load_pykeen_model(
     alone does not tell whether its relation table holds inverses; without `num_relations` it is taken to have
     none. `embedding_height` and `embedding_width` are needed where `infer_conve_config` cannot tell them.
 
-    Raises InputError where the file is none of these, would run code, is damaged, holds another model than
+    Raises InputError if the file is none of these, would run code, is damaged, holds another model than
     ConvE without being a pickled model, or does not have `num_relations` relations.
     """
     content = read_pykeen_file(path, trust_pickle=trust_pickle)
@@ -115,7 +116,7 @@ def read_pykeen_file(path: str | Path, *, trust_pickle: bool = False) -> "dict[s
 
     Only with `trust_pickle` may reading the file run code from it, and only where it holds more than plain data.
 
-    Raises InputError where the file is absent, damaged or, without `trust_pickle`, would run code.
+    Raises InputError if the file is absent, damaged or, without `trust_pickle`, would run code.
     """
     try:
         return read_checkpoint_file(path)
@@ -128,7 +129,7 @@ def read_pykeen_file(path: str | Path, *, trust_pickle: bool = False) -> "dict[s
         content = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling runs whatever the file asks for
         raise InputError(
-            f"{path}: cannot be unpickled ({_first_line(error)}); use the versions of pykeen and torch that wrote it"
+            f"{path}: cannot be unpickled ({first_line(error)}); use the versions of pykeen and torch that wrote it"
         ) from error
     if not isinstance(content, dict | pykeen.models.Model):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a PyKEEN model; use another file")
@@ -177,7 +178,7 @@ def _from_weights(
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise InputError(
-            f"its weights do not fit its model_config ({_first_line(error)}); use an undamaged checkpoint"
+            f"its weights do not fit its model_config ({first_line(error)}); use an undamaged checkpoint"
         ) from error
     # Numbers that float32 does not hold have become infinite.
     require_sound_weights(model.state_dict(), source="its weights")
@@ -199,9 +200,10 @@ def _from_weights(
 def _has_inverse_rows(*, rows: int, num_relations: int | None, stored: bool | None) -> bool:
     if num_relations is None:
         return bool(stored)
-    if rows not in (num_relations, 2 * num_relations) or stored not in (None, rows == 2 * num_relations):
-        raise InputError(_wrong_relations(rows // 2 if stored else rows, num_relations))
-    return rows == 2 * num_relations
+    rows_with_inverses = count_relation_rows(num_relations, inverse_triples=True)
+    if rows not in (num_relations, rows_with_inverses) or stored not in (None, rows == rows_with_inverses):
+        raise InputError(_wrong_relations(rows // ROWS_OF_A_RELATION if stored else rows, num_relations))
+    return rows == rows_with_inverses
 
 
 def _wrong_relations(expected: int, given: int) -> str:
@@ -214,7 +216,7 @@ def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool
     `num_relations` of the config counts the rows of the relation table; with `inverse_triples` half of them are
     inverses. The random state is left as it was.
 
-    Raises InputError where the sizes contradict each other.
+    Raises InputError if the sizes contradict each other.
     """
     config = ConvEConfig(**model_config)
     if inverse_triples and config.num_relations % 2:
@@ -231,7 +233,7 @@ def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool
         num_relations=config.num_relations // 2 if inverse_triples else config.num_relations,
         create_inverse_triples=inverse_triples,
     )
-    with _quiet_pykeen(), torch.random.fork_rng(devices=[]):
+    with quiet_pykeen(), torch.random.fork_rng(devices=[]):
         return PyKEENConvE(
             triples_factory=counts,
             embedding_dim=config.embedding_dim,
@@ -248,7 +250,7 @@ def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool
 
 
 def as_native_conve(model: "pykeen.models.Model") -> ConvE | None:
-    """Return a native ConvE, in eval mode, that scores as PyKEEN's does; None where `model` is no such ConvE.
+    """Return a native ConvE, in eval mode, that scores as PyKEEN's does; None if `model` is no such ConvE.
 
     The weights are copies. An entity bias that does not require gradients (see `LoadedPyKEENModel`) and is zero
     is left out. Relation ids are rows of the relation table, as in `relation_rows`.
@@ -285,13 +287,13 @@ def score_pykeen(model: "pykeen.models.Model", triples: Tensor) -> Tensor:
 
 def relation_rows(model: "pykeen.models.Model", triples: Tensor) -> Tensor:
     """Return triples (B, 3) with each relation id of the mapping file replaced by its row of the relation table."""
-    return triples * triples.new_tensor([1, 2, 1]) if model.use_inverse_triples else triples
+    return with_relation_rows(triples, inverse_triples=model.use_inverse_triples)
 
 
 def find_training_mappings(path: str | Path) -> tuple[Path, Path] | None:
     """Find the mappings that a PyKEEN pipeline saved: entity_to_id.tsv.gz and relation_to_id.tsv.gz.
 
-    `path` is the directory of `PipelineResult.save_to_directory` or a file in it. Returns None where they are not
+    `path` is the directory of `PipelineResult.save_to_directory` or a file in it. Returns None if they are not
     there.
     """
     path = Path(path)

@@ -200,7 +200,7 @@ def is_plain_tensor(value: Any) -> bool:
 
 
 def require_names(state: Mapping[str, Tensor], known: Collection[str], *, optional: str | None = None) -> None:
-    """Raise InputError where a state dict lacks a weight of `known` other than `optional`, or has one besides them."""
+    """Raise InputError if a state dict lacks a weight of `known` other than `optional`, or has one besides them."""
     missing = [name for name in known if name not in state and name != optional]
     unknown = [name for name in state if name not in known]
     no_tensors = [name for name in known if name in state and not isinstance(state[name], Tensor)]
@@ -219,7 +219,7 @@ def require_names(state: Mapping[str, Tensor], known: Collection[str], *, option
 
 
 def require_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig) -> None:
-    """Raise InputError where a native model's weights have other shapes or kinds of numbers than its sizes ask for.
+    """Raise InputError if a native model's weights have other shapes or kinds of numbers than its sizes ask for.
 
     Weights that either side lacks are passed over.
     """

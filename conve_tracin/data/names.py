@@ -1,4 +1,4 @@
-"""Readable names of entities, and predicates of relations."""
+"""Readable names of entities and predicates of relations, from the files that the options name."""
 
 import json
 import logging
@@ -6,12 +6,16 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from conve_tracin.data.text import as_id, column_trouble, is_unicode, read_lines, shown, shown_id
-from conve_tracin.data.vocabulary import Vocabulary
+from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+# Of many labels that share a name.
+SHOWN_LABELS = 5
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class Names:
     predicates: dict[str, str] = field(default_factory=dict)
 
     def entity(self, entity: int) -> str:
-        """Return an entity's name, or its label where it has none."""
+        """Return an entity's name, or else its label."""
         return self.entity_names.get(entity) or self.entities.labels[entity]
 
     def relation(self, relation: int) -> str:
-        """Return a relation's predicate, or its label where it has none."""
+        """Return a relation's predicate, or else its label."""
         label = self.relations.labels[relation]
         return self.predicates.get(label, label)
 
@@ -65,18 +69,28 @@ class Names:
         }
 
 
-# Of many labels that share a name.
-SHOWN_LABELS = 5
+def read_names_from(options: Any) -> Names:
+    """Read the files that options or parsed arguments name: two mappings, names of entities, predicates of relations.
+
+    `options.node_name_dict` and `options.edge_map` may be None.
+    """
+    entities = read_vocabulary(options.entity_to_id, "entity")
+    return Names(
+        entities=entities,
+        relations=read_vocabulary(options.relation_to_id, "relation"),
+        entity_names={} if options.node_name_dict is None else read_names(options.node_name_dict, entities),
+        predicates={} if options.edge_map is None else read_predicates(options.edge_map),
+    )
 
 
 def read_names(path: str | Path, entities: Vocabulary | None = None) -> dict[int, str]:
     """Read `name<TAB>id` lines into {id: name}.
 
-    Where every value of the second column is an integer, they are ids; otherwise they are labels of `entities`,
-    and labels that it lacks are left out (a file of names may serve several graphs) with a logged count. A line
-    without a name is passed over.
+    If every value of the second column is an integer, they are ids; otherwise they are labels of `entities`.
+    Labels that it lacks are left out with a logged count, since a file of names may serve several graphs. Lines
+    without a name are ignored.
 
-    Raises InputError for malformed lines, ids out of range, two names for one id, and where no line fits.
+    Raises InputError for malformed lines, ids out of range, two names for one id, and if no line fits.
     """
     path = Path(path)
     rows = [line.split("\t") for line in read_lines(path)]
@@ -119,7 +133,7 @@ def read_predicates(path: str | Path) -> dict[str, str]:
     The file is a JSON object; its keys are JSON objects in turn, written as strings, with a member "predicate"
     and qualifiers beside it, and its values are the relation labels.
 
-    Raises InputError where it is anything else, or gives one label two predicates.
+    Raises InputError if it is anything else, or gives one label two predicates.
     """
     path = Path(path)
     text = "\n".join(read_lines(path))
@@ -153,7 +167,7 @@ def read_predicates(path: str | Path) -> dict[str, str]:
 
 
 def predicate_of(key: str) -> str | None:
-    """Return the "predicate" of a JSON object written as a string, or None where there is none.
+    """Return the "predicate" of a JSON object written as a string, or None if there is none.
 
     Its qualifiers stand behind it in brackets: they tell relations apart that mean opposite things, such as
     "biolink:affects (activity, increased)" and "(activity, decreased)".

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conve_tracin.data.queries import Queries, group_by_query, with_inverse_triples
+from conve_tracin.data.queries import Queries, examples_of, group_by_query, with_relation_rows
 from conve_tracin.errors import InputError
 from conve_tracin.influence.engine.passes import iterate_derivatives
 from conve_tracin.influence.engine.tangent import ConvETangent
@@ -342,7 +342,7 @@ def gauss_newton_effects(
         test_triples, training_triples: (n, 3) and (N, 3) in the files' ids; the training triples are all that the
             model was trained on.
         method: its constants.
-        inverse_triples: the model was trained with them; relation r of the files is its row 2r, the inverse 2r + 1.
+        inverse_triples: the model was trained with them.
         curvature: use and fill this cache, made by `training_curvature` from the same model and triples.
         batch_size, progress: see `iterate_derivatives`.
 
@@ -352,8 +352,8 @@ def gauss_newton_effects(
     test_triples = np.asarray(test_triples, dtype=np.int64).reshape(-1, 3)
     if curvature is None:
         curvature = training_curvature(model, training_triples, method.curvature, inverse_triples=inverse_triples)
-    model_triples = with_inverse_triples(training_triples) if inverse_triples else training_triples
-    model_tests = test_triples * np.array([1, 2 if inverse_triples else 1, 1])
+    model_triples = examples_of(training_triples, inverse_triples=inverse_triples)
+    model_tests = with_relation_rows(test_triples, inverse_triples=inverse_triples)
     tangents = gauss_newton_tangents(model, model_tests, curvature)
     effects = label_effects(model, tangents, model_triples, batch_size=batch_size, progress=progress)
     if method.competition:
@@ -370,9 +370,9 @@ def training_curvature(
     model: ConvE, training_triples: np.ndarray, config: CurvatureConfig, *, inverse_triples: bool
 ) -> RowCurvature:
     """Make the cache of curvatures for training triples (N, 3) in the files' ids."""
-    triples = with_inverse_triples(training_triples) if inverse_triples else training_triples
+    triples = examples_of(training_triples, inverse_triples=inverse_triples)
     # A repeated triple is one more row of 1vsAll and counts there; with KvsAll no weight depends on it.
-    queries = Queries.distinct(group_by_query(triples), model.entity_embeddings.weight.device)
+    queries = Queries.distinct(triples, model.entity_embeddings.weight.device)
     return RowCurvature(model, queries, config)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conve_tracin.influence.analyzer import Influence, TripleAnalyzer, rank_influences
+from conve_tracin.influence.method import Influence, rank_influences
+from conve_tracin.influence.scorers import Scorer
 from conve_tracin.ranking import filtered_ranks
 
 if TYPE_CHECKING:
@@ -157,11 +158,11 @@ def concentration(scores: Tensor) -> Concentration:
 
 @torch.no_grad()
 def describe_prediction(
-    analyzer: TripleAnalyzer, test_triple: Sequence[int], training_triples: np.ndarray, settings: SummarySettings
+    scorer: Scorer, test_triple: Sequence[int], training_triples: np.ndarray, settings: SummarySettings
 ) -> Prediction:
     """Score and rank a test triple among all tails, leaving out the others that training or known triples have."""
     head, relation, tail = (int(value) for value in test_triple)
-    scores = analyzer.score_tails(head, relation, settings.num_entities)  # (K,)
+    scores = scorer.score_tails(head, relation, settings.num_entities)  # (K,)
     trained = _tails_of(training_triples, head, relation)
     further = trained[:0] if settings.known_triples is None else _tails_of(settings.known_triples, head, relation)
     known = torch.from_numpy(np.union1d(trained, further))

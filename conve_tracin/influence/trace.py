@@ -12,7 +12,8 @@ from torch import Tensor
 
 from conve_tracin import parallel
 from conve_tracin.errors import InputError
-from conve_tracin.influence.analyzer import Influence, TripleAnalyzer, rank_influences
+from conve_tracin.influence.method import Influence, Method, rank_influences
+from conve_tracin.influence.scorers import Scorer
 from conve_tracin.influence.summary import InfluenceSummary, Prediction, SummarySettings, describe_prediction, summarise
 
 # Test triples in one pass over the training set: one score for each of them and each training triple is held.
@@ -21,9 +22,10 @@ GROUP_SIZE = 16
 
 @dataclass(frozen=True)
 class TracedCheckpoint:
-    """A loaded checkpoint: its analyzer, and its weight in the sum: η for TracIn, one share of 1 for Gauss–Newton."""
+    """A loaded checkpoint: what scores, what compares, and its weight in the sum (η, or its share of 1)."""
 
-    analyzer: TripleAnalyzer
+    scorer: Scorer
+    method: Method
     weight: float
 
 
@@ -64,45 +66,45 @@ def trace(
     Args:
         load: reads a checkpoint; the latest one is kept, so that a single one is read once.
         checkpoints: what to load, in order.
-        test_triples: ids of the files; None in the processes that follow process 0 (see `distributed`), which
+        test_triples: ids of the files; None in the processes that follow process 0 (see `parallel`), which
             compute their share and yield nothing.
         training_triples: ids of the files.
         top_k: how many influences to list.
-        batch_size: see the analyzer.
+        batch_size: see the method.
         progress: show progress bars.
         describe: score and rank each test triple among the entities of these mappings.
         summarised: also summarise all its influences; goes with `describe`.
     """
     load = lru_cache(maxsize=1)(load)
-    test_triples = parallel.announce(test_triples)
-    progress = progress and parallel.is_main()
+    test_triples = parallel.broadcast(test_triples)
+    progress = progress and parallel.is_main_process()
     for start in range(0, len(test_triples), GROUP_SIZE):
         group = test_triples[start : start + GROUP_SIZE]
         totals: Tensor | None = None
         for checkpoint in checkpoints:
             loaded = load(checkpoint)
             compute = partial(
-                loaded.analyzer.gradient_products,
+                loaded.method.products,
                 group,
                 batch_size=batch_size,
                 progress=f"{checkpoint.name}: {len(group)} test triple(s)" if progress else None,
             )
             with naming_the_checkpoint(checkpoint):
-                if loaded.analyzer.shares_training_triples:
+                if loaded.method.shares_training_triples:
                     products = parallel.compute_shared(compute, training_triples)
-                elif parallel.is_main():
+                elif parallel.is_main_process():
                     products = compute(training_triples)
                 else:
                     continue
             require_finite_influences(products, checkpoint)
             scaled = products.mul_(loaded.weight)
             totals = scaled if totals is None else totals.add_(scaled)
-        if not parallel.is_main():
+        if not parallel.is_main_process():
             continue
         for test_triple, scores in zip(group, totals, strict=True):
             traced = make_trace(test_triple, scores, training_triples, top_k=top_k)
             if describe is not None:
-                prediction = describe_prediction(loaded.analyzer, test_triple, training_triples, describe)
+                prediction = describe_prediction(loaded.scorer, test_triple, training_triples, describe)
                 traced = replace(traced, prediction=prediction)
                 if summarised:
                     traced = replace(traced, summary=summarise(scores, training_triples, describe))
@@ -111,7 +113,7 @@ def trace(
 
 @contextmanager
 def naming_the_checkpoint(checkpoint: Path) -> Iterator[None]:
-    """Put the path of a checkpoint before the message of what its analyzer cannot compute."""
+    """Put the path of a checkpoint before the message of what a method cannot compute with it."""
     try:
         yield
     except InputError as error:

@@ -38,7 +38,7 @@ class ConvE(nn.Module):
     """ConvE with the layer names of the native checkpoint format.
 
     A query vector q(h, r) is computed from the embeddings of head and relation; the score of a triple is
-    q(h, r) · e_t, plus the tail's bias where the model has one. Takes the members of `ConvEConfig` as keywords.
+    q(h, r) · e_t, plus the tail's bias if the model has one. Takes the members of `ConvEConfig` as keywords.
     """
 
     def __init__(self, **sizes: int | float | bool) -> None:

@@ -15,7 +15,7 @@ import torch
 import conve_tracin
 from conve_tracin.data.names import Names
 from conve_tracin.files import atomic_write, digest_of_file
-from conve_tracin.influence.analyzer import Influence
+from conve_tracin.influence.method import Influence
 from conve_tracin.influence.summary import Concentration, InfluenceSummary, Prediction, RelationInfluence
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report.charts import Axis, draw_concentration

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from conve_tracin.influence.analyzer import Influence
+from conve_tracin.influence.method import Influence
 
 MAX_HOPS = 3
 

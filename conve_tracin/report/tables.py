@@ -9,7 +9,7 @@ from typing import Any
 from conve_tracin.data.names import Names
 from conve_tracin.data.text import visible
 from conve_tracin.files import atomic_write
-from conve_tracin.influence.analyzer import Influence
+from conve_tracin.influence.method import Influence
 from conve_tracin.influence.summary import Prediction
 from conve_tracin.influence.trace import Trace
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from conve_tracin import parallel
+from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_checkpoint, epoch_in
 from conve_tracin.checkpoint.native import (
     build_model,
     history_as_text,
@@ -45,7 +46,7 @@ def checkpoint_content(
     state: TrainingState, config: TrainingConfig, *, mapping_digest: dict[str, str], training_triples_digest: str
 ) -> dict[str, Any]:
     """Collect what a checkpoint holds after a finished epoch. All processes are to call it; process 0's is whole."""
-    first, *others = parallel.gather(random_numbers_of(device_of(state.model)))
+    first, *others = parallel.all_gather(random_numbers_of(device_of(state.model)))
     return {
         "epoch": state.epoch,
         "model_state_dict": state.evaluated_model.state_dict(),
@@ -72,14 +73,14 @@ def checkpoint_content(
 
 
 def average_content(state: TrainingState) -> dict[str, Any]:
-    """Return what a checkpoint holds besides where its weights are a moving average; nothing where they are not."""
+    """Return the further members of a checkpoint whose weights are a moving average."""
     if state.average is None:
         return {}
     return {"trained_state_dict": state.model.state_dict(), "num_averaged": int(state.average.n_averaged)}
 
 
 def random_numbers_of(device: torch.device) -> dict[str, torch.Tensor | None]:
-    """Return the state of the random numbers that a process draws for its dropout."""
+    """Return the state of this process's random numbers for dropout."""
     return {
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -96,10 +97,10 @@ def restore(
 ) -> None:
     """Put a checkpoint's content into `state`.
 
-    A learning rate, decay or dropout that differs from the checkpoint's takes effect from here on. Settings that
-    differ are named in the log, and so are other training triples.
+    A learning rate, decay or dropout that differs from the checkpoint's takes effect from here on. The log names
+    settings and training triples that differ.
 
-    Raises InputError where the checkpoint has other sizes or mappings, is past the last epoch, or lacks what
+    Raises InputError if the checkpoint has other sizes or mappings, is past the last epoch, or lacks what
     resumption needs.
     """
     checkpoint = load_checkpoint(path)
@@ -153,7 +154,7 @@ def require_same_sizes(changes: Iterable[Change], *, source: Path) -> None:
 
 
 def load_into(state: TrainingState, checkpoint: dict[str, Any], config: TrainingConfig) -> None:
-    """Copy every member that training changes from a checkpoint into `state`."""
+    """Copy what training changes from a checkpoint into `state`."""
     if [record["epoch"] for record in checkpoint["history"]] != list(range(1, checkpoint["epoch"] + 1)):
         raise InputError("its history does not have one record for each of its epochs; use an undamaged checkpoint")
     if state.average is not None:
@@ -163,12 +164,12 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any], config: Training
     own = state.model.state_dict()
     require_names(trained, own)
     require_shapes(trained, state.model.config)
-    # Numbers that the model's do not hold become infinite.
+    # What the model's precision cannot hold becomes infinite.
     trained = {name: weight.to(own[name].dtype) for name, weight in trained.items()}
     require_sound_weights(trained, source="trained_state_dict")
     state.model.load_state_dict(trained)
     load_optimizer(state.optimizer, checkpoint["optimizer_state_dict"])
-    # A checkpoint of another precision has no scale to go on with.
+    # A checkpoint of another precision has no scale.
     if checkpoint["scaler_state_dict"]:
         require_like("scaler_state_dict", checkpoint["scaler_state_dict"], state.scaler.state_dict())
         state.scaler.load_state_dict(checkpoint["scaler_state_dict"])
@@ -193,9 +194,9 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any], config: Training
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:
-    """Copy the moments and the learning rate of a checkpoint's optimizer; its other settings are those of the run.
+    """Copy the moments and the learning rate of a checkpoint's optimizer, not its other settings.
 
-    Raises InputError where the moments are not those of this optimizer's parameters.
+    Raises InputError if the moments do not fit the parameters.
     """
     settings = [{**group} for group in optimizer.param_groups]
     optimizer.load_state_dict(stored)
@@ -209,7 +210,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> 
 
 
 def moments_fit(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> bool:
-    """Whether a parameter has all that the next step of its optimizer takes up, or a fresh start where it may."""
+    """Whether a parameter has all moments that the optimizer's next step needs, or none, which Adam allows."""
     moments = optimizer.state.get(parameter, {})
     names = ("sum",) if isinstance(optimizer, torch.optim.Adagrad) else ("exp_avg", "exp_avg_sq")
     if not moments and isinstance(optimizer, torch.optim.Adam):
@@ -226,14 +227,14 @@ def moments_fit(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> bo
 
 
 def require_like(name: str, stored: Any, example: Any) -> None:
-    """Raise InputError where a member of a checkpoint is of another kind than this run's own."""
+    """Raise InputError if a member of a checkpoint is of another kind than this run's own."""
     difference = first_difference(stored, example, name=name)
     if difference is not None:
         raise InputError(f"its {difference} is not what training writes; use an undamaged checkpoint")
 
 
 def restore_schedule(state: TrainingState, checkpoint: dict[str, Any], config: TrainingConfig) -> None:
-    """Go on with the checkpoint's schedule, or bring settings into force that differ from it."""
+    """Continue the checkpoint's schedule, or start another if settings differ."""
     stored, scheduler_state = checkpoint["training_config"], checkpoint["scheduler_state_dict"]
     ratio = config.learning_rate / stored["learning_rate"]
     for group in state.optimizer.param_groups:
@@ -243,7 +244,7 @@ def restore_schedule(state: TrainingState, checkpoint: dict[str, Any], config: T
             group["initial_lr"] = config.learning_rate
     names = ("lr_scheduler", "lr_decay", "lr_patience")
     if all(stored.get(name, getattr(TrainingConfig, name)) == getattr(config, name) for name in names):
-        # What moves; the settings beside it are those of the run, which are the same.
+        # Without the settings, which are the run's own.
         moving = {name: value for name, value in scheduler_state.items() if name in MOVING_PARTS_OF_SCHEDULES}
         require_like("scheduler_state_dict", moving, state.scheduler.state_dict())
         state.scheduler.load_state_dict(moving)
@@ -253,13 +254,13 @@ def restore_schedule(state: TrainingState, checkpoint: dict[str, Any], config: T
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """Find the whole checkpoint_epoch_N.pt of the last epoch of the run that wrote last; None where there is none.
+    """Find the whole checkpoint_epoch_N.pt of the last epoch of the run that wrote last; None if there is none.
 
-    Damaged ones are named in the log and passed over. Times tell which run wrote last, as an earlier one may have left
-    higher epochs behind. In a copied directory they tell nothing, so a checkpoint that goes on from the newest counts.
+    The log names damaged ones, which are skipped. An earlier run may have left higher epochs, so the times of the files
+    decide. A copied directory has lost them, so a checkpoint that continues the newest counts as newer.
     """
     candidates = sorted(
-        directory.glob("checkpoint_epoch_*.pt"),
+        directory.glob(EPOCH_CHECKPOINTS),
         key=lambda path: (path.stat().st_mtime_ns, epoch_in(path)),
         reverse=True,
     )
@@ -288,8 +289,8 @@ def goes_on_from(earlier: Path, later: Path) -> bool:
 
 
 def warn_of_another_run(directory: Path) -> None:
-    """Say that a run which starts anew finds checkpoints: influence over the directory would mix the two."""
-    left = sorted(epoch_in(path) for path in directory.glob("checkpoint_epoch_*.pt"))
+    """Warn of checkpoints in the directory of a new run: influence over the directory would mix the two."""
+    left = sorted(epoch_in(path) for path in directory.glob(EPOCH_CHECKPOINTS))
     if left:
         logger.warning(
             "%s holds %d checkpoints of another run, up to epoch %d, and influence over the directory would mix the "
@@ -298,23 +299,17 @@ def warn_of_another_run(directory: Path) -> None:
         )  # fmt: skip
 
 
-def epoch_in(path: Path) -> int:
-    """Read N out of the name checkpoint_epoch_N.pt; −1 where there is no number."""
-    number = path.stem.rpartition("_")[2]
-    return int(number) if number.isdecimal() else -1
-
-
 def keep_best_model(state: TrainingState, *, output_dir: Path, checkpoint_dir: Path, resumed_from: Path) -> None:
     """Make best_model.pt the best epoch of the resumed history.
 
-    The file may be missing, or of a later epoch, which the resumed run may never reach again. Where no file of
-    the best epoch is left, the resumed checkpoint stands in for it, with its own MRR to beat.
+    The file may be missing, or of a later epoch, which the resumed run may never reach. If no file of the best epoch
+    is left, the resumed checkpoint replaces it, with its own MRR to beat.
     """
     best = best_epoch(state)
     if best is None:
         return
     path = output_dir / "best_model.pt"
-    for candidate in (path, checkpoint_dir / f"checkpoint_epoch_{best}.pt", resumed_from):
+    for candidate in (path, epoch_checkpoint(checkpoint_dir, best), resumed_from):
         content = load_if_whole(candidate)
         # The losses in the history tell runs apart.
         if content is not None and content.get("history") == state.history[:best]:
@@ -327,11 +322,11 @@ def keep_best_model(state: TrainingState, *, output_dir: Path, checkpoint_dir: P
 
 
 def keep_counted_best_model(state: TrainingState, *, output_dir: Path, checkpoint_dir: Path) -> None:
-    """Copy best_model.pt to the checkpoints before that of the last epoch, which a longer run forgets, replaces it."""
+    """Copy best_model.pt to the checkpoints, since a last epoch that a longer run would not evaluate replaces it."""
     best = first_epoch_with(state.best_mrr, state.history)
     if best is None:
         return
-    source, path = output_dir / "best_model.pt", checkpoint_dir / f"checkpoint_epoch_{best}.pt"
+    source, path = output_dir / "best_model.pt", epoch_checkpoint(checkpoint_dir, best)
     content = load_if_whole(path)
     if content is None or content.get("history") != state.history[:best]:
         # With its time, so that it does not count as the newest checkpoint.
@@ -347,13 +342,13 @@ def best_epoch(state: TrainingState) -> int | None:
 
 
 def first_epoch_with(mrr: float, history: list[dict[str, Any]]) -> int | None:
-    """Return the first epoch that has this validation MRR; None where none has, or where it is −∞, that of no epoch."""
+    """Return the first epoch with this validation MRR; None if there is none."""
     found = (record["epoch"] for record in history if validation_mrr(record) == mrr)
     return next(found, None) if math.isfinite(mrr) else None
 
 
 def load_if_whole(path: Path) -> dict[str, Any] | None:
-    """Load a checkpoint; None where it is missing or damaged."""
+    """Load a checkpoint; None if it is missing or damaged."""
     try:
         return load_checkpoint(path)
     except InputError:

@@ -171,7 +171,7 @@ class TestReadTriples:
             read = read_triples(path, ENTITIES, RELATIONS, skip_unknown=True)
         assert read.tolist() == ID_TRIPLES * 2
         (record,) = caplog.records
-        assert record.name == "conve_tracin.data.text"
+        assert record.name == "conve_tracin.data.triples"
         assert "10 of 18 triples" in record.getMessage()
         assert "(first: 'u0', 'causes', 'u1', 'u2', 'u3')" in record.getMessage()
 

@@ -14,7 +14,8 @@ import run_tracin
 import tracin_pytorch
 from conve_tracin.checkpoint.conversion import to_pykeen_checkpoint
 from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
-from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
+from conve_tracin.influence.gauss_newton_method import GaussNewton
+from conve_tracin.influence.method import rank_influences
 
 ONE_TARGET = GaussNewtonMethod.for_training("1vsall", damping=2.0)
 
@@ -55,21 +56,19 @@ def test_run_tracin_takes_the_constants_of_the_checkpoints_training(files, tmp_p
 
 @pytest.mark.parametrize("group", [1, 3])
 def test_curvatures_are_kept_between_groups_of_test_triples(group):
-    analyzer = GaussNewtonAnalyzer(make_model(), training_approach="1vsall", damping=2.0)
-    parts = [
-        analyzer.gradient_products(TEST_TRIPLES[i : i + group], TRAINING) for i in range(0, len(TEST_TRIPLES), group)
-    ]
+    method = GaussNewton(make_model(), training_approach="1vsall", damping=2.0)
+    parts = [method.products(TEST_TRIPLES[i : i + group], TRAINING) for i in range(0, len(TEST_TRIPLES), group)]
     np.testing.assert_allclose(torch.cat(parts).numpy(), effects(make_model()), rtol=1e-5)
 
 
 def test_self_influence_is_the_effect_on_the_own_score():
     # Without the terms beside the curvature, a triple's leverage is its effect on itself as a test triple.
     model = make_model()
-    analyzer = GaussNewtonAnalyzer(model, training_approach="1vsall")
+    method = GaussNewton(model, training_approach="1vsall")
     plain = replace(ONE_TARGET, **{term.name: 0.0 for term in fields(ONE_TARGET) if term.name != "curvature"})
-    plain = replace(plain, curvature=analyzer.method.curvature)
+    plain = replace(plain, curvature=method.method.curvature)
     expected = gauss_newton_effects(model, TRAINING, TRAINING, plain).diagonal()
-    np.testing.assert_allclose(analyzer.self_products(TRAINING), expected, rtol=1e-4)
+    np.testing.assert_allclose(method.self_products(TRAINING), expected, rtol=1e-4)
 
 
 def test_listed_self_influences_are_those_of_the_whole_training_set(files, tmp_path):
@@ -137,11 +136,8 @@ def test_another_objective_is_mentioned(files, caplog, training, mentioned):
     assert caplog.text.count("agreement with retraining") == len(mentioned)
 
 
-def test_effects_have_no_learning_rate_unless_one_is_given():
-    analyzer = GaussNewtonAnalyzer(make_model(), training_approach="1vsall", damping=2.0)
-    expected = effects(make_model())
-    assert_influences(analyzer.compute_influences_for_test_triple(TEST_TRIPLES[0], TRAINING), expected[0])
-    for listed, row in zip(analyzer.analyze_test_set(TEST_TRIPLES, TRAINING), expected, strict=True):
-        assert_influences(listed, row)
-    (scaled,) = analyzer.analyze_test_set(TEST_TRIPLES[:1], TRAINING, learning_rate=0.5)
-    assert_influences(scaled, 0.5 * expected[0])
+def test_effects_have_no_learning_rate():
+    method = GaussNewton(make_model(), training_approach="1vsall", damping=2.0)
+    assert not method.uses_learning_rate
+    for row, expected in zip(method.products(TEST_TRIPLES, TRAINING), effects(make_model()), strict=True):
+        assert_influences([influence.as_dict() for influence in rank_influences(row, TRAINING, 10)], expected)

@@ -11,10 +11,9 @@ import torch
 from conftest import TEST, TRAIN, TREATS, VALID, make_small_conve
 from pykeen_examples import trained_model, training_factory
 
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TripleAnalyzer
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.journal import from_plain
-from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyzerOptimized
-from conve_tracin.influence.reference import ConvEScorer
+from conve_tracin.influence.scorers import ConvEScorer, PyKEENScorer
 from conve_tracin.influence.summary import SummarySettings, concentration, describe_prediction, summarise
 from conve_tracin.influence.trace import Trace, TracedCheckpoint, trace
 
@@ -105,13 +104,19 @@ def rank_by_hand(score_of, triple, known):
     return scores, higher + (equal + 1) / 2
 
 
+class TailsOneByOne(ConvEScorer):
+    """Scores triples as a model does that is no ConvE."""
+
+    conve = None
+
+
 @pytest.mark.parametrize("triple", [(0, TREATS, 2), (0, TREATS, 5), (1, TREATS, 4), (3, 2, 3), (5, 1, 0), (5, 2, 4)])
-@pytest.mark.parametrize("make_analyzer", [TracInAnalyzerPyTorch, lambda model: TripleAnalyzer(ConvEScorer(model))])
+@pytest.mark.parametrize("make_scorer", [ConvEScorer, TailsOneByOne])
 @pytest.mark.parametrize("further", [None, np.concatenate([VALID, TEST])])
-def test_rank_leaves_out_the_other_known_tails(triple, make_analyzer, further):
+def test_rank_leaves_out_the_other_known_tails(triple, make_scorer, further):
     model = make_small_conve()
     settings = SummarySettings(num_entities=6, num_relations=3, known_triples=further)
-    prediction = describe_prediction(make_analyzer(model), triple, TRAIN, settings)
+    prediction = describe_prediction(make_scorer(model), triple, TRAIN, settings)
 
     def score_of(*ids):
         return model.score(*torch.tensor(ids)[:, None]).item()
@@ -132,18 +137,17 @@ def test_ties_share_their_mean_rank():
         # Equal rows may differ in the last bit of their products; products with zeros cannot.
         model.entity_embeddings.weight[2:] = 0
     settings = SummarySettings(num_entities=6, num_relations=3)
-    prediction = describe_prediction(TracInAnalyzerPyTorch(model), (1, 2, 3), np.array([[0, 0, 1]]), settings)
+    prediction = describe_prediction(ConvEScorer(model), (1, 2, 3), np.array([[0, 0, 1]]), settings)
     better = 1 + len(prediction.ahead)
     assert prediction.rank == better + 1.5
 
 
 @pytest.mark.parametrize("name", ["ConvE", "TransE"])
 @pytest.mark.parametrize("inverse_triples", [False, True])
-@pytest.mark.parametrize("analyzer_type", [TracInAnalyzer, TracInAnalyzerOptimized])
-def test_tails_of_pykeen_models_have_the_scores_of_pykeen(name, inverse_triples, analyzer_type):
+def test_tails_of_pykeen_models_have_the_scores_of_pykeen(name, inverse_triples):
     model = trained_model(name, inverse_triples=inverse_triples)
     num_entities = training_factory().num_entities
-    scores = analyzer_type(model).score_tails(3, 5, num_entities)
+    scores = PyKEENScorer(model).score_tails(3, 5, num_entities)
     expected = model.predict_t(torch.tensor([[3, 5]]))[0].detach()
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
@@ -156,11 +160,11 @@ def test_traces_carry_the_summary_of_their_own_scores_through_json():
     analyzer = TracInAnalyzerPyTorch(make_small_conve())
     tests = np.array([[1, TREATS, 4], [5, 2, 3]])
     settings = SummarySettings(num_entities=6, num_relations=3)
-    arguments = (lambda _: TracedCheckpoint(analyzer, 0.5), [Path("a")], tests, TRAIN)
+    arguments = (lambda _: TracedCheckpoint(analyzer.scorer, analyzer.method, 0.5), [Path("a")], tests, TRAIN)
     traces = list(trace(*arguments, top_k=3, progress=False, describe=settings, summarised=True))
     for row, traced in zip(0.5 * analyzer.gradient_products(tests, TRAIN), traces, strict=True):
         assert traced.summary == summarise(row, TRAIN, settings)
-        assert traced.prediction == describe_prediction(analyzer, traced.test_triple, TRAIN, settings)
+        assert traced.prediction == describe_prediction(analyzer.scorer, traced.test_triple, TRAIN, settings)
         assert from_plain(Trace, json.loads(json.dumps(dataclasses.asdict(traced)))) == traced
     plain = next(trace(*arguments, top_k=3, progress=False))
     assert plain == dataclasses.replace(traces[0], summary=None, prediction=None)

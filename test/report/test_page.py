@@ -18,12 +18,13 @@ from page_content import Page
 import conve_tracin
 import run_tracin
 import tracin_pytorch
-from conve_tracin import analysis
+from conve_tracin import explain
 from conve_tracin.data.names import Names
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence import trace as trace_module
-from conve_tracin.influence.analyzer import Influence, TracInAnalyzerPyTorch
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
+from conve_tracin.influence.method import Influence
 from conve_tracin.influence.summary import SummarySettings, summarise
 from conve_tracin.influence.trace import TracedCheckpoint, trace
 from conve_tracin.report.page import describe_computation, report_page, settings_of, write_report
@@ -49,7 +50,8 @@ def make_traces(*test_triples, top_k=4):
     analyzer = TracInAnalyzerPyTorch(make_small_conve())
     return list(
         trace(
-            lambda _: TracedCheckpoint(analyzer, 0.01), [Path("model.pt")], np.array(test_triples), TRAIN,
+            lambda _: TracedCheckpoint(analyzer.scorer, analyzer.method, 0.01),
+            [Path("model.pt")], np.array(test_triples), TRAIN,
             top_k=top_k, progress=False, summarised=True,
             describe=SummarySettings(num_entities=6, num_relations=3),
         )
@@ -328,7 +330,7 @@ def test_report_of_a_resumed_run_is_that_of_an_undisturbed_one(command, graph_fi
     run_tracin.main(arguments)
     expected = (tmp_path / "report.html").read_text(encoding="utf-8")
     (tmp_path / "report.html").unlink()
-    monkeypatch.setattr(analysis, "write_results", lambda *_: 1 / 0)
+    monkeypatch.setattr(explain, "write_results", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_tracin.main(arguments)
     monkeypatch.undo()

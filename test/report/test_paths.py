@@ -5,7 +5,7 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 
-from conve_tracin.influence.analyzer import Influence
+from conve_tracin.influence.method import Influence
 from conve_tracin.report.paths import find_paths
 
 

@@ -85,7 +85,7 @@ def folded_convolution(model: ConvE) -> Convolution:
 
 
 def folded_tangent(model: ConvE, tangent: ConvETangent) -> Convolution | None:
-    """Return how the folded convolution moves along a tangent, or None where it rests."""
+    """Return how the folded convolution moves along a tangent, or None if it rests."""
     at = parameters(model)
     if not any(name in tangent.dense for name in at):
         return None
@@ -107,7 +107,7 @@ def folded_tangent(model: ConvE, tangent: ConvETangent) -> Convolution | None:
 
 
 def folded_tangents(model: ConvE, tangents: list[ConvETangent]) -> list[Convolution]:
-    """Return how the folded convolution moves along each of the tangents; none where it rests along all of them."""
+    """Return how the folded convolution moves along each of the tangents; none if it rests along all."""
     folded = [folded_tangent(model, tangent) for tangent in tangents]
     if all(convolution is None for convolution in folded):
         return []
