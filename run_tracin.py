@@ -11,7 +11,7 @@ __getattr__ = cli.lazy_exports({"run_tracin_analysis": "conve_tracin.explain"})
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; argparse prints one line and exits with code 2 where it is wrong."""
+    """Parse the command line; argparse prints one line and exits with code 2 if it is wrong."""
     parser = build_parser()
     args = parser.parse_args(argv)
     missing = settings.missing_for_mode(args)

@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     wanted = files.add_mutually_exclusive_group(required=True)
     wanted.add_argument(
         "--test-triple", nargs=3, metavar=("H", "R", "T"),
-        help="ids; where not integers, labels, or names of --node-name-dict and predicates of --edge-map",
+        help="ids; if not integers, labels, or names of --node-name-dict and predicates of --edge-map",
     )  # fmt: skip
     wanted.add_argument("--test-triples", type=Path, metavar="FILE", help="one test triple a line; needs --output-dir")
     files.add_argument("--output", type=Path, help="JSON file for --test-triple")
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def require_consistent(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Exit with one line where flags do not go together."""
+    """Exit with one line if flags do not go together."""
     several = args.test_triples is not None
     if (args.output is None) != several or (args.output_dir is not None) != several:
         parser.error("--test-triple goes with --output, --test-triples with --output-dir")

@@ -33,7 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_argument("--checkpoint-dir", type=Path, help="where checkpoints go (default: OUTPUT_DIR/checkpoints)")
     files.add_argument(
         "--resume-from-checkpoint", type=Path, metavar="FILE",
-        help="go on from this checkpoint_epoch_N.pt; auto takes the newest whole one, or starts anew without one",
+        help="go on from this checkpoint_epoch_N.pt; auto takes the newest whole one, or starts from the beginning "
+        "without one",
     )  # fmt: skip
 
     cli.add_settings(parser, settings.with_flags(*settings.TRAINING_SETTINGS))
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def require_outputs(args: argparse.Namespace, names: Sequence[str]) -> None:
-    """Raise InputError where the files of these names, or checkpoints, cannot be written or would replace an input."""
+    """Raise InputError if the files of these names, or checkpoints, cannot be written or would replace an input."""
     require_usable_outputs(
         {f"--output-dir (for {name})": args.output_dir / name for name in names},
         directory=("--checkpoint-dir", checkpoint_dir_of(args)),
@@ -97,7 +98,7 @@ def checkpoint_dir_of(args: argparse.Namespace) -> Path:
 
 
 def choose_checkpoint(args: argparse.Namespace) -> Path | None:
-    """Return the checkpoint to resume from; "auto" is the newest whole one. None starts anew."""
+    """Return the checkpoint to resume from; "auto" is the newest whole one. None starts from the beginning."""
     from conve_tracin.training.resume import newest_checkpoint
 
     if args.resume_from_checkpoint != Path("auto"):

@@ -130,7 +130,7 @@ class Pipeline:
 
     @property
     def pages(self) -> list[Path]:
-        """The report of each triple, where each has a job of its own."""
+        """The report of each triple, if each has a job of its own."""
         return [path.with_suffix(".html") for path in self.explanations]
 
     @property
@@ -170,7 +170,7 @@ class Pipeline:
         execute(command, log=log, threads=threads)
 
     def train(self, *, log: Path, threads: int) -> None:
-        """Train, from the last checkpoint where a run with the same data and settings was interrupted."""
+        """Train, from the last checkpoint if a run with the same data and settings was interrupted."""
         files = ("train", "valid", "test", "entity_to_id", "relation_to_id")
         inputs = [self.data[name] for name in files]
         command = script("train_pytorch.py", *self._file_flags(*files), *self.train_settings)
@@ -317,7 +317,7 @@ def execute(command: Sequence[str], *, log: Path, threads: int, first: Callable[
     A step that a killed Snakemake has left behind still runs, and writes what this one would. So each step holds a
     lock beside its log, and waits for it.
 
-    Raises StepFailedError with the log's last line where the command fails.
+    Raises StepFailedError with the log's last line if the command fails.
     """
     variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     search_path = os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
@@ -342,7 +342,7 @@ def execute(command: Sequence[str], *, log: Path, threads: int, first: Callable[
 
 
 def wait_for_lock(lock: BinaryIO, *, of: Path) -> None:
-    """Lock an open file, once no other process has it; where there are no locks, do nothing."""
+    """Lock an open file, once no other process has it; if there are no locks, do nothing."""
     if not lock_file(lock, wait=False):
         print(f"{of}: this step still runs, left behind by an earlier run; waiting until it ends", file=sys.stderr)
         lock_file(lock, wait=True)

@@ -1,7 +1,7 @@
 """All settings, as dataclasses whose fields say everything about a setting once.
 
 A field made by `setting` is a flag of the command line with its help and check, a key of config.yaml, the check of
-what Python gives, the line that says where the setting has no effect, and the rule for resuming. Neither torch nor
+what Python gives, the line that says when the setting has no effect, and the rule for resuming. Neither torch nor
 pykeen is imported here.
 """
 
@@ -219,7 +219,7 @@ _machine = partial(setting, group="machine")
 class ConvEConfig:
     """The sizes of a ConvE model. `num_relations` counts the rows of the relation table, inverses included.
 
-    Raises InputError where the sizes contradict each other.
+    Raises InputError if the sizes contradict each other.
     """
 
     num_entities: int = setting(help="rows of the entity table", kind=positive_int, on_resume=REFUSED)
@@ -266,7 +266,7 @@ class ConvEConfig:
 class TrainingConfig:
     """How to train; `train_pytorch.py --help` describes each setting. Stored in every checkpoint.
 
-    Raises InputError where the settings contradict each other.
+    Raises InputError if the settings contradict each other.
     """
 
     num_epochs: int = _count(100, help="passes over the training set", on_resume=FREE)
@@ -309,8 +309,8 @@ class TrainingConfig:
     # A batch with a query that counts for thousands is that query's alone, and Adam then takes smaller steps for all.
     tails_per_visit: int = _training(
         16, kind=non_negative_int, before=0,
-        help="of --query-weights tails: visit a query once an epoch for every so many of its tails, at most 256 times, "
-        "each time with all of them and a part of its weight; 0: once",
+        help="of --query-weights tails: visit a query once an epoch for every this many of its tails, at most 256 "
+        "times, each time with all of them and a part of its weight; 0: once",
         matters=(needs(training_approach="kvsall", query_weights="tails"),),
     )  # fmt: skip
     # Relation r becomes row 2r, its inverse row 2r + 1.
@@ -322,7 +322,7 @@ class TrainingConfig:
     eval_frequency: int = _count(1, help="epochs between evaluations", on_resume=FREE)
     checkpoint_frequency: int = _count(2, help="epochs between checkpoints", on_resume=FREE)
     random_seed: int = _training(42, help="of weights, order and dropout", kind=non_negative_int)
-    use_mixed_precision: bool = _machine(False, help="bfloat16 or float16 where it is safe")
+    use_mixed_precision: bool = _machine(False, help="bfloat16 or float16 if it is safe")
     use_gradient_checkpointing: bool = _machine(False, help="less memory, more computing")
     use_torch_compile: bool = _machine(
         False, help="compile the loss and, on a GPU, the encoder (needs a C++ compiler)", on_resume=SAID
@@ -340,7 +340,7 @@ class TrainingMachine:
     """What `train_pytorch.py` takes besides `TrainingConfig`, and no checkpoint holds."""
 
     disable_memory_cleanup: bool = _machine(False, help="keep a GPU's cached memory after each epoch", on_resume=FREE)
-    no_gpu: bool = _machine(False, help="train on the CPU even where there is a GPU", on_resume=FREE)
+    no_gpu: bool = _machine(False, help="train on the CPU even if there is a GPU", on_resume=FREE)
     num_workers: int = _machine(
         4, help="no effect: batches are cut from tensors in memory, so there is nothing to load beside training",
         kind=non_negative_int, on_resume=FREE, matters=never("batches are cut from tensors in memory"),
@@ -398,9 +398,9 @@ class TracInOptions:
     `model_path` takes one path or several. `entity_to_id` and `relation_to_id` may be left out for the directory
     of a PyKEEN pipeline, `test` in mode "self" or for `test_triples` or `test_triple`
     (ids or labels of head, relation and tail). `csv_output` is a path, or True for one beside
-    `output`. None stands for "not said" where the default depends on other things.
+    `output`. None stands for "not said" if the default depends on other things.
 
-    Raises InputError where options contradict each other.
+    Raises InputError if options contradict each other.
     """
 
     model_path: Sequence[Path | str] | Path | str
@@ -494,7 +494,7 @@ class TracInOptions:
         help="(head, relation) pairs in a batch; the default is replaced by what fills a cache, or a GPU",
         matters=(_on_fast_engine(" on the reference loop, which takes one triple at a time"),),
     )  # fmt: skip
-    device: str = _machine("auto", help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
+    device: str = _machine("auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one")
     use_mixed_precision: bool = _machine(
         False, help="matrix products in bfloat16",
         matters=(
@@ -555,7 +555,7 @@ class TracInOptions:
 
     @property
     def output_directory(self) -> Path | None:
-        """The directory of --output-per-triple; None where the results go into one file."""
+        """The directory of --output-per-triple; None if the results go into one file."""
         if not self.output_per_triple or self.mode == "self":
             return None
         output = Path(self.output)
@@ -563,7 +563,7 @@ class TracInOptions:
 
     @property
     def csv_path(self) -> Path | None:
-        """Where the table goes, or None where none is wanted."""
+        """Where the table goes, or None if none is wanted."""
         if self.csv_output is None or self.csv_output is False:
             return None
         if self.csv_output is not True:

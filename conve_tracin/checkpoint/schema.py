@@ -237,7 +237,7 @@ def require_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig) -> Non
 
 
 def conve_config(model_config: Mapping[str, Any]) -> ConvEConfig:
-    """Take the sizes of a ConvE out of a checkpoint; raise InputError where they are not those of one."""
+    """Take the sizes of a ConvE out of a checkpoint; raise InputError if they are not those of one."""
     try:
         return ConvEConfig(**model_config)
     except TypeError as error:
@@ -245,7 +245,7 @@ def conve_config(model_config: Mapping[str, Any]) -> ConvEConfig:
 
 
 def possible_shapes(config: ConvEConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a ConvE's state dict; raise InputError where one has more bytes than can be counted."""
+    """Return the shapes of a ConvE's state dict; raise InputError if one has more bytes than can be counted."""
     shapes = weight_shapes(config)
     if any(math.prod(shape) > LARGEST_TENSOR for shape in shapes.values()):
         raise InputError("its model_config asks for more than any memory holds; use an undamaged checkpoint")
