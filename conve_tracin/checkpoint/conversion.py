@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conve_tracin.checkpoint.native import CONVERTED, NATIVE, PYKEEN_TRAINING_LOOP, detect_format
+from conve_tracin.checkpoint.native import CONVERTED, NATIVE, PYKEEN_TRAINING_LOOP, detect_format, uses_inverse_triples
 from conve_tracin.checkpoint.schema import conve_config, require_names, require_shapes, require_sound_weights
 from conve_tracin.data.queries import count_relation_rows
 from conve_tracin.data.vocabulary import Vocabulary
@@ -152,7 +152,7 @@ def to_pykeen_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         **checkpoint,
         "model_state_dict": pykeen_state,
         "model_config": config.as_dict(),
-        "inverse_triples": bool(checkpoint.get("training_config", {}).get("inverse_triples", False)),
+        "inverse_triples": uses_inverse_triples(checkpoint),
         "source_format": NATIVE,
     }
     _convert_optimizer(
