@@ -230,10 +230,10 @@ class ConvEConfig:
     output_channels: int = _size(32, help="feature maps")
     kernel_height: int = _size(3, help="rows of the convolution kernel")
     kernel_width: int = _size(3, help="columns of the kernel")
-    entity_bias: bool = _size(False, help="add a trained bias to each entity's scores", kind=None)
     input_dropout: float = _dropout(0.2, help="dropout on the input image")
     feature_map_dropout: float = _dropout(0.2, help="dropout of whole feature maps")
     output_dropout: float = _dropout(0.3, help="dropout on the query vector")
+    entity_bias: bool = _size(False, help="add a trained bias to each entity's scores", kind=None)
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -264,7 +264,7 @@ class ConvEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How to train; `train_pytorch.py --help` describes each setting. Stored in every checkpoint.
+    """How to train; `train_pytorch.py --help` describes each setting. Stored in every checkpoint, in this order.
 
     Raises InputError if the settings contradict each other.
     """
@@ -272,6 +272,17 @@ class TrainingConfig:
     num_epochs: int = _count(100, help="passes over the training set", on_resume=FREE)
     batch_size: int = _count(256, help="queries in a batch")
     learning_rate: float = _training(0.001, help="of the optimizer", kind=positive_float)
+    loss: str = _training(
+        "bce", help="binary cross-entropy of each entity, or softmax cross-entropy over all", choices=("bce", "ce")
+    )
+    optimizer: str = _training("adam", help="how to take a step", choices=("adam", "adagrad"), on_resume=REFUSED)
+    # w̄ ← αw̄ + (1 − α)w after each batch (after Polyak & Juditsky, 1992)
+    weight_averaging: float = _training(
+        0.0, kind=fraction,
+        help="rank and keep a moving average of the weights, of which this share stays at each batch (0.999, say)",
+    )  # fmt: skip
+    # λ of λ/2·‖w‖², added to the gradient by the optimizer
+    weight_decay: float = _training(0.0, help="factor of the L2 penalty", kind=non_negative_float)
     lr_scheduler: str = _training(
         "exponential", choices=("none", "exponential", "plateau"),
         help="multiply the rate by --lr-decay never, each epoch, or when the validation MRR no longer rises",
@@ -284,17 +295,6 @@ class TrainingConfig:
         2, help="evaluations without a better validation MRR that --lr-scheduler plateau waits", kind=non_negative_int,
         matters=(needs(lr_scheduler="plateau"),),
     )  # fmt: skip
-    optimizer: str = _training("adam", help="how to take a step", choices=("adam", "adagrad"), on_resume=REFUSED)
-    # w̄ ← αw̄ + (1 − α)w after each batch (after Polyak & Juditsky, 1992)
-    weight_averaging: float = _training(
-        0.0, kind=fraction,
-        help="rank and keep a moving average of the weights, of which this share stays at each batch (0.999, say)",
-    )  # fmt: skip
-    # λ of λ/2·‖w‖², added to the gradient by the optimizer
-    weight_decay: float = _training(0.0, help="factor of the L2 penalty", kind=non_negative_float)
-    loss: str = _training(
-        "bce", help="binary cross-entropy of each entity, or softmax cross-entropy over all", choices=("bce", "ce")
-    )
     label_smoothing: float = _training(0.1, help="share of each label spread out", kind=fraction)
     training_approach: str = _training(
         "1vsall", help="one target for each triple, or all tails of each (head, relation) at once",
