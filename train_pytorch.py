@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
     """Train as the arguments say, and print the test metrics."""
     from conve_tracin import parallel
     from conve_tracin.device import choose_device
+    from conve_tracin.report.charts import write_training_curves
     from conve_tracin.training.loop import OUTPUT_FILES, keep_freed_memory, train
 
     require_outputs(args, OUTPUT_FILES)
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
         resume_from=parallel.broadcast(choose_checkpoint(args) if parallel.is_main_process() else None),
         device=device,
         clean_memory=not args.disable_memory_cleanup,
+        draw_curves=write_training_curves,
     )
     if not parallel.is_main_process():
         return

@@ -93,7 +93,7 @@ def trace_as_csv_rows(
     """Yield a row of CSV_COLUMNS for each influence of a trace.
 
     `TestHead` and its like are the labels of the mappings (ids mean nothing outside of them), `TestHead_label`
-    and its like the readable names; where a spreadsheet would run one as a formula, an apostrophe stands before it.
+    and its like the readable names; an apostrophe stands before one that a spreadsheet would run as a formula.
     `self_influences` maps positions in the training set to SelfInfluence.
     """
     test_cells = _csv_cells(names, *trace.test_triple)
