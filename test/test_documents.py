@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from documents import DOCUMENTS, FENCED, ROOT, commands_in, commands_outside, flags_in, read
 
+from conve_tracin import settings
+
 # In the order in which a reader meets them: the README's commands make what the others' need.
 RUN_HERE = ["README.md", "docs/tracin.md", "docs/evidence.md", "docs/checkpoints.md", "docs/training.md"]
 # test_pipeline.py runs them, for they need Snakemake and a KGX graph.
@@ -107,6 +109,8 @@ install x`, but not `make`.
 def test_every_flag_exists(document):
     sources = [*ROOT.glob("*.py"), *ROOT.glob("conve_tracin/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
     declared = {flag for path in sources for flag in re.findall(r'"(--[a-z][a-z0-9-]+)"', path.read_text("utf-8"))}
+    declared |= {settings.flag_of(name) for name in settings.with_flags(*settings.TRAINING_SETTINGS)}
+    declared |= {settings.flag_of(name) for name in settings.with_flags(settings.TracInOptions, settings.NativeEngine)}
     assert flags_in(read(document)) - declared - FLAGS_OF_OTHERS == set()
 
 
