@@ -36,9 +36,11 @@ from conve_tracin.influence.graph_paths import MAX_HOPS, Adjacency, GraphPaths, 
 
 SUPPORT_WEIGHT = 0.5
 KIND_WEIGHT = 3.0
-# Pairs of each sort that kinds are counted between, and triples that each search for them may look at.
+# Pairs of each sort that kinds are counted between, triples that each search for them may look at, and paths after
+# which no further pair is looked at: a dense graph has hundreds of thousands between two entities.
 SAMPLED_PAIRS = 400
 SAMPLED_STEPS = 2**18
+SAMPLED_PATHS = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +90,7 @@ class PathRanker:
         """The factor of each triple in a path's weight: (N,)."""
         return triple_weights(self.triples)
 
-    def rank(
-        self, triple: Sequence[int], influences: np.ndarray, *, max_hops: int = MAX_HOPS
-    ) -> list[RankedPaths]:
+    def rank(self, triple: Sequence[int], influences: np.ndarray, *, max_hops: int = MAX_HOPS) -> list[RankedPaths]:
         """Find and score the paths of a prediction (h, r, t) of up to `max_hops` triples.
 
         `influences` (N,) are those of the training triples on it. The prediction itself is no path.
@@ -202,20 +202,23 @@ def kind_lifts(ranker: PathRanker, relation: int, hops: int) -> dict[int, float]
     related = related[generator.permutation(len(related))[: ranker.sampled_pairs]]
     mixed = np.stack([generator.permutation(related[:, 0]), generator.permutation(related[:, 1])], axis=1)
     mixed = mixed[~np.isin(mixed @ key, joined)]
-    (weight, paths), (weight_of_mixed, paths_of_mixed) = (_weigh(ranker, pairs, hops) for pairs in (related, mixed))
+    (weight, paths, pairs), (weight_of_mixed, paths_of_mixed, pairs_of_mixed) = (
+        _weigh(ranker, pairs, hops) for pairs in (related, mixed)
+    )
     lifts = {}
     for kind in weight.keys() | weight_of_mixed.keys():
         sums = [weight.get(kind, 0.0), weight_of_mixed.get(kind, 0.0)]
         mean = sum(sums) / (paths.get(kind, 0) + paths_of_mixed.get(kind, 0))
-        chance = (sums[1] + mean) / max(len(mixed), 1)
-        lifts[kind] = float(np.log((sums[0] + mean) / len(related) / chance))
+        chance = (sums[1] + mean) / max(pairs_of_mixed, 1)
+        lifts[kind] = float(np.log((sums[0] + mean) / max(pairs, 1) / chance))
     return lifts
 
 
-def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> tuple[dict[int, float], dict[int, int]]:
-    """Sum the weights of the paths between pairs (m, 2), and count the paths, kind by kind."""
+def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> tuple[dict[int, float], dict[int, int], int]:
+    """Sum the weights of the paths between pairs (m, 2) and count the paths, kind by kind; count the pairs, too."""
     weights: dict[int, float] = {}
     counts: dict[int, int] = {}
+    used = found = 0
     for head, tail in pairs.tolist():
         paths = find_graph_paths(ranker.adjacency, head, tail, hops=hops, max_steps=SAMPLED_STEPS)
         kinds, places = np.unique(ranker.kinds(paths), return_inverse=True)
@@ -223,4 +226,7 @@ def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> tuple[dict[int, 
         for kind, total, count in zip(kinds.tolist(), sums.tolist(), np.bincount(places).tolist(), strict=True):
             weights[kind] = weights.get(kind, 0.0) + total
             counts[kind] = counts.get(kind, 0) + count
-    return weights, counts
+        used, found = used + 1, found + len(paths)
+        if found > SAMPLED_PATHS:
+            break
+    return weights, counts, used

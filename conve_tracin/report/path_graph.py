@@ -126,9 +126,7 @@ def draw_paths(
     )
 
 
-def assign_lanes(
-    paths: Sequence[GraphPath], max_lanes: int
-) -> tuple[list[GraphPath], list[Edge], dict[int, int]]:
+def assign_lanes(paths: Sequence[GraphPath], max_lanes: int) -> tuple[list[GraphPath], list[Edge], dict[int, int]]:
     """Give each path a lane for what it adds to the paths before it, until the lanes are used up.
 
     Returns:

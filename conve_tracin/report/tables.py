@@ -100,7 +100,9 @@ def _path_line(path: GraphPath, names: Names) -> str:
     steps = [names.entity(path.entities[0])]
     for hop, entity in zip(path.hops, path.entities[1:], strict=True):
         relation = f"{names.relation(hop.influence.relation)} ({hop.influence.influence:+.2g})"
-        steps.append(f"— {relation} → {names.entity(entity)}" if hop.forward else f"← {relation} — {names.entity(entity)}")
+        steps.append(
+            f"— {relation} → {names.entity(entity)}" if hop.forward else f"← {relation} — {names.entity(entity)}"
+        )
     return f"  {visible(' '.join(steps))}"
 
 
