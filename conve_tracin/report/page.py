@@ -227,10 +227,16 @@ def _influences(trace: Trace, names: Names) -> dict[str, Any]:
             "influence": repr(influence.influence),
             "number": number,
             "bar": bar,
+            "models": influence.models,
         }
         for influence, number, bar in zip(influences, signed_column(values), bars, strict=True)
     ]
-    return {"num_proponents": len(trace.proponents), "num_opponents": len(trace.opponents), "rows": rows}
+    return {
+        "num_proponents": len(trace.proponents),
+        "num_opponents": len(trace.opponents),
+        "num_models": trace.num_models,
+        "rows": rows,
+    }
 
 
 def _bars(sums: Sequence[tuple[float, float]]) -> list[dict[str, float]]:

@@ -65,7 +65,8 @@ def prediction_as_json(prediction: Prediction) -> dict[str, Any]:
 def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
     """Arrange one influence as the documented members and the names behind them."""
     labels = names.triple(influence.head, influence.relation, influence.tail)
-    return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()}
+    models = {} if influence.models is None else {"models": influence.models}
+    return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()} | models
 
 
 def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) -> str:
