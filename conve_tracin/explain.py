@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from conve_tracin.influence.load import (
     find_checkpoints,
 )
 from conve_tracin.influence.method import Influence, module_of, rank_influences
+from conve_tracin.influence.paths import PathFinder
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, trace
 from conve_tracin.report import page
@@ -102,6 +103,15 @@ class Run:
     test_triples: np.ndarray
     test_indices: list[int]
     load: CheckpointLoader
+
+    @cached_property
+    def find_paths(self) -> PathFinder | None:
+        """Finds the paths of a test triple in the training graph; None if none are asked for."""
+        if not self.options.paths:
+            return None
+        return PathFinder(
+            self.training_triples, len(self.names.entities), limit=self.options.paths, max_hops=self.options.max_hops
+        )
 
     @property
     def method(self) -> str:
@@ -363,6 +373,7 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
         batch_size=run.options.batch_size,
         describe=SummarySettings.of(run.names, run.known_triples),
         summarised=run.options.report is not None,
+        find_paths=run.find_paths if parallel.is_main_process() else None,
     )
 
 

@@ -57,6 +57,7 @@ non_negative_int = _number(int, "a whole number of at least 0", lambda value: va
 positive_float = _number(float, "a finite number above 0", lambda value: 0 < value < math.inf)
 non_negative_float = _number(float, "a finite number of at least 0", lambda value: 0 <= value < math.inf)
 fraction = _number(float, "at least 0 and below 1", lambda value: 0 <= value < 1)
+hops = _number(int, "1, 2 or 3", lambda value: 1 <= value <= 3)
 
 
 def file_to_write(text: str) -> Path:
@@ -477,6 +478,11 @@ class TracInOptions:
         matters=(_needs_tracin("it estimates what the training's objective does to a score"),),
     )  # fmt: skip
     top_k: int = _influence(10, help="how many influences to list", kind=positive_int)
+    paths: int = _influence(
+        20, help="how many paths of the training graph from head to tail to list; 0 leaves them out",
+        kind=non_negative_int, matters=(_needs_prediction(": it shows predictions"),),
+    )  # fmt: skip
+    max_hops: int = _influence(3, help="triples in a path at most, 1 to 3", kind=hops, matters=(unless(paths=0),))
     use_last_layers_only: bool = _influence(
         False, help="track only the last tensors before the scoring layer; it agrees with retraining less",
         matters=(_needs_tracin("it follows the three embedding rows"),),

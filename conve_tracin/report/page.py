@@ -16,12 +16,12 @@ import torch
 import conve_tracin
 from conve_tracin.data.names import Names
 from conve_tracin.files import atomic_write, digest_of_file
+from conve_tracin.influence.paths import GraphPath
 from conve_tracin.influence.summary import InfluenceSummary, RelationInfluence
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report.charts import Axis, draw_concentration
 from conve_tracin.report.lettering import in_words, rank, signed_column
 from conve_tracin.report.path_graph import ACROSS, DOWN, Orientation, assign_lanes, draw_paths
-from conve_tracin.report.paths import EvidencePath, find_paths
 from conve_tracin.report.template import render_page
 from conve_tracin.settings import GAUSS_NEWTON, TRACIN, TracInOptions
 
@@ -36,7 +36,6 @@ UNITS = {
     GAUSS_NEWTON: "of the score: +1 estimates that the score would be lower by 1 without the training triple; "
     "take it as an order of magnitude",
 }
-LISTED_PATHS = 10
 LISTED_RELATIONS = 12
 # The curve is put in words for this many of the strongest triples.
 STRONGEST = 10
@@ -179,23 +178,21 @@ def _facts(trace: Trace, names: Names) -> dict[str, Any]:
     }
 
 
-def _paths(trace: Trace, names: Names) -> dict[str, Any]:
+def _paths(trace: Trace, names: Names) -> dict[str, Any] | None:
+    if trace.paths is None:
+        return None
     head, _, tail = trace.test_triple
-    proponents = trace.summary.strongest_proponents
-    paths = find_paths(proponents, head, tail)
-    orientations = {"across": ACROSS, "down": DOWN} if paths else {}
+    orientations = {"across": ACROSS, "down": DOWN} if trace.paths else {}
     return {
         "head": names.entity(head),
         "tail": names.entity(tail),
         "head_is_tail": head == tail,
-        "num_proponents": len(proponents),
-        "num_paths": len(paths),
-        "drawings": [_drawing(class_, paths, orientation, names) for class_, orientation in orientations.items()],
-        "listed": [_listed_path(path, names) for path in paths[:LISTED_PATHS]],
+        "drawings": [_drawing(class_, trace.paths, orientation, names) for class_, orientation in orientations.items()],
+        "listed": [_listed_path(path, names) for path in trace.paths],
     }
 
 
-def _drawing(class_: str, paths: Sequence[EvidencePath], orientation: Orientation, names: Names) -> dict[str, Any]:
+def _drawing(class_: str, paths: Sequence[GraphPath], orientation: Orientation, names: Names) -> dict[str, Any]:
     drawing = draw_paths(
         paths, orientation, entity_name=names.entity,
         relation_name=lambda relation: in_words(names.relation(relation)),
@@ -203,13 +200,18 @@ def _drawing(class_: str, paths: Sequence[EvidencePath], orientation: Orientatio
     return {"class": class_, "svg": drawing, "num_drawn": len(assign_lanes(paths, orientation.max_lanes)[0])}
 
 
-def _listed_path(path: EvidencePath, names: Names) -> dict[str, Any]:
+def _listed_path(path: GraphPath, names: Names) -> dict[str, Any]:
     start, *others = [_entity(names, entity) for entity in path.entities]
     steps = [
-        {"relation": _relation(names, hop.influence.relation), "forward": hop.forward, "entity": entity}
+        {
+            "relation": _relation(names, hop.influence.relation),
+            "forward": hop.forward,
+            "influence": hop.influence.influence,
+            "entity": entity,
+        }
         for hop, entity in zip(path.hops, others, strict=True)
     ]
-    return {"start": start, "steps": steps, "strength": path.strength}
+    return {"start": start, "steps": steps}
 
 
 def _influences(trace: Trace, names: Names) -> dict[str, Any]:
@@ -225,10 +227,16 @@ def _influences(trace: Trace, names: Names) -> dict[str, Any]:
             "influence": repr(influence.influence),
             "number": number,
             "bar": bar,
+            "models": influence.models,
         }
         for influence, number, bar in zip(influences, signed_column(values), bars, strict=True)
     ]
-    return {"num_proponents": len(trace.proponents), "num_opponents": len(trace.opponents), "rows": rows}
+    return {
+        "num_proponents": len(trace.proponents),
+        "num_opponents": len(trace.opponents),
+        "num_models": trace.num_models,
+        "rows": rows,
+    }
 
 
 def _bars(sums: Sequence[tuple[float, float]]) -> list[dict[str, float]]:

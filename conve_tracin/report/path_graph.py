@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from conve_tracin.influence.paths import GraphPath, Hop
 from conve_tracin.report.lettering import BOLD, signed, text_width, wrap
-from conve_tracin.report.paths import EvidencePath, Hop
 from conve_tracin.report.template import render
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Edge:
 
 
 def draw_paths(
-    paths: Sequence[EvidencePath],
+    paths: Sequence[GraphPath],
     orientation: Orientation,
     *,
     entity_name: Callable[[int], str],
@@ -101,7 +101,7 @@ def draw_paths(
     """Draw the first paths, one for each lane there is, as an SVG whose colours and fonts the page gives.
 
     Args:
-        paths: strongest first, all with the same ends; at least one.
+        paths: best first, all with the same ends; at least one.
         orientation: ACROSS or DOWN.
         entity_name, relation_name: ids to names.
     """
@@ -112,7 +112,8 @@ def draw_paths(
         entity: layout.node(entity, place, entity_name(entity), is_end=entity in (start, end))
         for entity, place in place_entities(paths, lane_of, layout.num_lanes, orientation).items()
     }
-    strongest = max(edge.hop.influence.influence for edge in edges)
+    # A prediction without any influence still has its paths.
+    strongest = max(abs(edge.hop.influence.influence) for edge in edges) or 1.0
     names = [relation_name(edge.hop.influence.relation) for edge in edges]
     return render(
         "path_graph.svg.j2",
@@ -125,15 +126,13 @@ def draw_paths(
     )
 
 
-def assign_lanes(
-    paths: Sequence[EvidencePath], max_lanes: int
-) -> tuple[list[EvidencePath], list[Edge], dict[int, int]]:
+def assign_lanes(paths: Sequence[GraphPath], max_lanes: int) -> tuple[list[GraphPath], list[Edge], dict[int, int]]:
     """Give each path a lane for what it adds to the paths before it, until the lanes are used up.
 
     Returns:
         The paths that are drawn, their edges, each pair of entities once, and the lane of each entity between the ends.
     """
-    drawn: list[EvidencePath] = []
+    drawn: list[GraphPath] = []
     edges: dict[frozenset[int], Edge] = {}
     lane_of: dict[int, int] = {}
     lane = 0
@@ -152,7 +151,7 @@ def assign_lanes(
 
 
 def place_entities(
-    paths: Sequence[EvidencePath], lane_of: dict[int, int], num_lanes: int, orientation: Orientation
+    paths: Sequence[GraphPath], lane_of: dict[int, int], num_lanes: int, orientation: Orientation
 ) -> dict[int, tuple[float, float]]:
     """Place the entities that have a lane, and the two ends in the middle of all lanes: {entity: (u, v)}."""
     layers: dict[int, float] = {}
@@ -217,10 +216,11 @@ class _Layout:
                 f"M{self._point(leave, start_v)} {self._bend(leave, start_v, begin, lane)} "
                 f"L{self._point(finish, lane)} {self._bend(finish, lane, arrive, end_v)}"
             )
-        width = 1.5 + 3.5 * influence.influence / strongest
+        width = 1.5 + 3.5 * abs(influence.influence) / strongest
         number = signed(influence.influence, digits=2) + (f" · {edge.hop.others} more" if edge.hop.others else "")
         return {
             "entities": edge.entities,
+            "is_against": influence.influence < 0,
             "route": route,
             "width": width,
             "arrow": self._arrow(begin, finish, lane, forward=edge.hop.forward, width=width),

@@ -10,6 +10,7 @@ from conve_tracin.data.names import Names
 from conve_tracin.data.text import visible
 from conve_tracin.files import atomic_write
 from conve_tracin.influence.method import Influence
+from conve_tracin.influence.paths import GraphPath
 from conve_tracin.influence.summary import Prediction
 from conve_tracin.influence.trace import Trace
 
@@ -35,7 +36,19 @@ def trace_as_json(
         "learning_rate": learning_rate,
         **method,
         **({} if trace.prediction is None else {"prediction": prediction_as_json(trace.prediction)}),
+        **({} if trace.paths is None else {"paths": [path_as_json(path, names) for path in trace.paths]}),
         "influences": [influence_as_json(influence, names) for influence in trace.influences],
+    }
+
+
+def path_as_json(path: GraphPath, names: Names) -> dict[str, Any]:
+    """Arrange a path: its triples from the prediction's head to its tail, each with its influence and its names."""
+    triples = [(hop.influence.head, hop.influence.relation, hop.influence.tail) for hop in path.hops]
+    return {
+        "triples": [list(triple) for triple in triples],
+        "labels": [list(names.triple(*triple).values()) for triple in triples],
+        "influences": [hop.influence.influence for hop in path.hops],
+        "score": path.score,
     }
 
 
@@ -52,7 +65,8 @@ def prediction_as_json(prediction: Prediction) -> dict[str, Any]:
 def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
     """Arrange one influence as the documented members and the names behind them."""
     labels = names.triple(influence.head, influence.relation, influence.tail)
-    return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()}
+    models = {} if influence.models is None else {"models": influence.models}
+    return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()} | models
 
 
 def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) -> str:
@@ -60,6 +74,8 @@ def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) ->
     lines = [f"Prediction: {visible(names.sentence(*trace.test_triple))} (explained by {method})"]
     if trace.prediction is not None:
         lines.append(_prediction_line(trace.prediction))
+    if trace.paths is not None:
+        lines += _path_lines(trace, names, rows=rows)
     for title, influences in (
         ("Proponents (the model believes it because of)", trace.proponents),
         ("Opponents (the model believes it in spite of)", trace.opponents),
@@ -74,6 +90,21 @@ def _prediction_line(prediction: Prediction) -> str:
         f"  Rank {prediction.rank:,.10g} of {prediction.num_candidates:,} possible tails, score {prediction.score:.2f}"
     )
     return f"{place}; it is itself a training triple" if prediction.in_training else place
+
+
+def _path_lines(trace: Trace, names: Names, *, rows: int) -> list[str]:
+    title = "Paths of the graph from head to tail, with the influence of each triple"
+    return [f"{title}:" if trace.paths else f"{title}: none", *(_path_line(path, names) for path in trace.paths[:rows])]
+
+
+def _path_line(path: GraphPath, names: Names) -> str:
+    steps = [names.entity(path.entities[0])]
+    for hop, entity in zip(path.hops, path.entities[1:], strict=True):
+        relation = f"{names.relation(hop.influence.relation)} ({hop.influence.influence:+.2g})"
+        steps.append(
+            f"— {relation} → {names.entity(entity)}" if hop.forward else f"← {relation} — {names.entity(entity)}"
+        )
+    return f"  {visible(' '.join(steps))}"
 
 
 def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int = 10) -> str:
