@@ -351,15 +351,15 @@ def collect_traces(run: Run, journal: Journal | None) -> list[Trace] | StoredTra
     A file for each test triple is written as soon as its trace is there.
     """
     kept = []
-    is_stored = journal is not None and not journal.has_other_writer
     traces = resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest))
     for index, traced in zip(run.test_indices, traces, strict=True):
         if run.options.output_directory is not None:
             name = run.script.file_name(traced, index, run.names)
             write_json(run.options.output_directory / name, result_of(run, index, traced))
-        if not is_stored:
+        # Whether another process has the journal shows when the first traces are to be added.
+        if journal is None or journal.has_other_writer:
             kept.append(traced)
-    return StoredTraces(journal) if is_stored else kept
+    return kept if journal is None or journal.has_other_writer else StoredTraces(journal)
 
 
 def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
