@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conve_tracin.errors import InputError, TerminatedError, exit_code_of
-from conve_tracin.settings import DEFAULT_BATCH_SIZE, METHODS, TRACIN
+from conve_tracin.settings import DEFAULT_BATCH_SIZE, METHODS, SIDES, TAIL, TRACIN
 
 # Of torch's whole numbers, sizes and seeds among them.
 LARGEST_INT = 2**63 - 1
@@ -156,6 +156,10 @@ def add_influence_arguments(parser: argparse.ArgumentParser) -> None:
     influence.add_argument(
         "--method", choices=METHODS, default=TRACIN,
         help="tracin: the documented definition; gauss-newton: what agrees best with models that were retrained",
+    )  # fmt: skip
+    influence.add_argument(
+        "--predicted-side", choices=SIDES, default=TAIL,
+        help="which end of a test triple is explained; the head needs a model that was trained with inverse triples",
     )  # fmt: skip
     influence.add_argument(
         "--damping", type=positive_float, default=1.0, help="of gauss-newton, over the mean eigenvalue of a curvature"

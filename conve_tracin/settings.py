@@ -9,6 +9,9 @@ from conve_tracin.errors import InputError
 
 MODES = ("test", "single", "self")
 
+# Which end of a test triple is taken for the answer.
+TAIL, HEAD = SIDES = ("tail", "head")
+
 DEFAULT_LEARNING_RATE = 0.001
 
 DEFAULT_BATCH_SIZE = 256
@@ -59,6 +62,7 @@ class TracInOptions:
     test_indices: Sequence[int] | None = None
     max_test_triples: int | None = None
     top_k: int = 10
+    predicted_side: str = TAIL
     learning_rate: float | None = None
 
     use_last_layers_only: bool = False
@@ -88,6 +92,10 @@ class TracInOptions:
             raise InputError(f"mode {self.mode!r}: choose one of {', '.join(MODES)}")
         if self.method not in METHODS:
             raise InputError(f"method {self.method!r}: choose one of {', '.join(METHODS)}")
+        if self.predicted_side not in SIDES:
+            raise InputError(f"predicted side {self.predicted_side!r}: choose one of {', '.join(SIDES)}")
+        if self.predicted_side == HEAD and self.training_loss:
+            raise InputError("--training-loss is of both sides at once; leave out --predicted-side head")
         if self.mode == "single" and not self.test_indices:
             raise InputError("--mode single analyses the triples that --test-indices names; give one or more")
         if self.mode == "single" and self.test is None:
@@ -143,6 +151,8 @@ def shared_settings_without_effect(options: TracInOptions) -> Iterator[str]:
         yield "--num-last-layers has no effect without --use-last-layers-only, or beside --last-layer-names"
     if options.use_gradient_checkpointing:
         yield "--use-gradient-checkpointing has no effect: no activations of a batch are kept for a backward pass"
+    if options.predicted_side != TAIL and options.mode == "self":
+        yield "--predicted-side has no effect in --mode self, which explains no prediction"
     if options.known and options.mode == "self":
         yield "--known has no effect in --mode self, which ranks no prediction"
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from command_lines import assert_refused, run
 from conftest import ENTITIES, RELATIONS, TRAIN, VALID, make_small_conve, mapping_lines
+from influence_examples import gradients_by_hand
 from pykeen.predict import predict_target
 from pykeen_examples import trained_model, training_factory
 
@@ -88,7 +89,9 @@ def test_filtered_ranks_are_those_of_pykeens_predict_target(name, with_inverses,
         Path(f"{kind}_to_id.tsv").write_text("".join(mapping_lines(sorted(index, key=index.get))))
     known, labels = factory.mapped_triples, ("\t".join(triple) + "\n" for triple in factory.triples)
     Path("train.tsv").write_text("".join(labels))
-    asked = [(3, 5, None), (0, 20, None), (7, 5, None), *([(None, 5, 2), (None, 20, 0)] if with_inverses else [])]
+    some = known[[0, 500, 1500]].tolist()
+    asked = [(head, relation, None) for head, relation, _ in some]
+    asked += [(None, relation, tail) for _, relation, tail in some if with_inverses]
     entities, relations = factory.entity_id_to_label, factory.relation_id_to_label
     lines = [
         "\t".join(
@@ -109,7 +112,7 @@ def test_filtered_ranks_are_those_of_pykeens_predict_target(name, with_inverses,
         theirs = predict_target(model, head=head, relation=relation, tail=tail, triples_factory=factory)
         expected = theirs.filter_triples(factory).df
         answers = pd.DataFrame(result["predictions"])
-        assert len(answers) < model.num_entities
+        assert len(answers) == model.num_entities - result["num_known"] < model.num_entities
         assert answers[f"{target}_id"].tolist() == expected[f"{target}_id"].tolist()
         np.testing.assert_allclose(answers["score"], expected["score"], rtol=1e-5, atol=1e-5)
         assert answers["rank"].tolist() == expected["score"].rank(ascending=False, method="average").tolist()
@@ -329,3 +332,103 @@ def test_scores_that_are_not_finite_are_refused(project, model, inverse_triples)
         model.entity_embeddings.weight[3] = 3e38
     save_native("model.pt", model, inverse_triples=inverse_triples)
     assert "scores are not finite" in refused("--head", "3", "--relation", "0")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Either side explained
+
+
+def explain(script, *arguments):
+    done = run(
+        script,
+        *ASKED,
+        "--train",
+        "train.tsv",
+        *arguments,
+        "--top-k",
+        "99",
+        "-o" if script == "run_tracin" else "--output",
+        "out.json",
+    )
+    assert (done.code, done.trouble) == (0, None), done
+    content = json.loads(Path("out.json").read_text("utf-8"))
+    (result,) = content["results"] if script == "run_tracin" else [content]
+    return result, done
+
+
+def by_training_triple(result):
+    return {
+        tuple(row[f"train_{part}"] for part in ("head", "relation", "tail")): row["influence"]
+        for row in result["influences"]
+    }
+
+
+@pytest.mark.parametrize("inverse_triples", [True], ids=["both sides"], indirect=True)
+@pytest.mark.parametrize("engine", ["reference", "shared passes", "forward passes of PyKEEN", "tracin_pytorch"])
+def test_the_heads_influences_are_products_with_the_gradient_of_the_inverse_query(project, model, engine):
+    Path("wanted.txt").write_text("5 2 4\n")
+    if engine == "tracin_pytorch":
+        given = ("tracin_pytorch", "--test-triple", "5", "2", "4")
+    else:
+        given = ("run_tracin", "--test-triples", "wanted.txt")
+    if engine == "forward passes of PyKEEN":
+        torch.save(to_pykeen_checkpoint(torch.load("model.pt", weights_only=True)), "converted.pt")
+        given += ("--model-path", "converted.pt")
+    if engine not in ("reference", "tracin_pytorch"):
+        given += ("--use-optimized-tracin",)
+    result, done = explain(*given, "--predicted-side", "head")
+    double = model.double()
+    names = [name for name, _ in double.named_parameters()]
+    inverse = torch.tensor([[4, 5, 5]])
+    rows = TRAIN * (1, 2, 1)
+    expected = 0.001 * gradients_by_hand(double, inverse, names) @ gradients_by_hand(double, rows, names).T
+    found = by_training_triple(result)
+    for triple, influence in zip(map(tuple, TRAIN.tolist()), expected[0].tolist(), strict=True):
+        assert found[triple] == pytest.approx(influence, rel=1e-3, abs=1e-5 * expected.abs().max().item())
+    assert result["prediction"]["predicted_side"] == "head"
+    assert "; the head is explained" in done.out
+
+
+@pytest.mark.parametrize("inverse_triples", [True], ids=["both sides"], indirect=True)
+def test_gauss_newton_explains_the_head_as_it_does_the_tail_of_the_turned_graph(project, model, inverse_triples):
+    Path("wanted.txt").write_text("5 2 4\n")
+    head, _ = explain(
+        "run_tracin", "--test-triples", "wanted.txt", "--method", "gauss-newton", "--predicted-side", "head"
+    )
+    # The same model of the graph in which every triple is turned around: its relation rows change places.
+    swapped = model.relation_embeddings.weight.detach().clone()[[1, 0, 3, 2, 5, 4]]
+    with torch.no_grad():
+        model.relation_embeddings.weight.copy_(swapped)
+    save_native("model.pt", model, inverse_triples=True)
+    Path("train.tsv").write_text(
+        "".join(f"{ENTITIES[t]}\t{RELATIONS[r]}\t{ENTITIES[h]}\n" for h, r, t in TRAIN.tolist()), "utf-8"
+    )
+    Path("wanted.txt").write_text("4 2 5\n")
+    tail, _ = explain("run_tracin", "--test-triples", "wanted.txt", "--method", "gauss-newton")
+    turned = {(t, r, h): influence for (h, r, t), influence in by_training_triple(tail).items()}
+    assert by_training_triple(head) == pytest.approx(turned, rel=1e-3, abs=1e-5)
+    assert (head["prediction"]["head_rank"], head["prediction"]["head_score"]) == pytest.approx(
+        (tail["prediction"]["rank"], tail["prediction"]["score"]), rel=1e-5
+    )
+
+
+def test_the_rank_of_the_head_is_that_among_the_candidates(project, inverse_triples):
+    result, done = explain("run_tracin", "--test", "test.tsv", "--max-test-triples", "1", *KNOWN[:1], "valid.tsv")
+    place = result["prediction"]
+    assert ("head_rank" in place) == ("possible heads" in done.out) == inverse_triples
+    if inverse_triples:
+        # TEST[0]
+        heads = ask("--relation", "2", "--tail", "4", *KNOWN)
+        assert place["head_rank"] == heads.loc[heads["head_id"] == 5, "rank"].item()
+        assert place["possible_heads"] == len(heads)
+        assert place["predicted_side"] == "tail"
+
+
+def test_sides_that_cannot_be_explained_are_refused(project, inverse_triples):
+    given = (*ASKED, "--train", "train.tsv", "--test", "test.tsv", "-o", "refused.json", "--predicted-side", "head")
+    message = assert_refused(run("run_tracin", *given, "--training-loss"), began=True)
+    assert message.startswith("--training-loss is of both sides at once")
+    if not inverse_triples:
+        message = assert_refused(run("run_tracin", *given), began=True)
+        assert message.startswith("model.pt: was trained without inverse triples, so that it predicts no heads")
+    assert not Path("refused.json").exists()

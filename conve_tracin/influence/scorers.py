@@ -121,15 +121,6 @@ class Scorer(nn.Module, ABC):
         """Score every entity as tail of (head, relation): (num_entities,) on the CPU."""
         return self.score_queries(np.array([[head, relation]]), num_entities)[0]
 
-    def score_heads(self, relation: int, tail: int, num_entities: int) -> Tensor:
-        """Score every entity as head of (relation, tail), by the inverse of the relation: (num_entities,) on the CPU.
-
-        Raises ValueError for a model without inverse triples.
-        """
-        if not self.inverse_triples:
-            raise ValueError("a model without inverse triples scores no heads")
-        return self.score_tails(tail, ~relation, num_entities)
-
     @torch.no_grad()
     def score_queries(self, queries: np.ndarray, num_entities: int) -> Tensor:
         """Score every entity as the answer to queries (B, 2): (B, num_entities) on the CPU.

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from conve_tracin import parallel
+from conve_tracin.data.queries import inverse_of
 from conve_tracin.errors import InputError
 from conve_tracin.influence.method import Influence, Method, rank_influences
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.influence.summary import InfluenceSummary, Prediction, SummarySettings, describe_prediction, summarise
+from conve_tracin.settings import HEAD, TAIL
 
 # Test triples in one pass over the training set: one score for each of them and each training triple is held.
 GROUP_SIZE = 16
@@ -60,6 +62,7 @@ def trace(
     progress: bool = True,
     describe: SummarySettings | None = None,
     summarised: bool = False,
+    side: str = TAIL,
 ) -> Iterator[Trace]:
     """Trace each test triple (n, 3) to the training triples (N, 3), summed over the checkpoints.
 
@@ -74,6 +77,9 @@ def trace(
         progress: show progress bars.
         describe: score and rank each test triple among the entities of these mappings.
         summarised: also summarise all its influences; goes with `describe`.
+        side: "tail", or "head" to explain the score of (tail, inverse of the relation, head) instead.
+
+    Raises InputError if heads are to be explained by a model without inverse triples.
     """
     load = lru_cache(maxsize=1)(load)
     test_triples = parallel.broadcast(test_triples)
@@ -83,9 +89,11 @@ def trace(
         totals: Tensor | None = None
         for checkpoint in checkpoints:
             loaded = load(checkpoint)
+            if side == HEAD:
+                require_inverse_triples(loaded.scorer, checkpoint)
             compute = partial(
                 loaded.method.products,
-                group,
+                group if side == TAIL else inverse_of(group),
                 batch_size=batch_size,
                 progress=f"{checkpoint.name}: {len(group)} test triple(s)" if progress else None,
             )
@@ -109,6 +117,15 @@ def trace(
                 if summarised:
                     traced = replace(traced, summary=summarise(scores, training_triples, describe))
             yield traced
+
+
+def require_inverse_triples(scorer: Scorer, checkpoint: Path) -> None:
+    """Raise InputError for a model that ranks no heads."""
+    if not scorer.inverse_triples:
+        raise InputError(
+            f"{checkpoint}: was trained without inverse triples, so that it predicts no heads; leave out "
+            "--predicted-side head, or train with --inverse-triples"
+        )
 
 
 @contextmanager

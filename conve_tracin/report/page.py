@@ -24,7 +24,7 @@ from conve_tracin.report.lettering import signed, signed_column, spoken
 from conve_tracin.report.markup import Markup, element, join
 from conve_tracin.report.path_graph import ACROSS, DOWN, Orientation, assign_lanes, draw_paths
 from conve_tracin.report.paths import EvidencePath, find_paths
-from conve_tracin.settings import GAUSS_NEWTON, TRACIN, TracInOptions
+from conve_tracin.settings import GAUSS_NEWTON, HEAD, TRACIN, TracInOptions
 
 METHODS = {
     TRACIN: "TracIn: learning rate × product of the loss gradients of training triple and prediction, "
@@ -68,6 +68,8 @@ def settings_of(options: TracInOptions) -> dict[str, str]:
         settings["Engine"] = "forward" if options.use_optimized_tracin else "backward loop"
         if options.training_loss:
             settings["Loss"] = "the training's objective"
+    if options.predicted_side == HEAD:
+        settings["Explained"] = "the head, as the answer to (tail, inverse of the relation, ?)"
     return settings | {"Matrix products": _precision(options), "Device": str(options.device)}
 
 

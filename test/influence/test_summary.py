@@ -140,6 +140,30 @@ def test_rank_leaves_out_the_other_known_tails(triple, make_scorer, further):
     assert prediction.in_training == (triple in {tuple(row) for row in TRAIN.tolist()})
 
 
+@pytest.mark.parametrize("further", [None, np.concatenate([VALID, TEST])])
+@pytest.mark.parametrize("side", ["tail", "head"])
+def test_the_heads_place_is_that_of_the_tail_of_the_inverse_triple(further, side):
+    model = make_small_conve(num_relations=6)
+    settings = SummarySettings(num_entities=6, num_relations=3, known_triples=further, side=side)
+    for head, relation, tail in [(0, TREATS, 2), (1, TREATS, 4), (5, 2, 4), (3, 2, 3)]:
+        prediction = describe_prediction(
+            ConvEScorer(model, inverse_triples=True), (head, relation, tail), TRAIN, settings
+        )
+
+        def score_of(first, inverse, second):
+            return model.score(*torch.tensor([first, 2 * inverse + 1, second])[:, None]).item()
+
+        known = {(t, r, h) for part in (TRAIN, further) if part is not None for h, r, t in part.tolist()}
+        scores, rank = rank_by_hand(score_of, (tail, relation, head), known)
+        place = prediction.head
+        assert (place.rank, place.num_candidates, place.num_known) == (rank, len(scores), 6 - len(scores))
+        assert place.score == pytest.approx(score_of(tail, relation, head), rel=1e-12)
+        ahead = [entity for entity in scores if scores[entity] > scores[head]]
+        assert list(place.ahead) == sorted(ahead, key=lambda entity: -scores[entity])[:5]
+        assert prediction.side == side
+    assert describe_prediction(ConvEScorer(make_small_conve()), (0, TREATS, 2), TRAIN, settings).head is None
+
+
 def test_ties_share_their_mean_rank():
     model = make_small_conve()
     with torch.no_grad():
