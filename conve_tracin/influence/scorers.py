@@ -117,10 +117,6 @@ class Scorer(nn.Module, ABC):
         """Replace the relation ids of triples (N, 3) by rows of the relation table."""
         return with_relation_rows(as_ids(triples), inverse_triples=self.inverse_triples)
 
-    def score_tails(self, head: int, relation: int, num_entities: int) -> Tensor:
-        """Score every entity as tail of (head, relation): (num_entities,) on the CPU."""
-        return self.score_queries(np.array([[head, relation]]), num_entities)[0]
-
     @torch.no_grad()
     def score_queries(self, queries: np.ndarray, num_entities: int) -> Tensor:
         """Score every entity as the answer to queries (B, 2): (B, num_entities) on the CPU.

@@ -180,7 +180,7 @@ def test_ties_share_their_mean_rank():
 def test_tails_of_pykeen_models_have_the_scores_of_pykeen(name, inverse_triples):
     model = trained_model(name, inverse_triples=inverse_triples)
     num_entities = training_factory().num_entities
-    scores = PyKEENScorer(model).score_tails(3, 5, num_entities)
+    scores = PyKEENScorer(model).score_queries(np.array([[3, 5]]), num_entities)[0]
     expected = model.predict_t(torch.tensor([[3, 5]]))[0].detach()
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
