@@ -92,7 +92,6 @@ def predict(options: PredictionOptions) -> list[Answers]:
     names = read_names_from(options)
     queries = queries_from(options, names)
     candidates = candidates_from(options, names)
-    known = read_known(options, names, np.unique(np.maximum(queries[:, 1], ~queries[:, 1])))
     scorer = load_scorer(options, names)
     if (queries[:, 1] < 0).any() and not scorer.inverse_triples:
         raise InputError(
@@ -102,7 +101,7 @@ def predict(options: PredictionOptions) -> list[Answers]:
     answers = answer(
         scorer,
         queries,
-        known,
+        read_known(options, names, np.unique(np.maximum(queries[:, 1], ~queries[:, 1]))),
         num_entities=len(names.entities),
         top_k=options.top_k,
         keep_known=options.keep_known,

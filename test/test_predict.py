@@ -243,6 +243,7 @@ def test_candidates_of_a_category(project):
         {"id": "PTGS2", "category": ["biolink:Gene"]},
         {"id": "another", "category": ["biolink:Drug"]},
         {"id": "head ache"},
+        {"id": "fièvre", "category": 7},
     ]
     Path("nodes.jsonl").write_text("".join(json.dumps(node) + "\n" for node in nodes))
     for category in ("biolink:Drug", "Drug"):

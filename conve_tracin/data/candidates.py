@@ -19,8 +19,8 @@ PREFIX = "biolink:"
 def read_candidates(path: str | Path, entities: Vocabulary, *, ids_called: IdsCalled, skip_unknown: bool) -> np.ndarray:
     """Read entities, one a line: sorted ids, each once, (C,).
 
-    If every line is an integer, they are ids; otherwise labels or names. With `skip_unknown`, those that the mapping
-    lacks are left out, and a warning says how many.
+    If every line is an integer, they are ids; otherwise labels, names, or ids that are no labels. With `skip_unknown`,
+    those that the graph lacks are left out, and a warning says how many.
 
     Raises InputError at the first unknown entity, and if none is left.
     """
@@ -64,8 +64,9 @@ def candidates_of_category(path: str | Path, category: str, entities: Vocabulary
             node = parse_object(line)
         except MalformedLineError as error:
             raise InputError(f"{path}:{number}: {error}; a node is a JSON object with an id and categories") from None
-        listed = node.get("category") or []
-        classes = [str(name).removeprefix(PREFIX) for name in ([listed] if isinstance(listed, str) else listed)]
+        listed = node.get("category")
+        listed = listed if isinstance(listed, list) else [listed or ""]
+        classes = [str(name).removeprefix(PREFIX) for name in listed if name]
         seen.update(dict.fromkeys(classes))
         entity = entities.index.get(str(node.get("id")))
         if wanted in classes and entity is not None:
