@@ -5,8 +5,8 @@ alike.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ class Answers:
     num_known: int
 
 
-def predict(options: PredictionOptions) -> list[Answers]:
-    """Do what `predict_pytorch.py` does, and return the answers to each query.
+def predict(options: PredictionOptions) -> None:
+    """Do what `predict_pytorch.py` does: read, ask, write.
 
     Raises InputError for files or options that cannot be used.
     """
@@ -107,9 +107,9 @@ def predict(options: PredictionOptions) -> list[Answers]:
         keep_known=options.keep_known,
         candidates=candidates,
     )
-    write_answers(options, answers, names)
-    print_answers(options, answers, names)
-    return answers
+    counts, to_print = [], []
+    write_answers(options, _noting(answers, counts, to_print), names)
+    print_summary(options, counts, to_print, names)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -173,8 +173,8 @@ def answer(
     top_k: int,
     keep_known: bool = False,
     candidates: np.ndarray | None = None,
-) -> list[Answers]:
-    """Rank the candidates for each query (Q, 2).
+) -> Iterator[Answers]:
+    """Rank the candidates for each query (Q, 2); no more than a batch of answers is in memory.
 
     Args:
         scorer: the model; queries for heads need one with inverse triples.
@@ -204,12 +204,10 @@ def answer(
         ]
 
     batch_size = choose_batch_size(num_entities, at_most=MAX_BATCH_SIZE)
-    found = []
     with tqdm(total=len(queries), desc="asking", unit="query", delay=2) as bar:
         for batch in compute_in_batches(answer_batch, len(queries), batch_size=batch_size):
-            found += batch
+            yield from batch
             bar.update(len(batch))
-    return found
 
 
 def known_answers(queries: np.ndarray, known_triples: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
@@ -334,7 +332,7 @@ def question_of(query: tuple[int, int], names: Names) -> dict[str, str | None]:
     }
 
 
-def write_answers(options: PredictionOptions, answers: Sequence[Answers], names: Names) -> None:
+def write_answers(options: PredictionOptions, answers: Iterable[Answers], names: Names) -> None:
     """Write the output: a table, or JSON, by its ending."""
     output = Path(options.output)
     if output.suffix == ".json":
@@ -351,7 +349,7 @@ def answers_as_json(answers: Answers, names: Names) -> dict[str, Any]:
         **question_of(answers.query, names),
         "num_candidates": answers.num_candidates,
         "num_known": answers.num_known,
-        "predictions": [asdict(row) for row in rows_of(answers, names)],
+        "predictions": [vars(row) for row in rows_of(answers, names)],
     }
 
 
@@ -363,18 +361,27 @@ def table_lines(path: Path, rows: Iterable[Row]) -> Iterator[str]:
     yield "\t".join(COLUMNS) + "\n"
     for row in rows:
         require_writable(path, row.head, row.relation, row.tail)
-        values: Mapping[str, Any] = asdict(row) | {
+        values: Mapping[str, Any] = vars(row) | {
             "rank": f"{row.rank:.12g}", "score": f"{row.score:.9g}", "known": str(row.known).lower(),
         }  # fmt: skip
         yield "\t".join(str(values[name]) for name in COLUMNS) + "\n"
 
 
-def print_answers(options: PredictionOptions, answers: Sequence[Answers], names: Names) -> None:
+def _noting(answers: Iterable[Answers], counts: list[int], to_print: list[Answers]) -> Iterator[Answers]:
+    """Pass answers on, noting how many there are for each query, and those to the first one."""
+    for found in answers:
+        if not counts:
+            to_print.append(found)
+        counts.append(len(found.entities))
+        yield found
+
+
+def print_summary(options: PredictionOptions, counts: list[int], to_print: list[Answers], names: Names) -> None:
     """Print the first answers to a single query, and what was written."""
-    if len(answers) == 1:
-        print(as_text(answers[0], names))
-    number, queries = sum(len(found.entities) for found in answers), "query" if len(answers) == 1 else "queries"
-    print(f"Written: {options.output}, {number:,} predictions for {len(answers):,} {queries}")
+    if len(counts) == 1:
+        print(as_text(to_print[0], names))
+    queries = "query" if len(counts) == 1 else "queries"
+    print(f"Written: {options.output}, {sum(counts):,} predictions for {len(counts):,} {queries}")
 
 
 def as_text(answers: Answers, names: Names) -> str:
