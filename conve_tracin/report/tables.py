@@ -92,11 +92,12 @@ def _prediction_line(prediction: Prediction) -> str:
     )
     if prediction.in_training:
         places.append("it is itself a training triple")
-    return f"  {'; '.join(places)}"
+    line = "; ".join(places)
+    return f"  {line[0].upper()}{line[1:]}"
 
 
 def _place(place: Prediction | Place, answers: str) -> str:
-    return f"Rank {place.rank:,.10g} of {place.num_candidates:,} possible {answers}, score {place.score:.2f}"
+    return f"rank {place.rank:,.10g} of {place.num_candidates:,} possible {answers}, score {place.score:.2f}"
 
 
 def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int = 10) -> str:
