@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from conve_tracin.influence.load import (
     find_checkpoints,
 )
 from conve_tracin.influence.method import Influence, module_of, rank_influences
+from conve_tracin.influence.paths import PathFinder
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, trace
 from conve_tracin.report import page
@@ -49,7 +50,7 @@ from conve_tracin.report.tables import (
     trace_as_table,
     write_csv,
 )
-from conve_tracin.settings import GAUSS_NEWTON, TRACIN, TracInOptions, shared_settings_without_effect
+from conve_tracin.settings import GAUSS_NEWTON, TRACIN, NativeEngine, TracInOptions, settings_without_effect
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,15 @@ class Run:
     test_triples: np.ndarray
     test_indices: list[int]
     load: CheckpointLoader
+
+    @cached_property
+    def find_paths(self) -> PathFinder | None:
+        """Finds the paths of a test triple in the training graph; None if none are asked for."""
+        if not self.options.paths:
+            return None
+        return PathFinder(
+            self.training_triples, len(self.names.entities), limit=self.options.paths, max_hops=self.options.max_hops
+        )
 
     @property
     def method(self) -> str:
@@ -364,6 +374,7 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
         describe=SummarySettings.of(run.names, run.known_triples, run.options.predicted_side),
         summarised=run.options.report is not None,
         side=run.options.predicted_side,
+        find_paths=run.find_paths if parallel.is_main_process() else None,
     )
 
 
@@ -542,26 +553,8 @@ def _file_of_ids(traced: Trace, _: int, __: Names) -> str:
 
 def run_tracin_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say which given options change nothing in this run, one line each."""
-    yield from shared_settings_without_effect(options)
-    optimized = options.use_optimized_tracin or options.method == GAUSS_NEWTON
-    only_optimized = "has no effect without --use-optimized-tracin: the reference loop"
-    if options.use_mixed_precision and not optimized:
-        yield f"--use-mixed-precision {only_optimized} defines the exact scores"
-    if options.batch_size != TracInOptions.batch_size and not optimized:
-        yield f"--batch-size {only_optimized} takes one triple at a time"
-    if options.use_vectorized_gradients is not None:
-        flag = "--use-vectorized-gradients" if options.use_vectorized_gradients else "--disable-vectorized-gradients"
-        engine = "forward-mode passes need no training gradients" if optimized else "the reference loop is asked for"
-        yield f"{flag} has no effect: {engine}"
-    if options.cache_test_gradients is not None:
-        flag = "--cache-test-gradients" if options.cache_test_gradients else "--disable-test-gradient-caching"
-        yield f"{flag} has no effect: each test gradient is needed, and computed, once"
-    if options.use_torch_compile:
-        yield "--use-torch-compile has no effect: compiled passes measured no faster on a CPU"
+    yield from settings_without_effect(options)
     yield from multi_gpu_without_effect(options)
-    if options.disable_memory_cleanup:
-        yield "--disable-memory-cleanup has no effect: there is no cleanup to leave out"
-    yield from _inputs_without_effect(options)
 
 
 def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
@@ -573,38 +566,12 @@ def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
         yield f"--enable-multi-gpu has no effect: {obstacle or 'the scripts start several processes, not functions'}"
 
 
-def _inputs_without_effect(options: TracInOptions) -> Iterator[str]:
-    in_mode = f"has no effect in --mode {options.mode}"
-    if options.test is not None and options.mode == "self":
-        yield f"--test {in_mode}: training triples are ranked"
-    if options.test_triples is not None and options.mode != "test":
-        yield f"--test-triples {in_mode}"
-    elif options.test_triples is not None and options.skip_unknown:
-        yield "--skip-unknown has no effect on --test-triples: each of them was asked for by name"
-    if options.test_indices and options.mode != "single":
-        yield f"--test-indices {in_mode}; --mode single analyses them"
-    if options.max_test_triples is not None and options.mode != "test":
-        yield f"--max-test-triples {in_mode}"
-    if options.report is not None and options.mode == "self":
-        yield f"--report {in_mode}: it shows predictions"
-    if options.output_per_triple and options.mode == "self":
-        yield f"--output-per-triple {in_mode}: there is one ranking"
-
-
 def tracin_pytorch_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say which given flags of tracin_pytorch.py change nothing in this run, one line each."""
-    yield from shared_settings_without_effect(options)
+    # The flags of its own stand for this option.
+    yield from settings_without_effect(replace(options, cache_test_gradients=None))
+    yield from settings_without_effect(NativeEngine.of(options), options)
     yield from multi_gpu_without_effect(options)
-    if not options.use_optimized_tracin:
-        if options.method == GAUSS_NEWTON:
-            yield f"--engine reference has no effect with --method {GAUSS_NEWTON}, which has one engine"
-        else:
-            if options.batch_size != TracInOptions.batch_size:
-                yield "--batch-size has no effect on the reference engine, which takes one triple at a time"
-            if options.use_mixed_precision:
-                yield "--use-mixed-precision has no effect on the reference engine, which defines the exact scores"
-    if options.cache_test_gradients is False:
-        yield "--no-cache-test-gradients has no effect: each test gradient is needed, and computed, once"
 
 
 TRACIN_PYTORCH = Script(

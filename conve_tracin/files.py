@@ -41,8 +41,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             with _moved_into_place(Path(os.path.realpath(path))) as temporary:
                 yield temporary
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{path}: cannot be written ({reason}); free the disk or choose another place") from error
+        raise not_writable(path, error) from error
+
+
+def not_writable(path: Path, error: OSError) -> InputError:
+    """Say why a file cannot be written."""
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); free the disk or choose another place")
 
 
 @contextmanager

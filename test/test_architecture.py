@@ -30,13 +30,8 @@ LAYERS = (
     "pipeline",
 )
 
-# (module, what it imports from above): is to become empty.
-KNOWN_EXCEPTIONS = {
-    ("training.loop", "report.charts"),  # the curves are to be drawn by the script, when training has ended
-    ("pipeline", "train_pytorch"),  # the keys of the configuration are to come from the settings
-    ("pipeline", "prepare_data"),
-    ("pipeline", "tracin_pytorch"),
-}
+# (module, what it imports from above): is to stay empty.
+KNOWN_EXCEPTIONS = set()
 
 # The layers that need no torch, so that `--help` answers at once.
 IMPORTED_BY_SCRIPTS = LAYERS[: LAYERS.index("cli") + 1]

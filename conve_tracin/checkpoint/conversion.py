@@ -11,18 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conve_tracin.checkpoint.native import CONVERTED, NATIVE, PYKEEN_TRAINING_LOOP, detect_format
-from conve_tracin.checkpoint.schema import (
-    conve_config,
-    model_without_memory,
-    require_names,
-    require_shapes,
-    require_sound_weights,
-)
+from conve_tracin.checkpoint.native import CONVERTED, NATIVE, PYKEEN_TRAINING_LOOP, detect_format, uses_inverse_triples
+from conve_tracin.checkpoint.schema import conve_config, require_names, require_shapes, require_sound_weights
 from conve_tracin.data.queries import count_relation_rows
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.model.conve import ConvEConfig
+from conve_tracin.model.conve import ConvEConfig, is_statistic, weight_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +152,7 @@ def to_pykeen_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         **checkpoint,
         "model_state_dict": pykeen_state,
         "model_config": config.as_dict(),
-        "inverse_triples": bool(checkpoint.get("training_config", {}).get("inverse_triples", False)),
+        "inverse_triples": uses_inverse_triples(checkpoint),
         "source_format": NATIVE,
     }
     _convert_optimizer(
@@ -270,13 +264,12 @@ def stored_mapping_digest(content: Mapping[str, Any]) -> dict[str, str]:
 
 def native_parameter_names(config: ConvEConfig) -> list[str]:
     """List the native model's parameters in the order in which its optimizer numbers them."""
-    return [name for name, _ in model_without_memory(config).named_parameters()]
+    return [name for name in weight_shapes(config) if not is_statistic(name)]
 
 
 def pykeen_parameter_names() -> list[str]:
     """List the parameters of PyKEEN's ConvE, under their native names, in the order of its optimizer."""
-    statistics = ("running_mean", "running_var", "num_batches_tracked")
-    return [name for name in NATIVE_TO_PYKEEN if not name.endswith(statistics)]
+    return [name for name in NATIVE_TO_PYKEEN if not is_statistic(name)]
 
 
 def renumber_optimizer_state(

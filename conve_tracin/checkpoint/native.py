@@ -12,7 +12,7 @@ import torch
 
 from conve_tracin.checkpoint.schema import (
     conve_config,
-    model_without_memory,
+    possible_shapes,
     require_known_kinds,
     require_names,
     require_shapes,
@@ -214,7 +214,7 @@ def require_conve(checkpoint: Mapping[str, Any], *, source: str | Path) -> ConvE
     state = checkpoint["model_state_dict"]
     try:
         config = conve_config({"entity_bias": "entity_bias" in state, **checkpoint["model_config"]})
-        require_names(state, model_without_memory(config).state_dict())
+        require_names(state, possible_shapes(config))
         require_shapes(state, config)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error

@@ -63,13 +63,13 @@ class LoadedPyKEENModel:
     Attributes:
         model: parameters that are no part of the model it was trained as (the entity bias of a converted native
             model without one) do not require gradients; leave such parameters out of an analysis.
-        inverse_triples: whether relation r is row 2r of the relation table and its inverse row 2r + 1.
-        learning_rate: of the optimizer when the file was written, where the file tells.
-        source_format: one of the constants of checkpoint.py, or PYKEEN_PICKLE.
-        epoch: finished epochs, where the file tells.
-        mapping_digest: digests of the mappings ("entity", "relation"), as far as the file tells.
+        inverse_triples: whether the relation table holds inverse relations, too.
+        learning_rate: of the optimizer when the file was written, if the file tells.
+        source_format: one of the four in native.py, or PYKEEN_PICKLE.
+        epoch: finished epochs, if the file tells.
+        mapping_digest: {"entity" or "relation": digest} of the mappings that the file tells.
         training_config: how a converted native model was trained; empty for PyKEEN's own files.
-        training_triples_digest: of what a converted native model was trained on, where the file tells.
+        training_triples_digest: of what a converted native model was trained on, if the file tells.
     """
 
     model: "pykeen.models.Model"
@@ -95,12 +95,12 @@ def load_pykeen_model(
     The first three hold weights only and are read as a ConvE. A `trained_model.pkl` is a pickled model of any
     class; unpickling runs code, which `trust_pickle` permits.
 
-    `num_relations` is the number of relations without inverses, the length of the relation mapping. A state dict
-    alone does not tell whether its relation table holds inverses; without `num_relations` it is taken to have
-    none. `embedding_height` and `embedding_width` are needed where `infer_conve_config` cannot tell them.
+    `num_relations` is the length of the relation mapping. A state dict alone does not tell whether its relation table
+    holds inverses; without `num_relations` it is taken to have none. `embedding_height` and `embedding_width` are
+    needed if `infer_conve_config` cannot tell them.
 
-    Raises InputError if the file is none of these, would run code, is damaged, holds another model than
-    ConvE without being a pickled model, or does not have `num_relations` relations.
+    Raises InputError if the file is none of these, would run code, is damaged, is not pickled but holds another model
+    than ConvE, or does not have `num_relations` relations.
     """
     content = read_pykeen_file(path, trust_pickle=trust_pickle)
     try:
@@ -114,7 +114,7 @@ def load_pykeen_model(
 def read_pykeen_file(path: str | Path, *, trust_pickle: bool = False) -> "dict[str, Any] | pykeen.models.Model":
     """Read any of PyKEEN's files (see `load_pykeen_model`) as it is, onto the CPU.
 
-    Only with `trust_pickle` may reading the file run code from it, and only where it holds more than plain data.
+    With `trust_pickle`, a file that holds more than plain data may run code.
 
     Raises InputError if the file is absent, damaged or, without `trust_pickle`, would run code.
     """
@@ -180,7 +180,7 @@ def _from_weights(
         raise InputError(
             f"its weights do not fit its model_config ({first_line(error)}); use an undamaged checkpoint"
         ) from error
-    # Numbers that float32 does not hold have become infinite.
+    # What float32 cannot hold has become infinite.
     require_sound_weights(model.state_dict(), source="its weights")
     bias = state[ENTITY_BIAS]
     if not stored.get("entity_bias", True) and not bias.any():
@@ -213,8 +213,8 @@ def _wrong_relations(expected: int, given: int) -> str:
 def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool = False) -> "pykeen.models.ConvE":
     """Build PyKEEN's ConvE of the sizes in a `model_config`, with fresh weights, in training mode.
 
-    `num_relations` of the config counts the rows of the relation table; with `inverse_triples` half of them are
-    inverses. The random state is left as it was.
+    `num_relations` of the config counts the rows of the relation table, inverses included. The random state stays as
+    it was.
 
     Raises InputError if the sizes contradict each other.
     """
@@ -276,11 +276,11 @@ def as_native_conve(model: "pykeen.models.Model") -> ConvE | None:
 def score_pykeen(model: "pykeen.models.Model", triples: Tensor) -> Tensor:
     """Score (head, relation, tail) triples in the ids of the mapping files: shape (B, 3) to (B,).
 
-    PyKEEN 1.11.1's own `score_hrt` takes rows of the relation table as they are, where a model trained with
-    `create_inverse_triples=True` has relation r in row 2r and its inverse in row 2r + 1. Given a file's id r it
-    silently scores relation r // 2, inverted where r is odd. Only `predict_hrt` and its sisters translate ids.
+    `score_hrt` of PyKEEN 1.11.1 takes rows of the relation table. Given an id r of the files, a model trained with
+    `create_inverse_triples=True` silently scores relation r // 2, inverted if r is odd. Only `predict_hrt` and the like
+    translate ids.
 
-    The result is the raw score (no sigmoid), differentiable, in the mode (train, eval) the model is in.
+    The result is the raw score (no sigmoid), differentiable, in the model's mode (train, eval).
     """
     return model.score_hrt(relation_rows(model, triples)).squeeze(-1)
 
@@ -328,8 +328,8 @@ def convert_file(
 ) -> Conversion:
     """Convert the checkpoint `source` into the file `target`, to "pykeen" or to "native".
 
-    `verify` compares the scores of both files before `target` gets its place; `target` is not written where they
-    differ. The other arguments are those of `load_pykeen_model`, for sources of PyKEEN's.
+    `verify` compares the scores of both files; `target` is not written if they differ. The other arguments are those of
+    `load_pykeen_model`.
 
     Raises:
         InputError: `source` is no checkpoint to convert, or `target` is `source` or cannot be written.

@@ -1,7 +1,7 @@
 """Triples as numbers: relation rows of a model with inverse triples, keys, and queries (h, r) with their tails.
 
-A model with inverse triples holds relation r of the files in row 2r of its relation table and the inverse in row
-2r + 1, as PyKEEN does; without them in row r. Everything else asks this module which row that is.
+A model with inverse triples, like PyKEEN's, has relation r of the files in row 2r of its relation table and the inverse
+in row 2r + 1; without them, in row r. No other module knows.
 """
 
 import hashlib

@@ -15,8 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from conve_tracin.errors import InputError
-from conve_tracin.files import digest_of_file, lock_file
+from conve_tracin.files import digest_of_file, lock_file, not_writable
 from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.trace import Trace
 
@@ -94,10 +93,7 @@ class Journal:
         try:
             yield
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise InputError(
-                f"{self.path}: cannot be written ({reason}); free the disk or choose another place"
-            ) from error
+            raise not_writable(self.path, error) from error
 
     @property
     def _length(self) -> int:

@@ -53,13 +53,19 @@ def module_of(method: str) -> ModuleType:
 
 @dataclass(frozen=True, slots=True)
 class Influence:
-    """One training triple's influence on a test triple; `position` is its place in the training set."""
+    """One training triple's influence on a test triple.
+
+    Attributes:
+        position: its place in the training set.
+        models: of several summed checkpoints, how many alone have it among as many strongest as are listed.
+    """
 
     head: int
     relation: int
     tail: int
     influence: float
     position: int
+    models: int | None = None
 
     def as_dict(self) -> dict[str, int | float]:
         """Return the members of the JSON output."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from conve_tracin.data.queries import inverse_of
-from conve_tracin.influence.method import Influence, rank_influences
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.ranking import filtered_ranks
 from conve_tracin.settings import TAIL
@@ -31,14 +30,12 @@ class SummarySettings:
 
     Attributes:
         num_entities, num_relations: the lengths of the mappings.
-        num_proponents: how many of the strongest proponents to keep, for the paths among them.
         known_triples: true triples besides the training triples, whose tails the rank passes over, (M, 3).
         side: which one is explained, "tail" or "head".
     """
 
     num_entities: int
     num_relations: int
-    num_proponents: int = 500
     known_triples: np.ndarray | None = None
     side: str = TAIL
 
@@ -87,7 +84,6 @@ class InfluenceSummary:
         positive, negative: the sums of the influences above and below zero.
         by_relation: largest absolute sums first; relations without training triples are left out.
         concentration: the cumulative curve of the absolute influences.
-        strongest_proponents: the training triples of largest positive influence.
     """
 
     num_triples: int
@@ -97,7 +93,6 @@ class InfluenceSummary:
     negative: float
     by_relation: list[RelationInfluence]
     concentration: Concentration
-    strongest_proponents: list[Influence]
 
 
 @dataclass(frozen=True)
@@ -143,7 +138,6 @@ class Prediction:
 def summarise(scores: Tensor, training_triples: np.ndarray, settings: SummarySettings) -> InfluenceSummary:
     """Summarise the influences (N,) of training triples (N, 3) on one test triple."""
     positive, negative = scores.clamp(min=0), scores.clamp(max=0)
-    strongest = rank_influences(positive, training_triples, settings.num_proponents)
     return InfluenceSummary(
         num_triples=len(scores),
         num_positive=int((scores > 0).sum()),
@@ -152,7 +146,6 @@ def summarise(scores: Tensor, training_triples: np.ndarray, settings: SummarySet
         negative=negative.sum(dtype=torch.float64).item(),
         by_relation=sum_by_relation(positive, negative, training_triples[:, 1], settings.num_relations),
         concentration=concentration(scores),
-        strongest_proponents=[influence for influence in strongest if influence.influence > 0],
     )
 
 

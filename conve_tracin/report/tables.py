@@ -10,6 +10,7 @@ from conve_tracin.data.names import Names
 from conve_tracin.data.text import visible
 from conve_tracin.files import atomic_write
 from conve_tracin.influence.method import Influence
+from conve_tracin.influence.paths import GraphPath
 from conve_tracin.influence.summary import Place, Prediction
 from conve_tracin.influence.trace import Trace
 
@@ -35,7 +36,19 @@ def trace_as_json(
         "learning_rate": learning_rate,
         **method,
         **({} if trace.prediction is None else {"prediction": prediction_as_json(trace.prediction)}),
+        **({} if trace.paths is None else {"paths": [path_as_json(path, names) for path in trace.paths]}),
         "influences": [influence_as_json(influence, names) for influence in trace.influences],
+    }
+
+
+def path_as_json(path: GraphPath, names: Names) -> dict[str, Any]:
+    """Arrange a path: its triples from the prediction's head to its tail, each with its influence and its names."""
+    triples = [(hop.influence.head, hop.influence.relation, hop.influence.tail) for hop in path.hops]
+    return {
+        "triples": [list(triple) for triple in triples],
+        "labels": [list(names.triple(*triple).values()) for triple in triples],
+        "influences": [hop.influence.influence for hop in path.hops],
+        "score": path.score,
     }
 
 
@@ -63,7 +76,8 @@ def _head_as_json(prediction: Prediction) -> dict[str, Any]:
 def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
     """Arrange one influence as the documented members and the names behind them."""
     labels = names.triple(influence.head, influence.relation, influence.tail)
-    return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()}
+    models = {} if influence.models is None else {"models": influence.models}
+    return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()} | models
 
 
 def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) -> str:
@@ -71,6 +85,8 @@ def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) ->
     lines = [f"Prediction: {visible(names.sentence(*trace.test_triple))} (explained by {method})"]
     if trace.prediction is not None:
         lines.append(_prediction_line(trace.prediction))
+    if trace.paths is not None:
+        lines += _path_lines(trace, names, rows=rows)
     for title, influences in (
         ("Proponents (the model believes it because of)", trace.proponents),
         ("Opponents (the model believes it in spite of)", trace.opponents),
@@ -100,6 +116,21 @@ def _place(place: Prediction | Place, answers: str) -> str:
     return f"rank {place.rank:,.10g} of {place.num_candidates:,} possible {answers}, score {place.score:.2f}"
 
 
+def _path_lines(trace: Trace, names: Names, *, rows: int) -> list[str]:
+    title = "Paths of the graph from head to tail, with the influence of each triple"
+    return [f"{title}:" if trace.paths else f"{title}: none", *(_path_line(path, names) for path in trace.paths[:rows])]
+
+
+def _path_line(path: GraphPath, names: Names) -> str:
+    steps = [names.entity(path.entities[0])]
+    for hop, entity in zip(path.hops, path.entities[1:], strict=True):
+        relation = f"{names.relation(hop.influence.relation)} ({hop.influence.influence:+.2g})"
+        steps.append(
+            f"— {relation} → {names.entity(entity)}" if hop.forward else f"← {relation} — {names.entity(entity)}"
+        )
+    return f"  {visible(' '.join(steps))}"
+
+
 def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int = 10) -> str:
     """Lay out the training triples of highest self-influence as text."""
     title = "Self-influence (what the model learned by itself, and not from other triples):"
@@ -117,7 +148,7 @@ def trace_as_csv_rows(
     """Yield a row of CSV_COLUMNS for each influence of a trace.
 
     `TestHead` and its like are the labels of the mappings (ids mean nothing outside of them), `TestHead_label`
-    and its like the readable names; where a spreadsheet would run one as a formula, an apostrophe stands before it.
+    and its like the readable names; an apostrophe stands before one that a spreadsheet would run as a formula.
     `self_influences` maps positions in the training set to SelfInfluence.
     """
     test_cells = _csv_cells(names, *trace.test_triple)

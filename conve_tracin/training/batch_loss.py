@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from conve_tracin import parallel
 from conve_tracin.data.queries import Queries
+from conve_tracin.errors import first_line_of
 from conve_tracin.model.conve import ConvE
 from conve_tracin.model.loss import Targets, streamed_loss
 from conve_tracin.settings import TrainingConfig
@@ -155,7 +156,7 @@ def all_succeed(what: str, attempt: Callable[[], None]) -> bool:
     try:
         attempt()
     except Exception as error:  # the compiler and its tools fail in many ways
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line_of(error)
     reasons = [reason for reason in parallel.all_gather(reason) if reason is not None]
     if reasons:
         logger.warning("--use-torch-compile has no effect on the %s: %s", what, reasons[0])

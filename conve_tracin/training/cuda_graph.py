@@ -13,6 +13,7 @@ from torch import Tensor
 
 from conve_tracin import parallel
 from conve_tracin.data.queries import Queries
+from conve_tracin.errors import first_line_of
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.batch_loss import BatchLoss
 from conve_tracin.training.state import mixed_precision_dtype
@@ -116,8 +117,7 @@ class CUDAGraphLoss:
                 self._record(queries, chosen)
             except Exception as error:  # drivers and libraries fail in many ways
                 self.stop_replaying()
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                logger.warning("training goes on without CUDA graphs, and more slowly: %s", reason)
+                logger.warning("training goes on without CUDA graphs, and more slowly: %s", first_line_of(error))
         self._batches_to_wait -= 1
         return self.is_recorded
 

@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,6 @@ from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking import choose_batch_size, rank_triples, ranking_metrics
-from conve_tracin.report.charts import write_training_curves
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.batch_loss import new_batch_loss
 from conve_tracin.training.cuda_graph import CUDAGraphLoss, can_replay
@@ -92,6 +92,7 @@ def train(
     resume_from: Path | None = None,
     device: torch.device | str = "cpu",
     clean_memory: bool = True,
+    draw_curves: Callable[[Path, list[dict[str, Any]]], None] | None = None,
 ) -> dict[str, Any]:
     """Train ConvE, write all output files into `output_dir` and return the content of `test_results.json`.
 
@@ -99,10 +100,11 @@ def train(
 
     Args:
         model_sizes: members of `ConvEConfig` other than the counts of entities and relations.
-        output_dir: gets OUTPUT_FILES.
+        output_dir: gets config.json, best_model.pt, final_model.pt, training_history.json, test_results.json.
         checkpoint_dir: gets checkpoint_epoch_N.pt; by default `output_dir`/checkpoints.
         resume_from: a checkpoint to continue; on the CPU the result is bit for bit that of one run.
         clean_memory: give a GPU's cached memory back after each epoch.
+        draw_curves: writes training_curves.svg, given its path and the history, when training ends or is stopped.
 
     Raises InputError if sizes, data and checkpoint do not fit each other.
     """
@@ -121,12 +123,13 @@ def train(
             output_dir / "config.json",
             {"model_config": run.state.model.config.as_dict(), "training_config": asdict(config)},
         )
-    for metrics in run_epochs(run.state, queries, config, validate=lambda: run.evaluate(data.valid)):
-        if metrics is not None:
-            keep_if_best(run, metrics["mean_reciprocal_rank"])
-        write_progress(run)
-        if clean_memory:
-            release_memory(run.device)
+    with drawing_at_the_end(run, draw_curves):
+        for metrics in run_epochs(run.state, queries, config, validate=lambda: run.evaluate(data.valid)):
+            if metrics is not None:
+                keep_if_best(run, metrics["mean_reciprocal_rank"])
+            write_progress(run)
+            if clean_memory:
+                release_memory(run.device)
     if stops_early(run.state, config):
         logger.info(
             "stopped after epoch %d: %d evaluations without a better validation MRR than %.4f",
@@ -235,7 +238,7 @@ def keep_if_best(run: TrainingRun, mrr: float) -> None:
 
 
 def write_progress(run: TrainingRun) -> None:
-    """Write what is due after the latest epoch: a checkpoint, the history, and its picture."""
+    """Write what is due after the latest epoch: a checkpoint, and the history."""
     state, config = run.state, run.config
     if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
         run.save(epoch_checkpoint(run.checkpoint_dir, state.epoch))
@@ -243,13 +246,29 @@ def write_progress(run: TrainingRun) -> None:
 
 
 def write_history(run: TrainingRun) -> None:
-    """Write the history and its picture."""
-    if not parallel.is_main_process():
-        return
-    history = run.state.history_with_the_end()
-    write_json(run.output_dir / "training_history.json", history)
-    if history and "valid" in history[-1]:
-        write_training_curves(run.output_dir / "training_curves.svg", history)
+    """Write the history."""
+    if parallel.is_main_process():
+        write_json(run.output_dir / "training_history.json", run.state.history_with_the_end())
+
+
+@contextmanager
+def drawing_at_the_end(
+    run: TrainingRun, draw_curves: Callable[[Path, list[dict[str, Any]]], None] | None
+) -> Iterator[None]:
+    """Draw the history when the block ends, even if it is interrupted or fails; its error is then the one to raise."""
+
+    def draw() -> None:
+        history = run.state.history_with_the_end()
+        if draw_curves is not None and history and parallel.is_main_process():
+            draw_curves(run.output_dir / "training_curves.svg", history)
+
+    try:
+        yield
+    except BaseException:
+        with suppress(InputError):
+            draw()
+        raise
+    draw()
 
 
 def rank_test_triples(run: TrainingRun) -> dict[str, Any]:

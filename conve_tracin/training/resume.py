@@ -3,7 +3,8 @@
 import logging
 import math
 import shutil
-from dataclasses import asdict, fields
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ from conve_tracin.checkpoint.schema import (
 )
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.model.conve import DROPOUTS, ConvE
-from conve_tracin.settings import TrainingConfig
+from conve_tracin.settings import Change, TrainingConfig, changes_on_resuming, flag_of
 from conve_tracin.training.state import TrainingState, device_of, new_scheduler, seed_own_dropout, validation_mrr
 
 logger = logging.getLogger(__name__)
@@ -108,19 +108,19 @@ def restore(
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}, so training cannot go on from it; train anew")
     require_same_digests(checkpoint, mapping_digest, source=path)
-    if checkpoint["training_config"].get("inverse_triples", False) != config.inverse_triples:
-        with_or_without = "without" if config.inverse_triples else "with"
-        raise InputError(f"{path}: was trained {with_or_without} --inverse-triples; resume it {with_or_without} them")
-    require_same_sizes(checkpoint, state.model, source=path)
+    changed = list(changes_on_resuming(checkpoint["training_config"], config))
+    require_same_training(changed, source=path)
+    sizes = build_model(checkpoint, source=path).config.as_dict()
+    resized = list(changes_on_resuming(sizes, state.model.config))
+    require_same_sizes(resized, source=path)
     if checkpoint["epoch"] > config.num_epochs:
         raise InputError(
             f"{path}: has {checkpoint['epoch']} epochs behind it, --num-epochs is {config.num_epochs} in all; "
             "give more epochs or an earlier checkpoint"
         )
-    stored_optimizer = checkpoint["training_config"].get("optimizer", "adam")
-    if stored_optimizer != config.optimizer:
-        raise InputError(f"{path}: was trained with --optimizer {stored_optimizer}; resume it with the same")
-    report_changed_settings(checkpoint["training_config"], config)
+    for change in (*resized, *changed):
+        told = "resuming with %s %s; the checkpoint was trained with %s"
+        logger.info(told, change.name, change.now, change.before)
     if checkpoint.get("training_triples_digest", training_triples_digest) != training_triples_digest:
         logger.warning("%s: was trained on other triples than those of --train; going on with these", path)
     try:
@@ -136,30 +136,21 @@ def restore(
     logger.info("going on after epoch %d of %s", state.epoch, path)
 
 
-def require_same_sizes(checkpoint: dict[str, Any], model: ConvE, *, source: Path) -> None:
-    """Raise InputError if the checkpoint has other sizes or broken weights; name other dropouts in the log."""
-    stored = build_model(checkpoint, source=source).config.as_dict()
-    for name, value in model.config.as_dict().items():
-        if stored[name] == value:
-            continue
-        if name in DROPOUTS:
-            report_change(name, value, stored[name])
-        else:
-            raise InputError(f"{source}: has {name} {stored[name]}, this run has {value}; give the same settings")
+def require_same_training(changes: Iterable[Change], *, source: Path) -> None:
+    """Raise InputError for a setting of training that cannot change on the way."""
+    for name, before in ((change.name, change.before) for change in changes if change.is_refused):
+        if isinstance(before, bool):
+            words = "with" if before else "without"
+            raise InputError(f"{source}: was trained {words} {flag_of(name)}; resume it {words} them")
+        raise InputError(f"{source}: was trained with {flag_of(name)} {before}; resume it with the same")
 
 
-def report_changed_settings(stored: dict[str, Any], config: TrainingConfig) -> None:
-    """Log the settings that differ from the checkpoint's."""
-    for setting in fields(config):
-        given = getattr(config, setting.name)
-        before = stored.get(setting.name, config.BEFORE_IT_COULD_BE_CHOSEN.get(setting.name, setting.default))
-        if before != given and setting.name not in config.FREE_ON_RESUME:
-            report_change(setting.name, given, before)
-
-
-def report_change(name: str, given: object, before: object) -> None:
-    """Log a setting that differs from the checkpoint's."""
-    logger.info("resuming with %s %s; the checkpoint was trained with %s", name, given, before)
+def require_same_sizes(changes: Iterable[Change], *, source: Path) -> None:
+    """Raise InputError for a size of the model that is not the checkpoint's."""
+    for change in changes:
+        if change.is_refused:
+            sizes = f"has {change.name} {change.before}, this run has {change.now}"
+            raise InputError(f"{source}: {sizes}; give the same settings")
 
 
 def load_into(state: TrainingState, checkpoint: dict[str, Any], config: TrainingConfig) -> None:

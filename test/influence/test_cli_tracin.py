@@ -321,3 +321,13 @@ def test_usage_errors_are_one_line(files):
         result = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
         assert result.returncode == 2
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_compiler_is_not_imported(files):
+    command = [*arguments(files), "--test-triple", "0", "1", "2", "--output", str(files["out.json"])]
+    program = (
+        "import sys, tracin_pytorch; tracin_pytorch.main(sys.argv[1:]);"
+        "print([name for name in ('torch._dynamo', 'torch._decomp.decompositions_for_jvp') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

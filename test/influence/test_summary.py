@@ -64,16 +64,6 @@ def test_totals_and_counts(scored):
     )
 
 
-@pytest.mark.parametrize("num_proponents", [1, 10, 5000])
-def test_strongest_proponents_are_the_first_of_a_sorted_list(scored, num_proponents):
-    scores, triples = scored
-    order = sorted(range(2000), key=lambda position: (-scores[position].item(), position))
-    expected = [position for position in order if scores[position] > 0][:num_proponents]
-    kept = summary_of(scored, num_proponents=num_proponents).strongest_proponents
-    assert [influence.position for influence in kept] == expected
-    assert [[i.head, i.relation, i.tail] for i in kept] == triples[expected].tolist()
-
-
 @pytest.mark.parametrize("length", [1, 2, 9, 10, 999, 1000])
 def test_concentration_is_the_share_of_the_first_of_a_sorted_list(length):
     scores = torch.from_numpy(np.random.default_rng(length).standard_normal(length))
@@ -90,7 +80,6 @@ def test_concentration_is_the_share_of_the_first_of_a_sorted_list(length):
 def test_without_any_influence_there_is_nothing_to_share():
     summary = summarise(torch.zeros(5), TRAIN[:5], SummarySettings(num_entities=6, num_relations=3))
     assert set(summary.concentration.shares) == {0.0}
-    assert summary.strongest_proponents == []
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -114,3 +114,25 @@ def test_label_zero_turns_the_gradient():
     score = model.score(*torch.tensor([[0], [1], [2]]))
     by_score = torch.autograd.grad(score.sum(), model.fc.bias)[0]
     assert_close(zero - one, by_score, 1e-12)
+
+
+def test_several_checkpoints_say_how_many_of_them_list_a_triple():
+    models = {Path("a"): make_model(), Path("b"): make_model(dtype=torch.float64), Path("c"): make_model()}
+    with torch.no_grad():
+        models[Path("b")].fc.weight.mul_(-1.5)
+        models[Path("c")].entity_embeddings.weight.mul_(0.2)
+    rows = [products_by_hand(model, EVERYTHING)[0] for model in models.values()]
+    lists = [set(np.argsort(-row.abs().numpy(), kind="stable")[:3].tolist()) for row in rows]
+    (result,) = trace(
+        lambda path: traced(models[path], 1.0), list(models), TEST_TRIPLES[:1], TRAINING, top_k=3, progress=False
+    )
+    assert result.num_models == 3
+    for influence in [*result.influences, *result.proponents, *result.opponents]:
+        assert influence.models == sum(influence.position in strong for strong in lists)
+
+
+def test_one_checkpoint_counts_no_models():
+    (result,) = trace(
+        lambda _: traced(make_model(), 1.0), [Path("a")], TEST_TRIPLES[:1], TRAINING, top_k=3, progress=False
+    )
+    assert {influence.models for influence in result.influences} == {None}
