@@ -371,8 +371,9 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
         run.training_triples,
         top_k=run.options.top_k,
         batch_size=run.options.batch_size,
-        describe=SummarySettings.of(run.names, run.known_triples),
+        describe=SummarySettings.of(run.names, run.known_triples, run.options.predicted_side),
         summarised=run.options.report is not None,
+        side=run.options.predicted_side,
         find_paths=run.find_paths if parallel.is_main_process() else None,
     )
 

@@ -26,7 +26,7 @@ LAYERS = (
     "influence.engine",
     "influence",
     "report",
-    ("explain", "evaluation"),
+    ("explain", "predict", "evaluation"),
     "pipeline",
 )
 

@@ -25,11 +25,22 @@ def count_relation_rows(num_relations: int, *, inverse_triples: bool) -> int:
 
 
 def with_relation_rows(triples: Ids, *, inverse_triples: bool) -> Ids:
-    """Replace the relation ids of the files in triples (N, 3) by rows of the model's relation table."""
+    """Replace the relation ids of the files in triples (N, 3) by rows of the model's relation table.
+
+    The inverse of relation r has the id ~r, as in `inverse_of`, and the row 2r + 1.
+    """
     if not inverse_triples:
         return triples
-    factors = (1, ROWS_OF_A_RELATION, 1)
-    return triples * (triples.new_tensor(factors) if isinstance(triples, Tensor) else np.array(factors))
+    rows = triples.clone() if isinstance(triples, Tensor) else np.array(triples)
+    forward = ROWS_OF_A_RELATION * rows[:, 1]
+    rows[:, 1] = (torch if isinstance(rows, Tensor) else np).where(forward < 0, ~forward, forward)
+    return rows
+
+
+def inverse_of(triples: np.ndarray) -> np.ndarray:
+    """Turn triples (N, 3) in the files' ids around: (tail, ~relation, head); turned twice they are what they were."""
+    heads, relations, tails = triples.T
+    return np.stack((tails, ~relations, heads), axis=1)
 
 
 def with_inverse_triples(triples: np.ndarray) -> np.ndarray:

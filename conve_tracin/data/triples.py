@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 COLUMN_NAMES = ("head", "relation", "tail")
 
+# What stands for the end of a triple that a query asks for.
+ASKED = "?"
+
 HEADER_WORDS = {"head", "subject", "source", "h", "head_id", "relation", "predicate", "tail", "object", "target"}
 
 TAB, LINE_FEED = 9, 10
@@ -206,18 +209,24 @@ def resolve_triple(
     texts = [str(value).removesuffix("\r") for value in values]
     if len(texts) != 3:
         raise InputError(f"a triple is head, relation and tail, got {len(texts)} values; give three")
-    ids = [as_id(text) for text in texts]
-    only_ids = None not in ids
     vocabularies = (entities, relations, entities)
+    resolved = resolve_values(list(zip(COLUMN_NAMES, texts, vocabularies, strict=True)), ids_called=ids_called)
+    return resolved[0], resolved[1], resolved[2]
+
+
+def resolve_values(values: Sequence[tuple[str, str, Vocabulary]], *, ids_called: IdsCalled) -> list[int]:
+    """Return the ids of (column, text, its vocabulary), several that belong together, as in `resolve_triple`."""
+    ids = [as_id(text) for _, text, _ in values]
+    only_ids = None not in ids
     resolved = []
-    for column, text, position, vocabulary in zip(COLUMN_NAMES, texts, ids, vocabularies, strict=True):
+    for (column, text, vocabulary), position in zip(values, ids, strict=True):
         if position is None or (not only_ids and text in vocabulary.index):
             resolved.append(id_of_value(column, text, vocabulary, ids_called=ids_called))
         elif 0 <= position < len(vocabulary):
             resolved.append(position)
         else:
             raise InputError(out_of_range(column, text, vocabulary))
-    return resolved[0], resolved[1], resolved[2]
+    return resolved
 
 
 def id_of_value(column: str, text: str, vocabulary: Vocabulary, *, ids_called: IdsCalled) -> int:
@@ -245,6 +254,32 @@ def out_of_range(column: str, text: str, vocabulary: Vocabulary) -> str:
     return message
 
 
+def resolve_query(
+    values: Sequence[str],
+    entities: Vocabulary,
+    relations: Vocabulary,
+    *,
+    ids_called: IdsCalled = lambda _kind, _text: (),
+) -> tuple[int, int]:
+    """Return the query of a triple whose head or tail is `?`: (head, relation), or (tail, ~relation) for its head.
+
+    What is given are ids, labels or names as in `resolve_triple`; two integers are ids.
+
+    Raises InputError unless one end is asked for, and what `resolve_triple` raises.
+    """
+    texts = [str(value).removesuffix("\r") for value in values]
+    head, relation, tail = texts
+    if relation == ASKED:
+        raise InputError("a relation cannot be asked for; write ? for the head or the tail")
+    if (head == ASKED) == (tail == ASKED):
+        trouble = "head and tail are both asked for" if head == ASKED else "neither head nor tail is asked for"
+        raise InputError(f"{trouble}; give one of them, and ask for the other")
+    vocabularies = (entities, relations, entities)
+    given = [value for value in zip(COLUMN_NAMES, texts, vocabularies, strict=True) if value[1] != ASKED]
+    first, second = resolve_values(given, ids_called=ids_called)
+    return (first, second) if tail == ASKED else (second, ~first)
+
+
 def read_test_triples(
     path: str | Path,
     entities: Vocabulary,
@@ -254,18 +289,80 @@ def read_test_triples(
 ) -> np.ndarray:
     """Read a list of test triples, one `H R T` a line, each value an id, a label or a name as in `resolve_triple`.
 
-    Columns are separated by tabs, or by blanks on a line without a tab. Returns int64, shape (N, 3).
-    Raises InputError at the first line that is no triple of these vocabularies.
+    Columns are separated by tabs, or by blanks on a line without a tab. A table is read, too: of more columns, whose
+    names stand on the first line; those called head, relation and tail hold labels or names.
+
+    Returns int64, shape (N, 3). Raises InputError at the first line that is no triple of these vocabularies.
     """
     path = Path(path)
+    lines = read_lines(path)
+    header = lines[0].split("\t")
+    if len(header) > len(COLUMN_NAMES) and set(COLUMN_NAMES) <= set(header):
+        return _triples_of_table(path, header, lines[1:], (entities, relations, entities), ids_called)
+
+    def resolve(columns: Sequence[str]) -> tuple[int, int, int]:
+        return resolve_triple(columns, entities, relations, ids_called=ids_called)
+
+    return np.array(_resolve_lines(path, lines, resolve), dtype=np.int64)
+
+
+def read_queries(
+    path: str | Path,
+    entities: Vocabulary,
+    relations: Vocabulary,
+    *,
+    ids_called: IdsCalled = lambda _kind, _text: (),
+) -> np.ndarray:
+    """Read queries, a triple with one `?` a line as in `resolve_query`: int64, shape (Q, 2), in the file's order.
+
+    Raises InputError at the first line that is no query of these vocabularies.
+    """
+
+    def resolve(columns: Sequence[str]) -> tuple[int, int]:
+        return resolve_query(columns, entities, relations, ids_called=ids_called)
+
+    return np.array(_resolve_lines(Path(path), read_lines(Path(path)), resolve), dtype=np.int64)
+
+
+def _resolve_lines(
+    path: Path, lines: Sequence[str], resolve: Callable[[Sequence[str]], tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Resolve lines of three columns; the error names the line."""
     resolved = []
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(lines, start=1):
         columns = line.split("\t") if "\t" in line or not line.strip() else line.split()
         trouble = column_trouble(columns, 3)
         if trouble is not None:
             raise InputError(f"{path}:{number}: {trouble}")
         try:
-            resolved.append(resolve_triple(columns, entities, relations, ids_called=ids_called))
+            resolved.append(resolve(columns))
         except InputError as error:
             raise InputError(f"{path}:{number}: {error}") from None
-    return np.array(resolved, dtype=np.int64)
+    return resolved
+
+
+def _triples_of_table(
+    path: Path,
+    header: Sequence[str],
+    lines: Sequence[str],
+    vocabularies: tuple[Vocabulary, Vocabulary, Vocabulary],
+    ids_called: IdsCalled,
+) -> np.ndarray:
+    if not lines:
+        raise InputError(f"{path}: has no line below the names of its columns; give at least one triple")
+    places = [header.index(name) for name in COLUMN_NAMES]
+    triples = []
+    for number, line in enumerate(lines, start=2):
+        columns = line.split("\t")
+        if len(columns) != len(header):
+            raise InputError(f"{path}:{number}: {column_trouble(columns, len(header))}")
+        try:
+            triples.append(
+                [
+                    id_of_value(name, columns[place], vocabulary, ids_called=ids_called)
+                    for name, place, vocabulary in zip(COLUMN_NAMES, places, vocabularies, strict=True)
+                ]
+            )
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from None
+    return np.array(triples, dtype=np.int64)

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conve_tracin.data.queries import Queries, examples_of, group_by_query, with_relation_rows
+from conve_tracin.data.queries import Queries, examples_of, group_by_query, inverse_of, with_relation_rows
 from conve_tracin.errors import InputError
 from conve_tracin.influence.engine.passes import iterate_derivatives
 from conve_tracin.influence.engine.tangent import ConvETangent
@@ -457,7 +457,12 @@ def query_means(effects: Tensor, triples: np.ndarray) -> Tensor:
 
 
 def label_shares(test_triple: np.ndarray, triples: np.ndarray, method: GaussNewtonMethod) -> Tensor:
-    """Say what share of the test triple's own effect the labels of triples (N, 3) earn them: (N,)."""
+    """Say what share of the test triple's own effect the labels of triples (N, 3) earn them: (N,).
+
+    Labels of an inverse test triple (see `inverse_of`) are those of the triples' inverses.
+    """
+    if test_triple[1] < 0:
+        triples = inverse_of(triples)
     head, relation, tail = (triples == test_triple).T
     shares = method.same_tail_share * (relation & tail) + method.same_query_share * (head & relation)
     return torch.from_numpy(shares)

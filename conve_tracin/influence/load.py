@@ -34,7 +34,7 @@ from conve_tracin.influence.method import module_of
 from conve_tracin.influence.scorers import ConvEScorer, LoadedModel, PyKEENScorer
 from conve_tracin.influence.trace import TracedCheckpoint
 from conve_tracin.model.conve import ConvE
-from conve_tracin.settings import DEFAULT_LEARNING_RATE, TracInOptions
+from conve_tracin.settings import DEFAULT_LEARNING_RATE, PredictionOptions, TracInOptions
 
 if TYPE_CHECKING:
     from conve_tracin.checkpoint.pykeen import LoadedPyKEENModel
@@ -118,7 +118,7 @@ class CheckpointLoader:
     """Loads checkpoints of one run; what it says of them, it says once.
 
     Args:
-        options: of the run.
+        options: of the run; those of a prediction suffice for `load_model`.
         entities, relations: the mappings of the run; checkpoints of other mappings are refused.
         learning_rates: {checkpoint: η}.
         device: where the models go.
@@ -129,7 +129,7 @@ class CheckpointLoader:
 
     def __init__(
         self,
-        options: TracInOptions,
+        options: TracInOptions | PredictionOptions,
         *,
         entities: Vocabulary,
         relations: Vocabulary,

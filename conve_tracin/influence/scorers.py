@@ -1,7 +1,8 @@
 """Models behind one face: native ConvE and any PyKEEN model score triples that have the ids of the files."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 LAST_LAYERS = (
     "fc.bias", "fc.weight", "bn1.bias", "bn1.weight", "conv1.bias", "conv1.weight", "bn0.bias", "bn0.weight",
 )  # fmt: skip
+# Entity vectors that a PyKEEN model holds at once to score all entities: at d = 100, 1.6 GB.
+VECTORS_AT_ONCE = 2**22
 # Where PyKEEN's RGCN and CompGCN keep what they have computed.
 _CACHES = ("enriched_embeddings", "enriched_representations")
 _PYKEEN_TABLE = "pykeen.nn.representation.Embedding"
@@ -115,17 +118,17 @@ class Scorer(nn.Module, ABC):
         return with_relation_rows(as_ids(triples), inverse_triples=self.inverse_triples)
 
     @torch.no_grad()
-    def score_tails(self, head: int, relation: int, num_entities: int, *, batch_size: int = 256) -> Tensor:
-        """Score every entity as tail of (head, relation): (num_entities,) on the CPU."""
-        if self.conve is not None:
-            heads, relations, _ = torch.from_numpy(self.rows([[head, relation, 0]])).to(self.device).unbind(dim=1)
-            return self.conve(heads, relations)[0].cpu()
-        tails = np.arange(num_entities)
+    def score_queries(self, queries: np.ndarray, num_entities: int) -> Tensor:
+        """Score every entity as the answer to queries (B, 2): (B, num_entities) on the CPU.
 
-        def score(batch: slice) -> Tensor:
-            return self(self.tensor(np.stack(np.broadcast_arrays(head, relation, tails[batch]), axis=1))).cpu()
+        A query is (head, relation), or (tail, ~relation) if the head is asked for (see `inverse_of`).
+        """
+        rows = self.rows(np.pad(queries, ((0, 0), (0, 1))))[:, :2]
+        return self._score_rows(torch.from_numpy(rows).to(self.device), num_entities).cpu()
 
-        return torch.cat(list(compute_in_batches(score, num_entities, batch_size=batch_size)))
+    def _score_rows(self, queries: Tensor, num_entities: int) -> Tensor:  # noqa: ARG002 - not all models know it
+        """Score every entity as tail of (entity, row of the relation table), (B, 2): (B, num_entities)."""
+        return self.conve(*queries.unbind(dim=1))
 
 
 class ConvEScorer(Scorer):
@@ -202,9 +205,25 @@ class PyKEENScorer(Scorer):
 
     def forward(self, triples: Tensor) -> Tensor:
         """Score triples (B, 3); returns (B,)."""
+        with self._forgetting_vectors():
+            return score_pykeen(self.model, triples)
+
+    def _score_rows(self, queries: Tensor, num_entities: int) -> Tensor:
+        if self.conve is not None:
+            return super()._score_rows(queries, num_entities)
+        with self._forgetting_vectors():
+            # A score of all entities holds their vectors once for each query.
+            batch_size = max(1, VECTORS_AT_ONCE // num_entities)
+            parts = compute_in_batches(
+                lambda batch: self.model.score_t(queries[batch]), len(queries), batch_size=batch_size
+            )
+            return torch.cat(list(parts))
+
+    @contextmanager
+    def _forgetting_vectors(self) -> Iterator[None]:
         self._forget_vectors()
         try:
-            return score_pykeen(self.model, triples)
+            yield
         finally:
             self._forget_vectors()
 

@@ -1,15 +1,17 @@
 """What the scores of all training triples say together, taken while they exist: a report needs more than the top k."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin.data.queries import inverse_of
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.ranking import filtered_ranks
+from conve_tracin.settings import TAIL
 
 if TYPE_CHECKING:
     from conve_tracin.data.names import Names
@@ -29,18 +31,23 @@ class SummarySettings:
     Attributes:
         num_entities, num_relations: the lengths of the mappings.
         known_triples: true triples besides the training triples, whose tails the rank passes over, (M, 3).
+        side: which one is explained, "tail" or "head".
     """
 
     num_entities: int
     num_relations: int
     known_triples: np.ndarray | None = None
+    side: str = TAIL
 
     @classmethod
-    def of(cls, names: "Names", known_triples: np.ndarray | None = None) -> "SummarySettings":
+    def of(cls, names: "Names", known_triples: np.ndarray | None = None, side: str = TAIL) -> "SummarySettings":
         """Take the lengths of the mappings."""
         return cls(
-            num_entities=len(names.entities), num_relations=len(names.relations), known_triples=known_triples
-        )  # fmt: skip
+            num_entities=len(names.entities),
+            num_relations=len(names.relations),
+            known_triples=known_triples,
+            side=side,
+        )
 
 
 @dataclass(frozen=True)
@@ -89,16 +96,33 @@ class InfluenceSummary:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a triple's tail stands among the entities, or its head by the inverse of the relation.
+
+    Attributes:
+        score: the model's raw score (a logit).
+        rank: place among the candidates, ties by their mean.
+        num_candidates: all entities without the other answers that known triples give to this query.
+        num_known: those other answers.
+        ahead: the candidates of highest score that stand before it, best first.
+    """
+
+    score: float
+    rank: float
+    num_candidates: int
+    num_known: int
+    ahead: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What the model says about a test triple.
 
     Attributes:
-        score: the model's raw score (a logit).
-        rank: place of the tail among the candidates, ties by their mean.
-        num_candidates: all entities without the other tails that known triples give this (head, relation).
-        num_known: those other tails.
-        ahead: the candidates of highest score that stand before the tail, best first.
+        score, rank, num_candidates, num_known, ahead: the tail's, see `Place`.
         in_training: whether the test triple is itself a training triple.
+        head: the head's place; None for a model without inverse triples.
+        side: "tail" or "head", which one is explained.
     """
 
     score: float
@@ -107,6 +131,8 @@ class Prediction:
     num_known: int
     ahead: tuple[int, ...]
     in_training: bool
+    head: Place | None = None
+    side: str = TAIL
 
 
 def summarise(scores: Tensor, training_triples: np.ndarray, settings: SummarySettings) -> InfluenceSummary:
@@ -149,31 +175,51 @@ def concentration(scores: Tensor) -> Concentration:
     return Concentration(tuple(counts.tolist()), tuple(shares.tolist()), half)
 
 
-@torch.no_grad()
 def describe_prediction(
     scorer: Scorer, test_triple: Sequence[int], training_triples: np.ndarray, settings: SummarySettings
 ) -> Prediction:
-    """Score and rank a test triple among all tails, leaving out the others that training or known triples have."""
-    head, relation, tail = (int(value) for value in test_triple)
-    scores = scorer.score_tails(head, relation, settings.num_entities)  # (K,)
-    trained = _tails_of(training_triples, head, relation)
-    further = trained[:0] if settings.known_triples is None else _tails_of(settings.known_triples, head, relation)
-    known = torch.from_numpy(np.union1d(trained, further))
+    """Score and rank a test triple among all tails and, if the model has inverse triples, among all heads.
+
+    Ranks leave out the other tails, or heads, that training or known triples have.
+    """
+    triple = np.array([test_triple])
+    places = [place_of(scorer, triple, training_triples, settings)]
+    if scorer.inverse_triples:
+        places.append(place_of(scorer, inverse_of(triple), training_triples, settings))
+    return Prediction(
+        **asdict(places[0]),
+        in_training=triple[0, 2] in _tails_of(training_triples, triple[0]),
+        head=places[1] if scorer.inverse_triples else None,
+        side=settings.side,
+    )
+
+
+@torch.no_grad()
+def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, settings: SummarySettings) -> Place:
+    """Rank the tail of a triple (1, 3), which may be an inverse one, among all entities."""
+    tail = int(triple[0, 2])
+    scores = scorer.score_queries(triple[:, :2], settings.num_entities)[0]  # (K,)
+    known = _tails_of(training_triples, triple[0])
+    if settings.known_triples is not None:
+        known = np.concatenate([known, _tails_of(settings.known_triples, triple[0])])
+    known = torch.from_numpy(np.unique(known))
     rank = filtered_ranks(scores[None], torch.tensor([tail]), torch.zeros_like(known), known).item()
     others = known[known != tail]
     is_candidate = torch.ones(settings.num_entities, dtype=torch.bool)
     is_candidate[others] = False
     ahead = ((scores > scores[tail]) & is_candidate).nonzero()[:, 0]
     best = scores[ahead].sort(descending=True, stable=True).indices[:TAILS_AHEAD]
-    return Prediction(
+    return Place(
         score=scores[tail].item(),
         rank=rank,
         num_candidates=int(is_candidate.sum()),
         num_known=len(others),
         ahead=tuple(ahead[best].tolist()),
-        in_training=tail in trained,
     )
 
 
-def _tails_of(triples: np.ndarray, head: int, relation: int) -> np.ndarray:
-    return triples[(triples[:, 0] == head) & (triples[:, 1] == relation), 2]
+def _tails_of(triples: np.ndarray, triple: np.ndarray) -> np.ndarray:
+    """List the tails of a query among triples (N, 3), or the heads if its relation is an inverse."""
+    entity, relation = triple[:2].tolist()
+    known, found = (0, 2) if relation >= 0 else (2, 0)
+    return triples[(triples[:, known] == entity) & (triples[:, 1] == max(relation, ~relation)), found]

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from conve_tracin import parallel
+from conve_tracin.data.queries import inverse_of
 from conve_tracin.errors import InputError
 from conve_tracin.influence.method import Influence, Method, rank_influences, strongest
 from conve_tracin.influence.paths import GraphPath
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.influence.summary import InfluenceSummary, Prediction, SummarySettings, describe_prediction, summarise
+from conve_tracin.settings import HEAD, TAIL
 
 # Test triples in one pass over the training set: one score for each of them and each training triple is held.
 GROUP_SIZE = 16
@@ -65,6 +67,7 @@ def trace(
     progress: bool = True,
     describe: SummarySettings | None = None,
     summarised: bool = False,
+    side: str = TAIL,
     find_paths: Callable[[np.ndarray, Tensor], list[GraphPath]] | None = None,
 ) -> Iterator[Trace]:
     """Trace each test triple (n, 3) to the training triples (N, 3), summed over the checkpoints.
@@ -81,6 +84,9 @@ def trace(
         describe: score and rank each test triple among the entities of these mappings.
         summarised: also summarise all its influences; goes with `describe`.
         find_paths: finds the paths of a test triple (3,), given the influences (N,); see `PathFinder`.
+        side: "tail", or "head" to explain the score of (tail, inverse of the relation, head) instead.
+
+    Raises InputError if heads are to be explained by a model without inverse triples.
     """
     load = lru_cache(maxsize=1)(load)
     test_triples = parallel.broadcast(test_triples)
@@ -91,9 +97,12 @@ def trace(
         strongest_of: list[list[set[int]]] = []
         for checkpoint in checkpoints:
             loaded = load(checkpoint)
+            if side == HEAD:
+                require_inverse_triples(loaded.scorer, checkpoint)
             title = f"{checkpoint.name}: {len(group)} test triple(s)" if progress else None
+            asked = group if side == TAIL else inverse_of(group)
             products = _products(
-                loaded.method, checkpoint, group, training_triples, batch_size=batch_size, progress=title
+                loaded.method, checkpoint, asked, training_triples, batch_size=batch_size, progress=title
             )
             if products is None:
                 continue
@@ -115,6 +124,15 @@ def trace(
             if find_paths is not None:
                 traced = replace(traced, paths=find_paths(test_triple, scores))
             yield traced
+
+
+def require_inverse_triples(scorer: Scorer, checkpoint: Path) -> None:
+    """Raise InputError for a model that ranks no heads."""
+    if not scorer.inverse_triples:
+        raise InputError(
+            f"{checkpoint}: was trained without inverse triples, so that it predicts no heads; leave out "
+            "--predicted-side head, or train with --inverse-triples"
+        )
 
 
 def _products(

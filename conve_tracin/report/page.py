@@ -23,7 +23,7 @@ from conve_tracin.report.charts import Axis, draw_concentration
 from conve_tracin.report.lettering import in_words, rank, signed_column
 from conve_tracin.report.path_graph import ACROSS, DOWN, Orientation, assign_lanes, draw_paths
 from conve_tracin.report.template import render_page
-from conve_tracin.settings import GAUSS_NEWTON, TRACIN, TracInOptions
+from conve_tracin.settings import GAUSS_NEWTON, HEAD, TRACIN, TracInOptions
 
 METHODS = {
     TRACIN: "TracIn: learning rate × product of the loss gradients of training triple and prediction, "
@@ -64,6 +64,8 @@ def settings_of(options: TracInOptions) -> dict[str, str]:
         settings["Engine"] = "forward" if options.use_optimized_tracin else "backward loop"
         if options.training_loss:
             settings["Loss"] = "the training's objective"
+    if options.predicted_side == HEAD:
+        settings["Explained"] = "the head, as the answer to (tail, inverse of the relation, ?)"
     return settings | {"Matrix products": _precision(options), "Device": str(options.device)}
 
 

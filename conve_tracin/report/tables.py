@@ -11,7 +11,7 @@ from conve_tracin.data.text import visible
 from conve_tracin.files import atomic_write
 from conve_tracin.influence.method import Influence
 from conve_tracin.influence.paths import GraphPath
-from conve_tracin.influence.summary import Prediction
+from conve_tracin.influence.summary import Place, Prediction
 from conve_tracin.influence.trace import Trace
 
 CSV_COLUMNS = (
@@ -59,6 +59,17 @@ def prediction_as_json(prediction: Prediction) -> dict[str, Any]:
         "rank": prediction.rank,
         "possible_tails": prediction.num_candidates,
         "in_training": prediction.in_training,
+        **({} if prediction.head is None else _head_as_json(prediction)),
+    }
+
+
+def _head_as_json(prediction: Prediction) -> dict[str, Any]:
+    head = prediction.head
+    return {
+        "head_score": head.score,
+        "head_rank": head.rank,
+        "possible_heads": head.num_candidates,
+        "predicted_side": prediction.side,
     }
 
 
@@ -86,10 +97,23 @@ def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) ->
 
 
 def _prediction_line(prediction: Prediction) -> str:
-    place = (
-        f"  Rank {prediction.rank:,.10g} of {prediction.num_candidates:,} possible tails, score {prediction.score:.2f}"
+    places = (
+        [_place(prediction, "tails")]
+        if prediction.head is None
+        else [
+            _place(prediction, "tails"),
+            _place(prediction.head, "heads"),
+            f"the {prediction.side} is explained",
+        ]
     )
-    return f"{place}; it is itself a training triple" if prediction.in_training else place
+    if prediction.in_training:
+        places.append("it is itself a training triple")
+    line = "; ".join(places)
+    return f"  {line[0].upper()}{line[1:]}"
+
+
+def _place(place: Prediction | Place, answers: str) -> str:
+    return f"rank {place.rank:,.10g} of {place.num_candidates:,} possible {answers}, score {place.score:.2f}"
 
 
 def _path_lines(trace: Trace, names: Names, *, rows: int) -> list[str]:

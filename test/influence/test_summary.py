@@ -11,6 +11,8 @@ import torch
 from conftest import TEST, TRAIN, TREATS, VALID, make_small_conve
 from pykeen_examples import trained_model, training_factory
 
+from conve_tracin.checkpoint.conversion import convert_pytorch_to_pykeen_state_dict
+from conve_tracin.checkpoint.pykeen import build_pykeen_conve
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.journal import from_plain
 from conve_tracin.influence.scorers import ConvEScorer, PyKEENScorer
@@ -93,14 +95,21 @@ def rank_by_hand(score_of, triple, known):
     return scores, higher + (equal + 1) / 2
 
 
-class TailsOneByOne(ConvEScorer):
-    """Scores triples as a model does that is no ConvE."""
+class NoConvE(PyKEENScorer):
+    """Scores the same model, converted, as one that is no ConvE."""
 
     conve = None
 
+    def __init__(self, model):
+        config = model.config.as_dict()
+        converted = build_pykeen_conve(config).double().eval()
+        state = convert_pytorch_to_pykeen_state_dict({"model_state_dict": model.state_dict(), "model_config": config})
+        converted.load_state_dict(state)
+        super().__init__(converted)
+
 
 @pytest.mark.parametrize("triple", [(0, TREATS, 2), (0, TREATS, 5), (1, TREATS, 4), (3, 2, 3), (5, 1, 0), (5, 2, 4)])
-@pytest.mark.parametrize("make_scorer", [ConvEScorer, TailsOneByOne])
+@pytest.mark.parametrize("make_scorer", [ConvEScorer, NoConvE])
 @pytest.mark.parametrize("further", [None, np.concatenate([VALID, TEST])])
 def test_rank_leaves_out_the_other_known_tails(triple, make_scorer, further):
     model = make_small_conve()
@@ -120,6 +129,30 @@ def test_rank_leaves_out_the_other_known_tails(triple, make_scorer, further):
     assert prediction.in_training == (triple in {tuple(row) for row in TRAIN.tolist()})
 
 
+@pytest.mark.parametrize("further", [None, np.concatenate([VALID, TEST])])
+@pytest.mark.parametrize("side", ["tail", "head"])
+def test_the_heads_place_is_that_of_the_tail_of_the_inverse_triple(further, side):
+    model = make_small_conve(num_relations=6)
+    settings = SummarySettings(num_entities=6, num_relations=3, known_triples=further, side=side)
+    for head, relation, tail in [(0, TREATS, 2), (1, TREATS, 4), (5, 2, 4), (3, 2, 3)]:
+        prediction = describe_prediction(
+            ConvEScorer(model, inverse_triples=True), (head, relation, tail), TRAIN, settings
+        )
+
+        def score_of(first, inverse, second):
+            return model.score(*torch.tensor([first, 2 * inverse + 1, second])[:, None]).item()
+
+        known = {(t, r, h) for part in (TRAIN, further) if part is not None for h, r, t in part.tolist()}
+        scores, rank = rank_by_hand(score_of, (tail, relation, head), known)
+        place = prediction.head
+        assert (place.rank, place.num_candidates, place.num_known) == (rank, len(scores), 6 - len(scores))
+        assert place.score == pytest.approx(score_of(tail, relation, head), rel=1e-12)
+        ahead = [entity for entity in scores if scores[entity] > scores[head]]
+        assert list(place.ahead) == sorted(ahead, key=lambda entity: -scores[entity])[:5]
+        assert prediction.side == side
+    assert describe_prediction(ConvEScorer(make_small_conve()), (0, TREATS, 2), TRAIN, settings).head is None
+
+
 def test_ties_share_their_mean_rank():
     model = make_small_conve()
     with torch.no_grad():
@@ -136,7 +169,7 @@ def test_ties_share_their_mean_rank():
 def test_tails_of_pykeen_models_have_the_scores_of_pykeen(name, inverse_triples):
     model = trained_model(name, inverse_triples=inverse_triples)
     num_entities = training_factory().num_entities
-    scores = PyKEENScorer(model).score_tails(3, 5, num_entities)
+    scores = PyKEENScorer(model).score_queries(np.array([[3, 5]]), num_entities)[0]
     expected = model.predict_t(torch.tensor([[3, 5]]))[0].detach()
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
