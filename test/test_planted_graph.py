@@ -17,8 +17,9 @@ from truth_lib.planted_graph import (
     plant_graph,
 )
 
+from conve_tracin.data.triples import read_triples
+from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.triples import read_triples, read_vocabulary
 
 SMALL = PlantedGraphConfig(drugs=60, genes=9, diseases=12, side_effects=5)
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton import (
     gauss_newton_effects,
     leverages,
     training_curvature,
 )
-from conve_tracin.model import ConvE
-from conve_tracin.training import TrainingData
+from conve_tracin.model.conve import ConvE
+from conve_tracin.training.loop import TrainingData
 from truth_lib.lds import average_ranks
 from truth_lib.methods import EMBEDDINGS, recommended_method
 from truth_lib.retraining import Job

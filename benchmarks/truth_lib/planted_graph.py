@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from conve_tracin.data.triples import write_triples
+from conve_tracin.data.vocabulary import write_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.triples import write_triples, write_vocabulary
 
 TREATS, TARGETS, ASSOCIATED, SIDE_EFFECT = "treats", "targets", "associated_with", "has_side_effect"
 SPLITS = ("train", "valid", "test")

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin.data.queries import Queries
 from conve_tracin.errors import InputError
-from conve_tracin.model import ConvE
-from conve_tracin.queries import Queries
+from conve_tracin.model.conve import ConvE
 
 # Query vectors whose scores against a chunk of the entities are held at once.
 VECTORS_AT_ONCE = 1024

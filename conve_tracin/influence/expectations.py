@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from conve_tracin.influence.conve.tangent import ConvETangent
+from conve_tracin.data.queries import Queries
 from conve_tracin.influence.curvature import softmax_moments
-from conve_tracin.model import ConvE
-from conve_tracin.queries import Queries
+from conve_tracin.influence.engine.tangent import ConvETangent
+from conve_tracin.model.conve import ConvE
 
 
 @torch.no_grad()

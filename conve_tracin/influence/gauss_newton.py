@@ -31,24 +31,147 @@ Label smoothing scales all effects by 1 − ε, which is left out. With inverse 
 queries add (the shares are given once).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conve_tracin.influence.conve.engine import iterate_derivatives
-from conve_tracin.influence.conve.tangent import ConvETangent
+from conve_tracin.data.queries import (
+    Queries,
+    QueryIndex,
+    distinct_triples,
+    examples_of,
+    group_by_query,
+    inverse_of,
+    with_relation_rows,
+)
+from conve_tracin.errors import InputError
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
+from conve_tracin.influence.engine.passes import iterate_derivatives
+from conve_tracin.influence.engine.tangent import ConvETangent
 from conve_tracin.influence.expectations import expected_derivatives
-from conve_tracin.model import ConvE
-from conve_tracin.queries import Queries
-from conve_tracin.triples import QueryIndex, distinct_triples, group_by_query, with_inverse_triples
+from conve_tracin.influence.method import Method, Triples, as_ids
+from conve_tracin.influence.scorers import LoadedModel
+from conve_tracin.model.conve import ConvE
+from conve_tracin.settings import GAUSS_NEWTON, TracInOptions, TrainingConfig
 
 # λ over the mean eigenvalue where --damping is 1, for models trained with softmax cross-entropy.
 SOFTMAX_DAMPING = 10.0
+
+
+def build(
+    loaded: LoadedModel,
+    options: TracInOptions,
+    training_triples: np.ndarray | None,
+    say: Callable[[str], None],  # noqa: ARG001 - there is nothing to say
+) -> "GaussNewton":
+    """Put the method on a ConvE, with the constants for how its checkpoint was trained.
+
+    Raises InputError for a model of another kind.
+    """
+    if loaded.scorer.conve is None:
+        kind = type(loaded.scorer.model).__name__
+        raise InputError(f"{loaded.path}: --method {GAUSS_NEWTON} is for ConvE, not {kind}; leave it out")
+    return GaussNewton(
+        loaded.scorer.conve,
+        training_approach=loaded.training_config["training_approach"],
+        loss=loaded.training_config.get("loss", TrainingConfig.loss),
+        query_weights=loaded.training_config.get("query_weights", TrainingConfig.query_weights),
+        damping=options.damping,
+        inverse_triples=loaded.scorer.inverse_triples,
+        training_triples=training_triples,
+    )
+
+
+def title(options: TracInOptions) -> str:
+    """Name the method for people."""
+    return f"Gauss–Newton, damping {options.damping:g}"
+
+
+def members(options: TracInOptions) -> dict[str, Any]:
+    """Return the method's settings in the JSON output."""
+    return {"damping": options.damping}
+
+
+class GaussNewton(Method):
+    """Influences as effects of labels on the test triple's score, for a native ConvE.
+
+    Args:
+        model: ConvE; it is put into eval mode.
+        training_approach, loss, query_weights: what the model was trained with, as in `TrainingConfig`.
+        damping: λ over the mean eigenvalue of each row's curvature, in units of the method's own for such models.
+        inverse_triples: the model has inverse relations: relation r of the files is its rows 2r and 2r + 1.
+        training_triples: all that the model was trained on, (N, 3) in the files' ids; without them the triples of
+            each call are taken for all.
+    """
+
+    # The curvature, and the competition within a query, need all training triples in one process.
+    shares_training_triples = False
+    # An effect on a score has no learning rate.
+    uses_learning_rate = False
+
+    def __init__(
+        self,
+        model: ConvE,
+        *,
+        training_approach: str,
+        damping: float = 1.0,
+        loss: str = "bce",
+        query_weights: str = "equal",
+        inverse_triples: bool = False,
+        training_triples: np.ndarray | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.inverse_triples = inverse_triples
+        self.method = GaussNewtonMethod.for_training(
+            training_approach, damping=damping, loss=loss, query_weights=query_weights
+        )
+        self.training_triples = training_triples
+        self._curvature: RowCurvature | None = None
+        self._curvature_of: np.ndarray | None = None
+
+    def curvature_for(self, triples: np.ndarray) -> RowCurvature:
+        """Return the curvatures of the training triples, or without any of `triples`; computed rows are kept."""
+        training_triples = triples if self.training_triples is None else self.training_triples
+        if self._curvature is None or self._curvature_of is not training_triples:
+            self._curvature = training_curvature(
+                self.model, training_triples, self.method.curvature, inverse_triples=self.inverse_triples
+            )
+            self._curvature_of = training_triples
+        return self._curvature
+
+    def products(
+        self, test_triples: Triples, training_triples: Triples, *, batch_size: int = 256, progress: str | None = None
+    ) -> Tensor:
+        """Compute the effects of N training triples, all of the model, on n test triples' scores: (n, N) on the CPU."""
+        training_triples = as_ids(training_triples)
+        return gauss_newton_effects(
+            self.model,
+            as_ids(test_triples),
+            training_triples,
+            self.method,
+            inverse_triples=self.inverse_triples,
+            curvature=self.curvature_for(training_triples),
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
+        """Compute the effect of each triple's label on its own score: (N,) on the CPU.
+
+        It needs the curvature of every row that the triples touch: for graphs of some ten thousand entities.
+        """
+        triples = as_ids(triples)
+        curvature = self.curvature_for(triples)
+        if not self.inverse_triples:
+            return leverages(self.model, triples, curvature, batch_size=batch_size, progress=progress)
+        triples_of_both = examples_of(triples, inverse_triples=True)
+        both = leverages(self.model, triples_of_both, curvature, batch_size=batch_size, progress=progress)
+        return both[: len(triples)] + both[len(triples) :]
 
 
 def score_row_gradients(model: ConvE, triple: Iterable[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +195,7 @@ def gauss_newton_tangents(
         model: ConvE in eval mode.
         test_triples: (n, 3) in the model's relation ids.
         curvature: the model's; rows that it lacks are computed and kept.
-        both_sides: s′ is the sum of the scores of the triple and of its inverse, whose relation is the next row.
+        both_sides: s′ is the sum of the scores of the triple and of its inverse.
 
     Returns:
         For each test triple a tangent that moves one or two entity rows and one or two relation rows.
@@ -83,7 +206,8 @@ def gauss_newton_tangents(
         by_relation: dict[int, Tensor] = {}
         queries = [(head, relation, tail)]
         if both_sides:
-            queries.append((tail, relation + 1, head))
+            # Relation r is row 2r, its inverse row 2r + 1.
+            queries.append((tail, relation ^ 1, head))
         for query in queries:
             gradients = score_row_gradients(model, query)
             for rows, row, gradient in (
@@ -177,7 +301,7 @@ def gauss_newton_effects(
         test_triples, training_triples: (n, 3) and (N, 3) in the files' ids; the training triples are all that the
             model was trained on.
         method: its constants.
-        inverse_triples: the model was trained with them; relation r of the files is its row 2r, the inverse 2r + 1.
+        inverse_triples: the model was trained with them.
         curvature: use and fill this cache, made by `training_curvature` from the same model and triples.
         batch_size, progress: see `iterate_derivatives`.
 
@@ -187,8 +311,8 @@ def gauss_newton_effects(
     test_triples = np.asarray(test_triples, dtype=np.int64).reshape(-1, 3)
     if curvature is None:
         curvature = training_curvature(model, training_triples, method.curvature, inverse_triples=inverse_triples)
-    model_triples = with_inverse_triples(training_triples) if inverse_triples else training_triples
-    model_tests = test_triples * np.array([1, 2 if inverse_triples else 1, 1])
+    model_triples = examples_of(training_triples, inverse_triples=inverse_triples)
+    model_tests = with_relation_rows(test_triples, inverse_triples=inverse_triples)
     both_sides = method.both_sides and inverse_triples
     tangents = gauss_newton_tangents(model, model_tests, curvature, both_sides=both_sides)
     effects = label_effects(model, tangents, model_triples, batch_size=batch_size, progress=progress)
@@ -213,7 +337,7 @@ def rival_effects(
     if method.rivals == "tails":
         return method.competition * query_means(effects, triples)
     index = group_by_query(triples)
-    queries = Queries.distinct(index, model.entity_embeddings.weight.device)
+    queries = Queries.from_index(index, model.entity_embeddings.weight.device)
     expected = torch.stack([expected_derivatives(model, tangent, queries).cpu() for tangent in tangents])  # (n, Q)
     rivals = expected[:, query_places(index)]
     if method.rivals == "either":
@@ -225,10 +349,10 @@ def training_curvature(
     model: ConvE, training_triples: np.ndarray, config: CurvatureConfig, *, inverse_triples: bool
 ) -> RowCurvature:
     """Make the cache of curvatures for training triples (N, 3) in the files' ids."""
-    triples = with_inverse_triples(training_triples) if inverse_triples else training_triples
+    triples = examples_of(training_triples, inverse_triples=inverse_triples)
     if not config.repeated_triples_count:
         triples = distinct_triples(triples)
-    queries = Queries.distinct(group_by_query(triples), model.entity_embeddings.weight.device)
+    queries = Queries.distinct(triples, model.entity_embeddings.weight.device)
     return RowCurvature(model, queries, config)
 
 
@@ -332,7 +456,12 @@ def label_weights(triples: np.ndarray, kind: str) -> Tensor:
 
 
 def label_shares(test_triple: np.ndarray, triples: np.ndarray, method: GaussNewtonMethod) -> Tensor:
-    """Say what share of the test triple's own effect the labels of triples (N, 3) earn them: (N,)."""
+    """Say what share of the test triple's own effect the labels of triples (N, 3) earn them: (N,).
+
+    Labels of an inverse test triple (see `inverse_of`) are those of the triples' inverses.
+    """
+    if test_triple[1] < 0:
+        triples = inverse_of(triples)
     head, relation, tail = (triples == test_triple).T
     shares = method.same_tail_share * (relation & tail) + method.same_query_share * (head & relation)
     return torch.from_numpy(shares)
