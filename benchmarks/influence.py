@@ -25,7 +25,7 @@ from benchmarks import common
 from conve_tracin.device import set_tf32
 from conve_tracin.influence import autodiff, reference
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
-from conve_tracin.influence.gauss_newton_method import GaussNewton
+from conve_tracin.influence.gauss_newton import GaussNewton
 from conve_tracin.influence.scorers import ConvEScorer
 from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import TrainingConfig

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import common
 from conve_tracin.device import set_tf32
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
-from conve_tracin.influence.gauss_newton_method import GaussNewton
+from conve_tracin.influence.gauss_newton import GaussNewton
 from conve_tracin.influence.trace import make_trace
 from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import DEFAULT_BATCH_SIZE

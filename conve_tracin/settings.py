@@ -369,7 +369,7 @@ GAUSS_NEWTON = "gauss-newton"
 # Each method's module; see `influence.method.Method`.
 METHODS = {
     TRACIN: "conve_tracin.influence.tracin",
-    GAUSS_NEWTON: "conve_tracin.influence.gauss_newton_method",
+    GAUSS_NEWTON: "conve_tracin.influence.gauss_newton",
 }
 
 ACCEPTED = "accepted; see the message"

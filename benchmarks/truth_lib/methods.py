@@ -48,11 +48,19 @@ def without_embeddings(model: ConvE, setup: Setup, test: np.ndarray, train: np.n
     return tracin(names, model, setup, test, train)
 
 
+def recommended_method(setup: Setup, *, damping: float = 1.0) -> GaussNewtonMethod:
+    """Return the Gauss–Newton method with the constants for models that are trained as the setup says."""
+    config = setup.config
+    return GaussNewtonMethod.for_training(
+        config.training_approach, damping=damping, loss=config.loss, query_weights=config.query_weights
+    )
+
+
 def gauss_newton(
     settings: dict[str, float], model: ConvE, setup: Setup, test: np.ndarray, train: np.ndarray
 ) -> np.ndarray:
     """Score by the row-wise Gauss–Newton method; `settings` replace the constants of the recommended one."""
-    method = GaussNewtonMethod.for_training(setup.config.training_approach, damping=settings.get("damping", 1.0))
+    method = recommended_method(setup, damping=settings.get("damping", 1.0))
     method = replace(method, **{name: value for name, value in settings.items() if name != "damping"})
     inverse = setup.config.inverse_triples
     return gauss_newton_effects(model, test, train, method, inverse_triples=inverse).numpy()

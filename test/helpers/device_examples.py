@@ -5,7 +5,7 @@ from conftest import TRAIN
 from influence_examples import TRAINING
 
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch, TracInReferencePyTorch
-from conve_tracin.influence.gauss_newton_method import GaussNewton
+from conve_tracin.influence.gauss_newton import GaussNewton
 from conve_tracin.influence.scorers import ConvEScorer
 from conve_tracin.influence.training_loss import Objective, TrainingLoss
 from conve_tracin.settings import TrainingConfig

@@ -13,8 +13,7 @@ from native_files import arguments, files, save_model  # noqa: F401 - `files` is
 import run_tracin
 import tracin_pytorch
 from conve_tracin.checkpoint.conversion import to_pykeen_checkpoint
-from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
-from conve_tracin.influence.gauss_newton_method import GaussNewton
+from conve_tracin.influence.gauss_newton import GaussNewton, GaussNewtonMethod, gauss_newton_effects
 from conve_tracin.influence.method import rank_influences
 
 ONE_TARGET = GaussNewtonMethod.for_training("1vsall", damping=2.0)
@@ -117,23 +116,26 @@ def test_a_checkpoint_and_its_conversion_score_alike(files, tmp_path, approach):
 
 
 @pytest.mark.parametrize(
-    ("training", "mentioned"),
+    "training",
     [
-        ({"loss": "ce"}, ["was trained with cross-entropy"]),
-        ({"training_approach": "kvsall", "query_weights": "tails"}, ["was trained with --query-weights tails"]),
-        # One tail for each query, whatever the weights.
-        ({"training_approach": "1vsall", "query_weights": "tails"}, []),
-        ({"loss": "bce", "query_weights": "equal"}, []),
+        {"training_approach": "kvsall", "loss": "ce", "query_weights": "tails"},
+        {"training_approach": "kvsall", "loss": "ce"},
+        {"training_approach": "1vsall", "loss": "ce"},
+        {"training_approach": "kvsall", "query_weights": "tails"},
     ],
 )
-def test_another_objective_is_mentioned(files, caplog, training, mentioned):
+def test_the_objective_of_the_checkpoint_chooses_the_method(files, caplog, training):
     save_model(files["model.pt"], make_model(dtype=torch.float32), training_config=training)
+    test_file = files["out.json"].with_name("test.txt")
+    test_file.write_text("aspirin\tcauses\tcafé\n", encoding="utf-8")
+    command = arguments(files, "--test", str(test_file), "--output", str(files["out.json"]))
     with caplog.at_level("INFO"):
-        run_tracin.main(
-            [*arguments(files), "--method", "gauss-newton", "--mode", "self", "--output", str(files["out.json"])]
-        )
-    assert [text for text in mentioned if text in caplog.text] == mentioned
-    assert caplog.text.count("agreement with retraining") == len(mentioned)
+        run_tracin.main([*command, "--method", "gauss-newton", "--top-k", "5"])
+    (result,) = json.loads(files["out.json"].read_text(encoding="utf-8"))["results"]
+    settings = {"loss": training.get("loss", "bce"), "query_weights": training.get("query_weights", "equal")}
+    method = GaussNewtonMethod.for_training(training["training_approach"], **settings)
+    assert_influences(result["influences"], effects(make_model(dtype=torch.float32), method)[0])
+    assert "agreement with retraining" not in caplog.text
 
 
 def test_effects_have_no_learning_rate():
