@@ -5,62 +5,24 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conve_tracin import cli
+from conve_tracin import cli, settings
 from conve_tracin.errors import InputError
 from conve_tracin.files import require_usable_outputs
+from conve_tracin.settings import PrepareSettings
 
 if TYPE_CHECKING:
     from conve_tracin.data.prepare import Graph
-
-# The keys of conve_tracin.kgx.STYLES, without importing it: --help answers at once.
-STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Declare the command line."""
     parser = cli.make_parser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--dataset", metavar="NAME", help="a PyKEEN dataset; umls, nations and kinships need no network"
-    )
-    source.add_argument(
-        "--triples", metavar="PATH", type=Path, nargs="+",
-        help="head<TAB>relation<TAB>tail: one file to be split, TRAIN VALID TEST, or a directory that holds "
-        "train.txt, valid.txt and test.txt",
-    )  # fmt: skip
-    source.add_argument(
-        "--nodes", metavar="FILE", type=Path, help="nodes of a KGX graph (JSON lines or table), with --edges"
-    )
-    parser.add_argument(
-        "--triples-format", choices=("labels", "openke"),
-        help="of --triples: openke holds ids as head, tail, relation below a count, with entity2id.txt and "
-        "relation2id.txt beside it (default: labels that look neither like ids nor like a header)",
-    )  # fmt: skip
-    parser.add_argument("--output-dir", "-o", type=Path, required=True, help="where the files go")
-    kgx = parser.add_argument_group("KGX graph")
-    kgx.add_argument("--edges", metavar="FILE", type=Path, help="edges of the graph that --nodes belongs to")
-    kgx.add_argument(
-        "--style", choices=STYLES, default="keepall",
-        help="which edges are kept, by the categories of their ends (C chemical, G gene, D disease)",
-    )  # fmt: skip
-    kgx.add_argument(
-        "--test-predicate", metavar="PREDICATE",
-        help="hold out edges with this predicate only, such as biolink:treats; the fractions are shares of them",
-    )  # fmt: skip
-    kgx.add_argument(
-        "--negated", choices=("drop", "keep"), default="drop",
-        help="edges that say that something is not so: drop and count them, or keep them as relations \"not …\"",
-    )  # fmt: skip
-    kgx.add_argument("--skip-malformed", action="store_true", help="leave out and count broken lines")
-    kgx.add_argument("--skip-unknown", action="store_true", help="leave out and count edges with an end not in --nodes")
-    split = parser.add_argument_group("splitting (of a KGX graph, one file, or a dataset without validation triples)")
-    split.add_argument("--valid-fraction", type=cli.fraction, default=0.1, help="share of the triples in valid.txt")
-    split.add_argument("--test-fraction", type=cli.fraction, default=0.1, help="share of the triples in test.txt")
-    split.add_argument(
-        "--hold-out-pairs", action="store_true",
-        help="take all triples that join the two entities of a valid or test triple out of training",
-    )  # fmt: skip
-    split.add_argument("--random-seed", type=cli.non_negative_int, default=42, help="of the choice")
+    declared = settings.with_flags(PrepareSettings)
+    sources = parser.group("graph").add_mutually_exclusive_group(required=True)
+    for name in ("dataset", "triples", "nodes"):
+        cli.add_setting(sources, declared.pop(name))
+    parser.group("graph").add_argument("--output-dir", "-o", type=Path, required=True, help="where the files go")
+    cli.add_settings(parser, declared)
     return parser
 
 
@@ -82,16 +44,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def require_matching_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Stop where --nodes lacks --edges, or a flag is given without the source that it is for."""
+    """Stop if --nodes lacks --edges, or a flag is given without the source that it is for."""
     if args.triples_format is not None and args.triples is None:
         parser.error("--triples-format goes with --triples")
     if args.nodes is not None:
         if args.edges is None:
             parser.error("--nodes goes with --edges")
         return
-    for name in ("edges", "style", "test_predicate", "negated", "skip_malformed", "skip_unknown"):
-        if getattr(args, name) != parser.get_default(name):
-            parser.error(f"--{name.replace('_', '-')} goes with --nodes and --edges")
+    for name, declared in settings.with_flags(PrepareSettings, groups=["KGX graph"]).items():
+        if getattr(args, name) != declared.default:
+            parser.error(f"{settings.flag_of(name)} goes with --nodes and --edges")
 
 
 def prepare_kgx(args: argparse.Namespace) -> "Graph":

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
 from conve_tracin.device import set_tf32
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
-from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
+from conve_tracin.influence.gauss_newton import GaussNewton
 from conve_tracin.influence.trace import make_trace
 from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import DEFAULT_BATCH_SIZE
@@ -90,12 +90,12 @@ def time_influence(triples: np.ndarray, height: int, width: int, tests: int, arg
         embedding_width=width,
     ).to(args.device)
     if args.method == "tracin":
-        analyzer = TracInAnalyzerPyTorch(model, use_mixed_precision=args.use_mixed_precision)
+        method = TracInAnalyzerPyTorch(model, use_mixed_precision=args.use_mixed_precision).method
     else:
-        analyzer = GaussNewtonAnalyzer(model, training_approach="kvsall")
+        method = GaussNewton(model, training_approach="kvsall")
 
     def work() -> None:
-        products = analyzer.gradient_products(
+        products = method.products(
             triples[:tests],
             triples,
             batch_size=args.batch_size,

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
-from conve_tracin.data.queries import Queries, group_by_query
+from conve_tracin.data.queries import Queries
 from conve_tracin.device import set_tf32
 from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking import rank_triples
@@ -220,7 +220,7 @@ def pykeen_loop(args: argparse.Namespace) -> dict[str, float]:
 def dense_loop(args: argparse.Namespace, *, mixed: bool = False) -> dict[str, float]:
     """The plain PyTorch loop: all scores, a label matrix, binary cross-entropy, Adam."""
     triples, num_entities, num_relations = load_graph(args)
-    queries = Queries.distinct(group_by_query(triples), args.device)
+    queries = Queries.distinct(triples, args.device)
     torch.manual_seed(args.seed)
     model = ConvE(num_entities=num_entities, num_relations=num_relations).to(args.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
@@ -306,7 +306,7 @@ def evaluation(args: argparse.Namespace) -> dict[str, float]:
     torch.manual_seed(args.seed)
     model = ConvE(num_entities=num_entities, num_relations=num_relations).to(args.device).eval()
     chosen = np.random.default_rng(args.seed).permutation(triples)
-    known = Queries.distinct(group_by_query(np.unique(triples, axis=0)), args.device)
+    known = Queries.distinct(np.unique(triples, axis=0), args.device)
     ours, theirs = chosen[: args.batches * 256], chosen[:128]
 
     def rank(some: np.ndarray) -> None:

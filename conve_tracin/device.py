@@ -1,22 +1,83 @@
-"""What a device can do: its precision, its memory, and batches that are halved where they do not fit."""
+"""Which device computes, in what precision, and in batches that are halved if they do not fit into its memory."""
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
+
+from conve_tracin.errors import InputError
 
 Result = TypeVar("Result")
 
-# Of Linux and macOS, of Windows, and of sizes that no address reaches.
+
+def choose_device(name: str) -> str:
+    """Turn `--device` into a device, which then multiplies float32 exactly: "auto" is the GPU if there is one.
+
+    Raises InputError for a device that this machine lacks, or of a kind on which nothing here was tried.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise InputError(f"--device {name}: use auto, cpu, cuda or cuda:N")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = own_gpu(name)
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not available here; use --device cpu") from error
+    set_tf32(allowed=False)
+    return name
+
+
+def own_gpu(device: str) -> str:
+    """Name the GPU of this process if several processes share a machine, and make it the current one.
+
+    Raises InputError if the machine has fewer GPUs than processes.
+    """
+    if device != "cuda" or not dist.is_initialized():
+        return device
+    own, gpus = int(os.environ.get("LOCAL_RANK") or dist.get_rank()), torch.cuda.device_count()
+    if own >= gpus:
+        raise InputError(f"this machine has {gpus} GPUs, fewer than processes; start one for each, or use the CPU")
+    torch.cuda.set_device(own)
+    return f"cuda:{own}"
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let GPUs round the factors of float32 products to TensorFloat-32's 10 bits, or not, in the whole process.
+
+    By default torch rounds those of convolutions, but not those of matrices.
+    """
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def supports_tf32(device: str) -> bool:
+    """Whether the device has units for TensorFloat-32: NVIDIA's GPUs from Ampere on."""
+    is_nvidia = device.startswith("cuda") and torch.version.hip is None
+    return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def supports_bfloat16(device: str) -> bool:
+    """Whether the device has instructions for bfloat16; without them it is slower than float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch has no public name for this question on a CPU.
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+# On Linux and macOS, on Windows, and for sizes beyond any address.
 CPU_ALLOCATOR_TEXTS = ("allocate memory", "not enough memory", "Storage size calculation overflowed")
 
-# Of the libraries behind a GPU's products and convolutions.
+# From the libraries behind a GPU's products and convolutions.
 GPU_LIBRARY_TEXTS = ("STATUS_ALLOC_FAILED",)
 
 
 def compute_in_halves(compute: Callable[[slice], Result], batch: slice) -> list[Result]:
-    """Compute a batch; where memory does not suffice its halves, and so on. Returns the results in order."""
+    """Compute a batch, or its halves if memory does not suffice, and so on; returns the results in order."""
     try:
         return [compute(batch)]
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -46,26 +107,3 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, RuntimeError)
         and any(text in str(error) for text in (*CPU_ALLOCATOR_TEXTS, *GPU_LIBRARY_TEXTS))
     )
-
-
-def set_tf32(allowed: bool) -> None:
-    """Have GPUs round the factors of float32 products to TensorFloat-32's 10 bits, or not.
-
-    torch by itself rounds those of convolutions, but not those of matrices. This holds for the whole process.
-    """
-    torch.backends.cudnn.allow_tf32 = allowed
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-
-
-def supports_tf32(device: str) -> bool:
-    """Whether the device has units for TensorFloat-32: NVIDIA's GPUs from Ampere on."""
-    is_nvidia = device.startswith("cuda") and torch.version.hip is None
-    return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def supports_bfloat16(device: str) -> bool:
-    """Whether the device has instructions for bfloat16; without them it is slower than float32."""
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch has no public name for this question on a CPU.
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,8 +1,8 @@
-"""One run shared by several processes, which torchrun or --enable-multi-gpu started: GPUs, or machines.
+"""One run in several processes, started by torchrun or --enable-multi-gpu on GPUs or machines.
 
-Every process reads the inputs and does its share of the work; what comes of it is known to all of them. Process 0 alone
-knows what an earlier, killed run has left, logs, prints and writes; the others follow it. Where one process fails, the
-first to do so says why, and the others end with its exit code.
+Every process reads the inputs, does its share of the work and gets the results of all. Only process 0 looks for what an
+earlier, killed run has left, and logs, prints and writes. If processes fail, the first says why, and all end with its
+exit code.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import sys
 import time
 import uuid
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TypeVar
@@ -35,7 +36,7 @@ Value = TypeVar("Value")
 # What a launcher tells each process.
 NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
-# A process may have to wait while another writes or ranks; one that ends is noticed without any limit.
+# A process may wait for another that writes or ranks. One that ends is noticed at once.
 LONGEST_WAIT = timedelta(days=1)
 
 LOOPBACK = "lo"  # Linux's name of it
@@ -47,11 +48,11 @@ FAILURE = "first failure"
 
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
-    """Join the other processes where a launcher started several; do nothing otherwise.
+    """Join the other processes if a launcher started several.
 
-    Where one of them fails, all end: the first with its own error, the others without a word.
+    If one of them fails, all end: the first with its own error, the others silently.
 
-    Raises InputError where the launcher does not say all that is needed, or another process vanished.
+    Raises InputError if the launcher does not say all that is needed, or another process vanished.
     """
     if number_started() == 1:
         yield
@@ -62,9 +63,9 @@ def processes() -> Iterator[None]:
             f"WORLD_SIZE is {number_started()}, but {', '.join(missing)} not set; start several processes with torchrun"
         )
     keep_to_loopback()
-    store, rank, count = next(dist.rendezvous("env://", timeout=LONGEST_WAIT))
-    dist.init_process_group(_backends(), store=store, rank=rank, world_size=count, timeout=LONGEST_WAIT)
-    if not is_main():
+    store, rank, size = next(dist.rendezvous("env://", timeout=LONGEST_WAIT))
+    dist.init_process_group(_backends(), store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
+    if not is_main_process():
         logging.disable(logging.CRITICAL)
     try:
         yield
@@ -90,7 +91,7 @@ def _backends() -> str:
 
 
 def keep_to_loopback() -> None:
-    """Have the processes of a single machine exchange scores over its loopback, whatever its name resolves to."""
+    """Let the processes of a single machine communicate over its loopback, whatever its name resolves to."""
     is_single_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
     if is_single_machine and LOOPBACK in (name for _, name in socket.if_nameindex()):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
@@ -107,7 +108,7 @@ def _error_to_end_with(error: BaseException, store: dist.Store) -> BaseException
         return SystemExit(int(first.rpartition(" ")[2]))
     if not is_lost_connection(error):
         return error
-    # The launcher ends this process where it knows what became of the other one, and says so itself.
+    # If the launcher knows what became of the other one, it says so and ends this process.
     time.sleep(SECONDS_FOR_THE_LAUNCHER)
     return InputError(
         "another process of this run has vanished, killed perhaps for lack of memory; start the run again, and "
@@ -116,7 +117,7 @@ def _error_to_end_with(error: BaseException, store: dist.Store) -> BaseException
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error is that of a process which waited for another."""
+    """Whether an error comes from waiting for another process."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
@@ -125,32 +126,18 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def count() -> int:
+def world_size() -> int:
     """Return how many processes share the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_main() -> bool:
+def is_main_process() -> bool:
     """Whether this process prints and writes: the only one, or process 0."""
     return rank() == 0
 
 
-def own_gpu(device: str) -> str:
-    """Name this process's GPU where several processes share a machine, and make it the current one.
-
-    Raises InputError where the machine has fewer GPUs than processes.
-    """
-    if device != "cuda" or not dist.is_initialized():
-        return device
-    own, gpus = int(os.environ.get("LOCAL_RANK") or rank()), torch.cuda.device_count()
-    if own >= gpus:
-        raise InputError(f"this machine has {gpus} GPUs, fewer than processes; start one for each, or use the CPU")
-    torch.cuda.set_device(own)
-    return f"cuda:{own}"
-
-
-def announce(value: Value) -> Value:
-    """Return process 0's value in all processes; what the others pass does not matter."""
+def broadcast(value: Value) -> Value:
+    """Return process 0's value in all processes."""
     if not dist.is_initialized():
         return value
     message = [value]
@@ -158,17 +145,17 @@ def announce(value: Value) -> Value:
     return message[0]
 
 
-def gather(value: Value) -> list[Value]:
+def all_gather(value: Value) -> list[Value]:
     """Return the values of all processes, in their order."""
     if not dist.is_initialized():
         return [value]
-    values: list[Value] = [value] * count()
+    values: list[Value] = [value] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def sum_of_all(values: Tensor) -> Tensor:
-    """Add up what each process passes, elementwise; all get the sum."""
+def all_reduce(values: Tensor) -> Tensor:
+    """Return the elementwise sum over all processes."""
     if not dist.is_initialized():
         return values
     total = values.clone()
@@ -177,15 +164,13 @@ def sum_of_all(values: Tensor) -> Tensor:
 
 
 def compute_shared(compute: Callable[[np.ndarray], Tensor], triples: np.ndarray) -> Tensor:
-    """Compute scores (…, N) of triples (N, 3), each process those of its share; all get the whole.
+    """Compute scores (…, N) of triples (N, 3), which all processes share and all get.
 
-    Args:
-        compute: triples (S, 3) to scores (…, S) on the CPU; S may be 0.
-        triples: the same in every process.
+    `compute` takes triples (S, 3), of which there may be none, to scores (…, S) on the CPU.
     """
     if not dist.is_initialized():
         return compute(triples)
-    shares = split_by_query(triples, count())
+    shares = split_by_query(triples, world_size())
     mine = compute(np.take(triples, shares[rank()], axis=0)).contiguous()
     whole = mine.new_empty(*mine.shape[:-1], len(triples))
     for process, share in enumerate(shares):
@@ -196,21 +181,21 @@ def compute_shared(compute: Callable[[np.ndarray], Tensor], triples: np.ndarray)
 
 
 def split_by_query(triples: np.ndarray, count: int) -> list[np.ndarray]:
-    """Split triples (N, 3) into `count` shares of positions; triples of one (head, relation) stay together mostly."""
+    """Split triples (N, 3) into `count` shares of positions, most queries (head, relation) whole."""
     return np.array_split(group_by_query(triples).order, count)
 
 
 def share_of_batch(chosen: Tensor) -> Tensor:
     """Return this process's part of a batch (B,); the sizes of the parts differ by at most one."""
-    return chosen.tensor_split(count())[rank()]
+    return chosen.tensor_split(world_size())[rank()]
 
 
 def average_gradients(module: nn.Module) -> nn.Module:
-    """Wrap a module, so that backward passes leave the mean over all processes in its parameters' gradients."""
+    """Wrap a module so that its backward passes average the gradients over all processes."""
     if not dist.is_initialized():
         return module
     with warnings.catch_warnings():
-        # The name that is to follow is not known to older versions.
+        # Older versions do not know its successor.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
         wrapped = DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
     if next(module.parameters()).device.type == "cpu":
@@ -221,19 +206,19 @@ def average_gradients(module: nn.Module) -> nn.Module:
 def average_each(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """Average some gradients over all processes, one by one.
 
-    As a whole they would be added up in an order that depends on their places, which change after the first batch: a
-    run that was resumed would differ in its last digits.
+    All at once, the order of summation would depend on their places, which change after the first batch: a resumed run
+    would differ in its last digits.
     """
     for gradient in bucket.gradients():
-        dist.all_reduce(gradient.div_(count()))
+        dist.all_reduce(gradient.div_(world_size()))
     done: torch.futures.Future[Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer())
     return done
 
 
 def synchronizes_batch_norm(device: torch.device) -> bool:
-    """Whether BatchNorm takes its statistics in training over all processes; on a CPU each has its own."""
-    return device.type == "cuda" and count() > 1
+    """Whether BatchNorm normalizes training batches by the statistics of all processes; on a CPU each has its own."""
+    return device.type == "cuda" and world_size() > 1
 
 
 def average_statistics(model: nn.Module) -> None:
@@ -243,10 +228,10 @@ def average_statistics(model: nn.Module) -> None:
     for buffer in model.buffers():
         if buffer.is_floating_point():
             dist.all_reduce(buffer)
-            buffer /= count()
+            buffer /= world_size()
 
 
-def copy_from_main(model: nn.Module) -> None:
+def broadcast_weights(model: nn.Module) -> None:
     """Give the model of every process the weights and statistics of process 0."""
     if not dist.is_initialized():
         return
@@ -255,7 +240,7 @@ def copy_from_main(model: nn.Module) -> None:
 
 
 def obstacle_to_several_gpus(*, device: str, method: str, gpus: int) -> str | None:
-    """Say why influence by `method` on `device`, with `gpus` visible, stays one process; None where it need not."""
+    """Say why influence on `device` needs or allows one process alone; None if it can use all visible `gpus`."""
     if method == GAUSS_NEWTON:
         return f"one process computes --method {GAUSS_NEWTON} whole"
     if device not in ("auto", "cuda"):
@@ -265,11 +250,19 @@ def obstacle_to_several_gpus(*, device: str, method: str, gpus: int) -> str | No
     return None
 
 
+def run_on_all_gpus_if_asked(args: Namespace) -> None:
+    """Do the whole run on all GPUs and exit with its code; return if --enable-multi-gpu is off or has an obstacle."""
+    if args.enable_multi_gpu:
+        exit_code = start_on_all_gpus(device=args.device, method=args.method)
+        if exit_code is not None:
+            sys.exit(exit_code)
+
+
 def start_on_all_gpus(*, device: str, method: str, gpus: int | None = None) -> int | None:
     """Start the running script again with one process for each visible GPU, and return its exit code.
 
-    None where this process should go on by itself: it is one of several already, or there is an obstacle.
-    `gpus` stands in for the number of GPUs that are visible.
+    Returns None if this process is one of several already, or there is an obstacle. `gpus` replaces the number of
+    visible GPUs.
     """
     gpus = torch.cuda.device_count() if gpus is None else gpus
     if number_started() > 1 or obstacle_to_several_gpus(device=device, method=method, gpus=gpus):
@@ -278,9 +271,9 @@ def start_on_all_gpus(*, device: str, method: str, gpus: int | None = None) -> i
 
 
 def launch(command: list[str], number: int) -> int:
-    """Run a Python script with its arguments in several processes of this machine; returns the exit code.
+    """Run a Python script with its arguments in several processes of this machine.
 
-    It is that of the process that failed first, and says in one line where a signal ended that one.
+    Returns the exit code of the process that failed first; a line in the log says if a signal ended it.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conve_tracin.model.conve import ConvE
+from conve_tracin.report.charts import write_training_curves
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.loop import TrainingData, train
 
@@ -102,6 +103,7 @@ def run(graph, tmp_path):
             model_sizes={**SMALL_CONVE, **dict(sizes)},
             output_dir=tmp_path / name,
             resume_from=resume,
+            draw_curves=write_training_curves,
         )
 
     return run

@@ -19,10 +19,10 @@ import tracin_pytorch
 from conve_tracin.checkpoint.native import build_model, load_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.influence import autodiff
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TracInReferencePyTorch
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch, TracInReferencePyTorch
 from conve_tracin.influence.engine import passes
 from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
-from conve_tracin.influence.reference import ConvEScorer
+from conve_tracin.influence.scorers import ConvEScorer
 from conve_tracin.model.conve import ConvE
 from conve_tracin.training import batch_loss, resume, state
 from conve_tracin.training import loop as training_loop
@@ -126,8 +126,8 @@ def test_influence_on_a_saturated_triple_of_pykeen_is_that_of_a_float64_loop(nam
     assert reference.score_hrt(torch.from_numpy(tested[:1])).item() == pytest.approx(score, rel=1e-4)
     test, train = (loss_gradients(reference.score_hrt, reference, triples) for triples in (tested, training))
     analyzer = importlib.import_module(kind).TracInAnalyzer(saturated(torch.float32))
-    assert_right(analyzer.gradient_products(tested, training_loop), test @ train.T)
-    assert_right(analyzer.self_products(training_loop)[:, None], train.square().sum(dim=1, keepdim=True))
+    assert_right(analyzer.gradient_products(tested, training), test @ train.T)
+    assert_right(analyzer.self_products(training)[:, None], train.square().sum(dim=1, keepdim=True))
 
 
 @pytest.mark.parametrize("score", SATURATED)

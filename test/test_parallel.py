@@ -14,6 +14,7 @@ from several_processes import ROOT, run_processes
 from shared_work import TRIPLES
 
 from conve_tracin import parallel
+from conve_tracin.device import own_gpu
 from conve_tracin.errors import InputError
 from conve_tracin.parallel import obstacle_to_several_gpus, split_by_query
 
@@ -66,7 +67,7 @@ def test_self_influence_on_two_processes(files, tmp_path):
 
 
 def test_all_processes_see_the_same():
-    done = run_processes(3, ROOT / "test/shared_work.py")
+    done = run_processes(3, ROOT / "test/helpers/shared_work.py")
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert [one.pop("rank") for one in seen] == [0, 1, 2]
@@ -116,9 +117,9 @@ def test_one_of_several_processes_starts_no_more_of_them(monkeypatch):
 
 START = """
 import sys
-from conve_tracin import cli, distributed
+from conve_tracin import cli, parallel
 sys.argv = sys.argv[1:]
-cli.run(lambda: sys.exit(distributed.start_on_all_gpus(device="auto", method="tracin", gpus=2)))
+cli.run(lambda: sys.exit(parallel.start_on_all_gpus(device="auto", method="tracin", gpus=2)))
 """
 
 
@@ -167,16 +168,16 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert [parallel.own_gpu(device) for device in ("cuda", "cpu", "cuda:0")] == ["cuda:1", "cpu", "cuda:0"]
+    assert [own_gpu(device) for device in ("cuda", "cpu", "cuda:0")] == ["cuda:1", "cpu", "cuda:0"]
     assert chosen == [1]
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(InputError, match="this machine has 2 GPUs, fewer than processes"):
-        parallel.own_gpu("cuda")
+        own_gpu("cuda")
 
 
 @pytest.mark.parametrize(
     ("device", "count", "is_synchronized"), [("cuda", 2, True), ("cuda", 1, False), ("cpu", 2, False)]
 )
 def test_batch_norm_is_synchronized_between_gpus_alone(monkeypatch, device, count, is_synchronized):
-    monkeypatch.setattr(parallel, "count", lambda: count)
+    monkeypatch.setattr(parallel, "world_size", lambda: count)
     assert parallel.synchronizes_batch_norm(torch.device(device)) is is_synchronized

@@ -19,7 +19,7 @@ from pipeline_runs import ROOT, SHIPPED, SNAKEMAKE, TINY, needs_snakemake, snake
 import prepare_data
 import tracin_pytorch
 import train_pytorch
-from conve_tracin import pipeline
+from conve_tracin import pipeline, settings
 from conve_tracin.errors import InputError
 from conve_tracin.pipeline import Pipeline, StepFailedError, execute
 
@@ -377,7 +377,7 @@ def checkout(directory):
 
 def test_document_names_the_styles_and_settings():
     styles = re.findall(r"^\| `(\w+)` \| (?:chem|every edge|CGGD)", DOCUMENT, re.MULTILINE)
-    assert tuple(styles) == prepare_data.STYLES
+    assert tuple(styles) == settings.STYLES
     table = DOCUMENT.split("| setting |")[1].split("\n\n")[0]
     for name in re.findall(r"`(\w+)`", table):
         if name not in ("true", "false"):

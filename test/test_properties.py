@@ -27,7 +27,7 @@ from conve_tracin.data.names import Names, read_names, read_predicates
 from conve_tracin.data.triples import read_test_triples, read_triples, resolve_triple, write_triples
 from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.influence.analyzer import Influence
+from conve_tracin.influence.method import Influence
 from conve_tracin.influence.trace import Trace
 from conve_tracin.model.conve import ConvE
 from conve_tracin.report.tables import safe_file_name, trace_as_csv_rows, write_csv

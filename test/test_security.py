@@ -60,6 +60,7 @@ CHECKPOINTS = {
     "a directory": ((*COMMANDS["tracin"], "--model-path", "epochs"), "epochs/checkpoint_epoch_2.pt"),
     "the directory of a pipeline": ((*COMMANDS["run"], "--model-path", "epochs"), "epochs/trained_model.pkl"),
     "evaluation": (EVALUATION, "model.pt"),
+    "predict": (COMMANDS["predict"], "model.pt"),
     "convert": (COMMANDS["convert"], "model.pt"),
     "convert back": (COMMANDS["convert back"], "converted.pt"),
 }
@@ -69,6 +70,7 @@ SIDE_FILES = {
     "a mapping": (COMMANDS["train"], "entity_to_id.tsv"),
     "names": (COMMANDS["run"], "names.txt"),
     "an edge map": (COMMANDS["tracin"], "edge_map.json"),
+    "queries": (COMMANDS["predict"], "queries.tsv"),
     "triples to prepare": (COMMANDS["prepare"], "valid.tsv"),
     "nodes": (COMMANDS["prepare KGX"], "nodes.jsonl"),
     "edges": (COMMANDS["prepare KGX"], "edges.jsonl"),
@@ -171,7 +173,7 @@ def test_no_source_unpickles_evaluates_or_calls_a_shell():
             if name == "torch.load" and given.get("weights_only") != "True":
                 trusting.append((path.name, given.get("weights_only")))
     # Behind --trust-pickle.
-    assert trusting == [("pykeen_bridge.py", "False")]
+    assert trusting == [("pykeen.py", "False")]
     assert not re.search(r"^\s*shell:", (ROOT / "Snakefile_pytorch_conve").read_text(encoding="utf-8"), re.MULTILINE)
 
 
@@ -296,7 +298,7 @@ def watched(*commands):
 
 
 def test_no_script_uses_the_network(project):
-    names = ("prepare one file", "train", "tracin", "run", "convert")
+    names = ("prepare one file", "train", "tracin", "run", "predict", "convert")
     assert "NETWORK" not in watched(*(COMMANDS[name] for name in names))
     Path("server.py").write_text("import socket\ndef main(_): socket.create_server(('127.0.0.1', 0)).close()\n")
     assert "NETWORK listen" in watched(["server"])

@@ -11,17 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conve_tracin.checkpoint.native import CONVERTED, NATIVE, PYKEEN_TRAINING_LOOP, detect_format
-from conve_tracin.checkpoint.schema import (
-    conve_config,
-    model_without_memory,
-    require_names,
-    require_shapes,
-    require_sound_weights,
-)
+from conve_tracin.checkpoint.native import CONVERTED, NATIVE, PYKEEN_TRAINING_LOOP, detect_format, uses_inverse_triples
+from conve_tracin.checkpoint.schema import conve_config, require_names, require_shapes, require_sound_weights
+from conve_tracin.data.queries import count_relation_rows
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.model.conve import ConvEConfig
+from conve_tracin.model.conve import ConvEConfig, is_statistic, weight_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +55,7 @@ def convert_pytorch_to_pykeen_state_dict(checkpoint: Mapping[str, Any]) -> dict[
     PyKEEN's ConvE always has a bias per entity, of shape (num_entities, 1): the model's own, or zeros. The other
     tensors are the checkpoint's, not copies.
 
-    Raises InputError where a weight is missing or unknown.
+    Raises InputError if a weight is missing or unknown.
     """
     state = checkpoint["model_state_dict"]
     require_names(state, NATIVE_TO_PYKEEN, optional="entity_bias")
@@ -80,7 +75,7 @@ def convert_pykeen_to_native_state_dict(
     A model without an entity bias (`has_entity_bias` false) carries zeros through PyKEEN, and they are left out
     here. Where PyKEEN has trained them since, they are kept.
 
-    Raises InputError where the weights are not those of a ConvE with batch normalisation.
+    Raises InputError if the weights are not those of a ConvE with batch normalisation.
     """
     require_names(state_dict, PYKEEN_TO_NATIVE)
     native = {PYKEEN_TO_NATIVE[name]: tensor for name, tensor in state_dict.items()}
@@ -99,7 +94,7 @@ def infer_conve_config(
     embedding size that give the linear layer its number of inputs; where several pairs do, one of the two has to
     be given. Dropout leaves no trace in the weights and gets its defaults: it matters for further training only.
 
-    Raises InputError where the weights are not those of a ConvE, or do not tell height and width.
+    Raises InputError if the weights are not those of a ConvE, or do not tell height and width.
     """
     require_names(state_dict, PYKEEN_TO_NATIVE)
     try:
@@ -145,7 +140,7 @@ def to_pykeen_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     Weights and optimizer state get PyKEEN's names and order; everything else is carried over, so that the way
     back loses nothing. Added: `source_format`, and `inverse_triples` (relation r is row 2r, its inverse 2r + 1).
 
-    Raises InputError where the weights or sizes are not those of a ConvE, or a weight is not finite.
+    Raises InputError if the weights or sizes are not those of a ConvE, or a weight is not finite.
     """
     state = checkpoint["model_state_dict"]
     require_names(state, NATIVE_TO_PYKEEN, optional="entity_bias")
@@ -157,7 +152,7 @@ def to_pykeen_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         **checkpoint,
         "model_state_dict": pykeen_state,
         "model_config": config.as_dict(),
-        "inverse_triples": bool(checkpoint.get("training_config", {}).get("inverse_triples", False)),
+        "inverse_triples": uses_inverse_triples(checkpoint),
         "source_format": NATIVE,
     }
     _convert_optimizer(
@@ -180,7 +175,7 @@ def to_native_checkpoint(
 
     Height and width are needed where `infer_conve_config` cannot tell them.
 
-    Raises InputError where `content` holds no ConvE of PyKEEN, or a weight is not finite.
+    Raises InputError if `content` holds no ConvE of PyKEEN, or a weight is not finite.
     """
     source_format = detect_format(content)
     pykeen_state = pykeen_weights(content)
@@ -209,7 +204,7 @@ def to_native_checkpoint(
 
 
 def require_pykeen_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig) -> None:
-    """Raise InputError where PyKEEN's ConvE lacks a table, or a weight has another shape than `config` asks for.
+    """Raise InputError if PyKEEN's ConvE lacks a table, or a weight has another shape than `config` asks for.
 
     `config` has an entity bias, as PyKEEN's ConvE has; weights of other names are passed over.
     """
@@ -224,7 +219,7 @@ def require_pykeen_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig)
 def pykeen_weights(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """Return the state dict inside of any of PyKEEN's formats.
 
-    Raises InputError where `content` is native, or holds no weights of a PyKEEN model.
+    Raises InputError if `content` is native, or holds no weights of a PyKEEN model.
     """
     source_format = detect_format(content)
     if source_format == NATIVE:
@@ -237,14 +232,14 @@ def pykeen_weights(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 
 def trained_with_inverse_triples(content: Mapping[str, Any]) -> bool | None:
-    """Say whether the relation table holds inverse relations, or None where the file does not tell."""
+    """Say whether the relation table holds inverse relations, or None if the file does not tell."""
     if "inverse_triples" in content:
         return content["inverse_triples"]
     relations = content.get("relation_to_id_dict")
     if relations is None or detect_format(content) != PYKEEN_TRAINING_LOOP:
         return None
     rows = len(content["model_state_dict"][RELATION_EMBEDDINGS])
-    return rows == 2 * len(relations)
+    return rows == count_relation_rows(len(relations), inverse_triples=True)
 
 
 def stored_learning_rate(content: Mapping[str, Any]) -> float | None:
@@ -269,13 +264,12 @@ def stored_mapping_digest(content: Mapping[str, Any]) -> dict[str, str]:
 
 def native_parameter_names(config: ConvEConfig) -> list[str]:
     """List the native model's parameters in the order in which its optimizer numbers them."""
-    return [name for name, _ in model_without_memory(config).named_parameters()]
+    return [name for name in weight_shapes(config) if not is_statistic(name)]
 
 
 def pykeen_parameter_names() -> list[str]:
     """List the parameters of PyKEEN's ConvE, under their native names, in the order of its optimizer."""
-    statistics = ("running_mean", "running_var", "num_batches_tracked")
-    return [name for name in NATIVE_TO_PYKEEN if not name.endswith(statistics)]
+    return [name for name in NATIVE_TO_PYKEEN if not is_statistic(name)]
 
 
 def renumber_optimizer_state(
@@ -284,7 +278,7 @@ def renumber_optimizer_state(
     """Renumber the `state_dict` of a torch optimizer for the same parameters in another order.
 
     Parameters that only `new_names` has start without a state, as in a new optimizer; the state of those that
-    only `old_names` has is dropped. Returns None where the optimizer does not hold exactly the parameters
+    only `old_names` has is dropped. Returns None if the optimizer does not hold exactly the parameters
     `old_names` in a single group: then their numbers tell nothing.
     """
     groups = optimizer_state["param_groups"]

@@ -12,13 +12,14 @@ import torch
 
 from conve_tracin.checkpoint.schema import (
     conve_config,
-    model_without_memory,
+    possible_shapes,
     require_known_kinds,
     require_names,
     require_shapes,
     require_sound_weights,
 )
 from conve_tracin.checkpoint.unpickle import read_any_protocol
+from conve_tracin.data.queries import count_relation_rows
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
@@ -32,7 +33,7 @@ PYKEEN_STATE_DICT = "pykeen-state-dict"
 
 PYKEEN_TRAINING_LOOP = "pykeen-training-loop"
 
-# Of torch.save's format, a zip archive, and of its old one, pickles since protocol 2.
+# In torch.save's format, a zip archive, and in its old one, pickles since protocol 2.
 _ZIP_START = b"PK\x03\x04"
 
 _FIRST_BYTES = (_ZIP_START, *(bytes([0x80, protocol]) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)))
@@ -55,7 +56,7 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def save_into(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` with torch.save; raises OSError where that fails."""
+    """Write `content` with torch.save; raises OSError."""
     # An open file, because torch hides the reason (a full disk, say) when it opens the path itself.
     with path.open("wb") as file:
         torch.save(dict(content), file)
@@ -64,16 +65,13 @@ def save_into(path: Path, content: Mapping[str, Any]) -> None:
 def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     """Read any file that torch.save wrote, onto the CPU, without ever running code from it.
 
-    Raises InputError where the file is absent, cut off, no checkpoint, or would run code when unpickled.
+    Raises InputError if the file is absent, cut off, no checkpoint, or would run code when unpickled.
     """
     return _read(Path(path), _load_without_running_code)
 
 
 def read_checkpoint_outline(path: str | Path) -> dict[str, Any]:
-    """Read the same without going through the weights: they stay on the disk, mapped into memory and unchecked.
-
-    For what a checkpoint says beside them, of many or large files.
-    """
+    """Read all but the weights of a checkpoint, which are mapped into memory and unchecked: for many or large files."""
     return _read(Path(path), _map_without_running_code)
 
 
@@ -124,7 +122,7 @@ def _map_without_running_code(path: Path) -> Any:
             # All but the weights; reading it compares its checksum.
             archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
         return _load_any_protocol(path, mmap=True)
-    except Exception:  # what is damaged, in torch's old format, or where files cannot be mapped, is read whole
+    except Exception:  # damaged, in torch's old format, or on a system that cannot map files: read whole
         return _load_without_running_code(path)
 
 
@@ -141,7 +139,7 @@ def _load_any_protocol(path: Path, *, mmap: bool) -> Any:
 
 
 def _require_whole_archive(path: Path) -> None:
-    """Raise zipfile.BadZipFile where the end is missing, or a byte has changed: torch reads such weights as they are.
+    """Raise zipfile.BadZipFile if the end is missing, or a byte has changed: torch reads such weights as they are.
 
     The old format of torch has no checksums.
     """
@@ -180,7 +178,7 @@ def _has_names(state: Mapping[Any, Any], start: str) -> bool:
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a native checkpoint.
 
-    Raises InputError where the file is not one, with the way to use it where it is PyKEEN's.
+    Raises InputError if the file is not one; the message says how to use PyKEEN's.
     """
     content = read_checkpoint_file(path)
     require_native(content, source=path)
@@ -188,7 +186,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def require_native(content: Mapping[str, Any], *, source: str | Path) -> None:
-    """Raise InputError where a checkpoint's content is not native, or has no sizes."""
+    """Raise InputError if a checkpoint's content is not native, or has no sizes."""
     detected = detect_format(content)
     if detected in (CONVERTED, PYKEEN_STATE_DICT, PYKEEN_TRAINING_LOOP):
         raise InputError(f"{source}: is a PyKEEN checkpoint; analyse it with run_tracin.py, which reads both formats")
@@ -202,7 +200,7 @@ def require_native(content: Mapping[str, Any], *, source: str | Path) -> None:
 def build_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoint") -> ConvE:
     """Build the ConvE of a native checkpoint, in eval mode, weights loaded strictly.
 
-    Raises InputError where weights and sizes disagree or a weight is not finite; `source` names the file.
+    Raises InputError if weights and sizes disagree or a weight is not finite; `source` names the file.
     """
     config = require_conve(checkpoint, source=source)
     model = ConvE(**config.as_dict())
@@ -212,11 +210,11 @@ def build_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoi
 
 
 def require_conve(checkpoint: Mapping[str, Any], *, source: str | Path) -> ConvEConfig:
-    """Return the sizes of a native checkpoint; raise InputError where its weights are not those of such a ConvE."""
+    """Return the sizes of a native checkpoint; raise InputError if its weights are not those of such a ConvE."""
     state = checkpoint["model_state_dict"]
     try:
         config = conve_config({"entity_bias": "entity_bias" in state, **checkpoint["model_config"]})
-        require_names(state, model_without_memory(config).state_dict())
+        require_names(state, possible_shapes(config))
         require_shapes(state, config)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
@@ -224,24 +222,26 @@ def require_conve(checkpoint: Mapping[str, Any], *, source: str | Path) -> ConvE
 
 
 def uses_inverse_triples(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether relation r of the files is row 2r of the checkpoint's relation table."""
+    """Whether the checkpoint's relation table holds inverse relations, too."""
     return bool(checkpoint.get("training_config", {}).get("inverse_triples", False))
 
 
 def require_matching_mappings(
     checkpoint: Mapping[str, Any], entities: Vocabulary, relations: Vocabulary, *, source: str | Path
 ) -> None:
-    """Raise InputError where a checkpoint was trained with other ids than the two mappings give.
+    """Raise InputError if a checkpoint was trained with other ids than the two mappings give.
 
-    The counts are compared, and the digests where the checkpoint has them.
+    The counts are compared, and the digests if the checkpoint has them.
     """
     config = checkpoint["model_config"]
-    rows_per_relation = 2 if uses_inverse_triples(checkpoint) else 1
-    for mapping, rows in ((entities, config["num_entities"]), (relations, config["num_relations"])):
-        expected = len(mapping) * (rows_per_relation if mapping.kind == "relation" else 1)
+    relation_rows = count_relation_rows(len(relations), inverse_triples=uses_inverse_triples(checkpoint))
+    for mapping, rows, expected in (
+        (entities, config["num_entities"], len(entities)),
+        (relations, config["num_relations"], relation_rows),
+    ):
         if rows != expected:
             remedy = f"use the {mapping.kind} mapping of its training run"
-            if mapping.kind == "relation" and rows == 2 * expected:
+            if mapping is relations and rows == count_relation_rows(expected, inverse_triples=True):
                 # A bare state dict of PyKEEN does not say it, and its conversion cannot.
                 remedy += ", or, if it has inverse triples without saying so, the PyKEEN file it was converted from"
             counts = f"has {len(mapping)} labels, but {source} has {rows} {mapping.kind} embeddings"
@@ -250,7 +250,7 @@ def require_matching_mappings(
 
 
 def require_same_digests(checkpoint: Mapping[str, Any], digests: Mapping[str, str], *, source: str | Path) -> None:
-    """Raise InputError where the checkpoint was trained with another mapping than `digests` ({kind: digest}) say.
+    """Raise InputError if the checkpoint was trained with another mapping than `digests` ({kind: digest}) say.
 
     Checkpoints without a digest (other origins) pass: there is nothing to compare.
     """

@@ -1,7 +1,7 @@
-"""Everything that touches PyKEEN: its datasets, its ConvE, its files. No other module imports pykeen.
+"""PyKEEN's models and files: recognise, read, build, score, convert and verify.
 
-PyKEEN is imported inside the functions that need it, so that importing this module is cheap. The renaming of
-weights needs no PyKEEN and is in conversion.py.
+PyKEEN is imported inside the functions that need it, so that importing this module is cheap. Renaming weights needs
+no PyKEEN and is in conversion.py.
 """
 
 import logging
@@ -36,6 +36,8 @@ from conve_tracin.checkpoint.native import (
     save_into,
 )
 from conve_tracin.checkpoint.schema import conve_config, require_sound_weights
+from conve_tracin.data.datasets import first_line, quiet_pykeen
+from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, with_relation_rows
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
@@ -44,7 +46,6 @@ from conve_tracin.model.conve import ConvE, ConvEConfig
 if TYPE_CHECKING:
     import pykeen.models
     from pykeen.models import Model as PyKEENModel  # noqa: F401 - for the annotations of other modules
-from conve_tracin.data.datasets import _first_line, _quiet_pykeen
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +64,14 @@ class LoadedPyKEENModel:
     Attributes:
         model: parameters that are no part of the model it was trained as (the entity bias of a converted native
             model without one) do not require gradients; leave such parameters out of an analysis.
-        inverse_triples: whether relation r is row 2r of the relation table and its inverse row 2r + 1.
-        learning_rate: of the optimizer when the file was written, where the file tells.
-        source_format: one of the constants of checkpoint.py, or PYKEEN_PICKLE.
-        epoch: finished epochs, where the file tells.
-        mapping_digest: digests of the mappings ("entity", "relation"), as far as the file tells, or those that
+        inverse_triples: whether the relation table holds inverse relations, too.
+        learning_rate: of the optimizer when the file was written, if the file tells.
+        source_format: one of the four in native.py, or PYKEEN_PICKLE.
+        epoch: finished epochs, if the file tells.
+        mapping_digest: {"entity" or "relation": digest} of the mappings that the file tells, or else of those that
             PyKEEN's pipeline saved beside it.
         training_config: how a converted native model was trained; empty for PyKEEN's own files.
-        training_triples_digest: of what a converted native model was trained on, where the file tells.
+        training_triples_digest: of what a converted native model was trained on, if the file tells.
     """
 
     model: "pykeen.models.Model"
@@ -96,12 +97,12 @@ def load_pykeen_model(
     The first three hold weights only and are read as a ConvE. A `trained_model.pkl` is a pickled model of any
     class; unpickling runs code, which `trust_pickle` permits.
 
-    `num_relations` is the number of relations without inverses, the length of the relation mapping. A state dict
-    alone does not tell whether its relation table holds inverses; without `num_relations` it is taken to have
-    none. `embedding_height` and `embedding_width` are needed where `infer_conve_config` cannot tell them.
+    `num_relations` is the length of the relation mapping. A state dict alone does not tell whether its relation table
+    holds inverses; without `num_relations` it is taken to have none. `embedding_height` and `embedding_width` are
+    needed if `infer_conve_config` cannot tell them.
 
-    Raises InputError where the file is none of these, would run code, is damaged, holds another model than
-    ConvE without being a pickled model, or does not have `num_relations` relations.
+    Raises InputError if the file is none of these, would run code, is damaged, is not pickled but holds another model
+    than ConvE, or does not have `num_relations` relations.
     """
     content = read_pykeen_file(path, trust_pickle=trust_pickle)
     try:
@@ -117,9 +118,9 @@ def load_pykeen_model(
 def read_pykeen_file(path: str | Path, *, trust_pickle: bool = False) -> "dict[str, Any] | pykeen.models.Model":
     """Read any of PyKEEN's files (see `load_pykeen_model`) as it is, onto the CPU.
 
-    Only with `trust_pickle` may reading the file run code from it, and only where it holds more than plain data.
+    With `trust_pickle`, a file that holds more than plain data may run code.
 
-    Raises InputError where the file is absent, damaged or, without `trust_pickle`, would run code.
+    Raises InputError if the file is absent, damaged or, without `trust_pickle`, would run code.
     """
     try:
         return read_checkpoint_file(path)
@@ -132,7 +133,7 @@ def read_pykeen_file(path: str | Path, *, trust_pickle: bool = False) -> "dict[s
         content = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling runs whatever the file asks for
         raise InputError(
-            f"{path}: cannot be unpickled ({_first_line(error)}); use the versions of pykeen and torch that wrote it"
+            f"{path}: cannot be unpickled ({first_line(error)}); use the versions of pykeen and torch that wrote it"
         ) from error
     if not isinstance(content, dict | pykeen.models.Model):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a PyKEEN model; use another file")
@@ -181,9 +182,9 @@ def _from_weights(
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise InputError(
-            f"its weights do not fit its model_config ({_first_line(error)}); use an undamaged checkpoint"
+            f"its weights do not fit its model_config ({first_line(error)}); use an undamaged checkpoint"
         ) from error
-    # Numbers that float32 does not hold have become infinite.
+    # What float32 cannot hold has become infinite.
     require_sound_weights(model.state_dict(), source="its weights")
     bias = state[ENTITY_BIAS]
     if not stored.get("entity_bias", True) and not bias.any():
@@ -203,9 +204,10 @@ def _from_weights(
 def _has_inverse_rows(*, rows: int, num_relations: int | None, stored: bool | None) -> bool:
     if num_relations is None:
         return bool(stored)
-    if rows not in (num_relations, 2 * num_relations) or stored not in (None, rows == 2 * num_relations):
-        raise InputError(_wrong_relations(rows // 2 if stored else rows, num_relations))
-    return rows == 2 * num_relations
+    rows_with_inverses = count_relation_rows(num_relations, inverse_triples=True)
+    if rows not in (num_relations, rows_with_inverses) or stored not in (None, rows == rows_with_inverses):
+        raise InputError(_wrong_relations(rows // ROWS_OF_A_RELATION if stored else rows, num_relations))
+    return rows == rows_with_inverses
 
 
 def _wrong_relations(expected: int, given: int) -> str:
@@ -215,10 +217,10 @@ def _wrong_relations(expected: int, given: int) -> str:
 def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool = False) -> "pykeen.models.ConvE":
     """Build PyKEEN's ConvE of the sizes in a `model_config`, with fresh weights, in training mode.
 
-    `num_relations` of the config counts the rows of the relation table; with `inverse_triples` half of them are
-    inverses. The random state is left as it was.
+    `num_relations` of the config counts the rows of the relation table, inverses included. The random state stays as
+    it was.
 
-    Raises InputError where the sizes contradict each other.
+    Raises InputError if the sizes contradict each other.
     """
     config = ConvEConfig(**model_config)
     if inverse_triples and config.num_relations % 2:
@@ -235,7 +237,7 @@ def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool
         num_relations=config.num_relations // 2 if inverse_triples else config.num_relations,
         create_inverse_triples=inverse_triples,
     )
-    with _quiet_pykeen(), torch.random.fork_rng(devices=[]):
+    with quiet_pykeen(), torch.random.fork_rng(devices=[]):
         return PyKEENConvE(
             triples_factory=counts,
             embedding_dim=config.embedding_dim,
@@ -252,7 +254,7 @@ def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool
 
 
 def as_native_conve(model: "pykeen.models.Model") -> ConvE | None:
-    """Return a native ConvE, in eval mode, that scores as PyKEEN's does; None where `model` is no such ConvE.
+    """Return a native ConvE, in eval mode, that scores as PyKEEN's does; None if `model` is no such ConvE.
 
     The weights are copies. An entity bias that does not require gradients (see `LoadedPyKEENModel`) and is zero
     is left out. Relation ids are rows of the relation table, as in `relation_rows`.
@@ -278,24 +280,24 @@ def as_native_conve(model: "pykeen.models.Model") -> ConvE | None:
 def score_pykeen(model: "pykeen.models.Model", triples: Tensor) -> Tensor:
     """Score (head, relation, tail) triples in the ids of the mapping files: shape (B, 3) to (B,).
 
-    PyKEEN 1.11.1's own `score_hrt` takes rows of the relation table as they are, where a model trained with
-    `create_inverse_triples=True` has relation r in row 2r and its inverse in row 2r + 1. Given a file's id r it
-    silently scores relation r // 2, inverted where r is odd. Only `predict_hrt` and its sisters translate ids.
+    `score_hrt` of PyKEEN 1.11.1 takes rows of the relation table. Given an id r of the files, a model trained with
+    `create_inverse_triples=True` silently scores relation r // 2, inverted if r is odd. Only `predict_hrt` and the like
+    translate ids.
 
-    The result is the raw score (no sigmoid), differentiable, in the mode (train, eval) the model is in.
+    The result is the raw score (no sigmoid), differentiable, in the model's mode (train, eval).
     """
     return model.score_hrt(relation_rows(model, triples)).squeeze(-1)
 
 
 def relation_rows(model: "pykeen.models.Model", triples: Tensor) -> Tensor:
     """Return triples (B, 3) with each relation id of the mapping file replaced by its row of the relation table."""
-    return triples * triples.new_tensor([1, 2, 1]) if model.use_inverse_triples else triples
+    return with_relation_rows(triples, inverse_triples=model.use_inverse_triples)
 
 
 def find_training_mappings(path: str | Path) -> tuple[Path, Path] | None:
     """Find the mappings that a PyKEEN pipeline saved: entity_to_id.tsv.gz and relation_to_id.tsv.gz.
 
-    `path` is the directory of `PipelineResult.save_to_directory` or a file in it. Returns None where they are not
+    `path` is the directory of `PipelineResult.save_to_directory` or a file in it. Returns None if they are not
     there.
     """
     path = Path(path)
@@ -337,8 +339,8 @@ def convert_file(
 ) -> Conversion:
     """Convert the checkpoint `source` into the file `target`, to "pykeen" or to "native".
 
-    `verify` compares the scores of both files before `target` gets its place; `target` is not written where they
-    differ. The other arguments are those of `load_pykeen_model`, for sources of PyKEEN's.
+    `verify` compares the scores of both files; `target` is not written if they differ. The other arguments are those of
+    `load_pykeen_model`.
 
     Raises:
         InputError: `source` is no checkpoint to convert, or `target` is `source` or cannot be written.

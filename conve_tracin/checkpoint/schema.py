@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from conve_tracin.errors import InputError
-from conve_tracin.model.conve import ConvE, ConvEConfig
+from conve_tracin.model.conve import weight_shapes
+from conve_tracin.settings import ConvEConfig, TrainingConfig, about, with_flags
 
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-TRAINING_APPROACHES = ("1vsall", "kvsall")
+# A number of float32 values whose bytes still fit into 64 bits.
+LARGEST_TENSOR = 2**63 // 4 - 1
+
+TRAINING_APPROACHES = about(with_flags(TrainingConfig)["training_approach"]).choices
 
 Check = Callable[[Any], bool]
 
@@ -64,14 +68,13 @@ def _is_json(value: Any) -> bool:
 
 
 def _is_training_config(value: Any) -> bool:
+    if not _is_mapping(of=_is_json)(value):
+        return False
+    stored = {each: value[name] for name, each in with_flags(TrainingConfig).items() if name in value}
     return (
-        _is_mapping(of=_is_json)(value)
-        and isinstance(value.get("inverse_triples", False), bool)
-        and value.get("training_approach", TRAINING_APPROACHES[0]) in TRAINING_APPROACHES
-        and isinstance(value.get("loss", ""), str)
-        and isinstance(value.get("query_weights", ""), str)
-        and isinstance(value.get("optimizer", ""), str)
-        and _is_rate(value.get("learning_rate", 1.0))
+        all(isinstance(member, each.type) for each, member in stored.items() if each.type in (bool, str))
+        and value.get("training_approach", TrainingConfig.training_approach) in TRAINING_APPROACHES
+        and _is_rate(value.get("learning_rate", TrainingConfig.learning_rate))
     )
 
 
@@ -197,7 +200,7 @@ def is_plain_tensor(value: Any) -> bool:
 
 
 def require_names(state: Mapping[str, Tensor], known: Collection[str], *, optional: str | None = None) -> None:
-    """Raise InputError where a state dict lacks a weight of `known` other than `optional`, or has one besides them."""
+    """Raise InputError if a state dict lacks a weight of `known` other than `optional`, or has one besides them."""
     missing = [name for name in known if name not in state and name != optional]
     unknown = [name for name in state if name not in known]
     no_tensors = [name for name in known if name in state and not isinstance(state[name], Tensor)]
@@ -216,38 +219,34 @@ def require_names(state: Mapping[str, Tensor], known: Collection[str], *, option
 
 
 def require_shapes(state_dict: Mapping[str, Tensor], config: ConvEConfig) -> None:
-    """Raise InputError where a native model's weights have other shapes or kinds of numbers than its sizes ask for.
+    """Raise InputError if a native model's weights have other shapes or kinds of numbers than its sizes ask for.
 
-    Nothing of the model's size is allocated for it. Weights that either side lacks are passed over.
+    Weights that either side lacks are passed over.
     """
-    for name, expected in model_without_memory(config).state_dict().items():
+    for name, shape in possible_shapes(config).items():
         weight = state_dict.get(name)
         if weight is None:
             continue
-        if not is_plain_tensor(weight) or weight.is_floating_point() != expected.is_floating_point():
+        if not is_plain_tensor(weight) or weight.is_floating_point() == name.endswith("num_batches_tracked"):
             raise InputError(f"{name} does not hold the numbers of a ConvE; use an undamaged checkpoint")
-        if weight.shape != expected.shape:
+        if weight.shape != shape:
             raise InputError(
-                f"{name} has the shape {tuple(weight.shape)}, but its model_config asks for "
-                f"{tuple(expected.shape)}; use an undamaged checkpoint"
+                f"{name} has the shape {tuple(weight.shape)}, but its model_config asks for {shape}; "
+                "use an undamaged checkpoint"
             )
 
 
 def conve_config(model_config: Mapping[str, Any]) -> ConvEConfig:
-    """Take the sizes of a ConvE out of a checkpoint; raise InputError where they are not those of one."""
+    """Take the sizes of a ConvE out of a checkpoint; raise InputError if they are not those of one."""
     try:
         return ConvEConfig(**model_config)
     except TypeError as error:
         raise InputError(f"its model_config is not that of a ConvE ({error}); use an undamaged checkpoint") from error
 
 
-def model_without_memory(config: ConvEConfig) -> ConvE:
-    """Build a ConvE whose tensors have shapes only.
-
-    Raises InputError for sizes that no tensor can have.
-    """
-    try:
-        with torch.device("meta"):
-            return ConvE(**config.as_dict())
-    except (RuntimeError, TypeError, OverflowError) as error:
-        raise InputError("its model_config asks for more than any memory holds; use an undamaged checkpoint") from error
+def possible_shapes(config: ConvEConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a ConvE's state dict; raise InputError if one has more bytes than can be counted."""
+    shapes = weight_shapes(config)
+    if any(math.prod(shape) > LARGEST_TENSOR for shape in shapes.values()):
+        raise InputError("its model_config asks for more than any memory holds; use an undamaged checkpoint")
+    return shapes

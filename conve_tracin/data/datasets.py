@@ -4,15 +4,8 @@ import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from conve_tracin.errors import InputError
-
-if TYPE_CHECKING:
-    from pykeen.models import Model as PyKEENModel  # noqa: F401 - for the annotations of other modules
-
-
-logger = logging.getLogger(__name__)
 
 LabelTriple = tuple[str, str, str]
 
@@ -23,7 +16,7 @@ def load_dataset_triples(name: str) -> dict[str, list[LabelTriple]]:
     `name` is compared without case. Nations, Kinships and UMLS come with the pykeen package; the others are
     downloaded by PyKEEN. A dataset without validation triples has an empty list there.
 
-    Raises InputError where no dataset has that name, or it cannot be loaded.
+    Raises InputError if no dataset has that name, or it cannot be loaded.
     """
     from pykeen.datasets import dataset_resolver
 
@@ -34,13 +27,13 @@ def load_dataset_triples(name: str) -> dict[str, list[LabelTriple]]:
         raise InputError(f"{name!r}: PyKEEN has no dataset of this name; {'did you mean' if close else 'it has'} "
                          f"{', '.join(known)}{'?' if close else ''}")  # fmt: skip
     try:
-        with _quiet_pykeen():
+        with quiet_pykeen():
             dataset = dataset_resolver.lookup(name.lower())()
             factories = {"train": dataset.training, "valid": dataset.validation, "test": dataset.testing}
             return {part: _label_triples(factory) for part, factory in factories.items()}
     except Exception as error:  # a download fails in as many ways as there are hosts and archive formats
         raise InputError(
-            f"{name}: PyKEEN could not load this dataset ({_first_line(error)}); "
+            f"{name}: PyKEEN could not load this dataset ({first_line(error)}); "
             "check the network, or use Nations, Kinships or UMLS, which need none"
         ) from error
 
@@ -52,7 +45,7 @@ def _label_triples(factory: object) -> list[LabelTriple]:
 
 
 @contextmanager
-def _quiet_pykeen() -> Iterator[None]:
+def quiet_pykeen() -> Iterator[None]:
     """Hold back PyKEEN's advice on seeds and inverse triples, which is for training with it."""
     logger = logging.getLogger("pykeen")
     level = logger.level
@@ -63,7 +56,8 @@ def _quiet_pykeen() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return how an error of PyKEEN begins."""
     lines = str(error).strip().splitlines()
     # torch lists the offending keys after a headline that only names the class.
     return " ".join(line.strip() for line in lines[:2]) if lines else type(error).__name__

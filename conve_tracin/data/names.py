@@ -1,4 +1,4 @@
-"""Readable names of entities, and predicates of relations."""
+"""Readable names of entities and predicates of relations, from the files that the options name."""
 
 import json
 import logging
@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from conve_tracin.data.text import as_id, column_trouble, is_unicode, read_lines, shown, shown_id
-from conve_tracin.data.vocabulary import Vocabulary
+from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+# Of many labels that share a name.
+SHOWN_LABELS = 5
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Names:
     curies: dict[str, str] = field(default_factory=dict)
 
     def entity(self, entity: int) -> str:
-        """Return an entity's name, with its label where others are called so, or its label where it has none."""
+        """Return an entity's name, with its label if others are called so, or its label if it has none."""
         label = self.entities.labels[entity]
         name = self.entity_names.get(entity)
         return f"{name} ({label})" if name in self._shared_names and name != label else name or label
@@ -49,7 +52,7 @@ class Names:
         }
 
     def relation(self, relation: int) -> str:
-        """Return a relation's predicate, or its label where it has none."""
+        """Return a relation's predicate, or else its label."""
         label = self.relations.labels[relation]
         return self.predicates.get(label, label)
 
@@ -90,18 +93,30 @@ class Names:
         }
 
 
-# Of many labels that share a name.
-SHOWN_LABELS = 5
+def read_names_from(options: Any) -> Names:
+    """Read the files that options or parsed arguments name: two mappings, names of entities, predicates of relations.
+
+    `options.node_name_dict` and `options.edge_map` may be None.
+    """
+    entities = read_vocabulary(options.entity_to_id, "entity")
+    edge_map = {} if options.edge_map is None else read_edge_map(options.edge_map)
+    return Names(
+        entities=entities,
+        relations=read_vocabulary(options.relation_to_id, "relation"),
+        entity_names={} if options.node_name_dict is None else read_names(options.node_name_dict, entities),
+        predicates=names_of_relations(edge_map),
+        curies={label: meaning["predicate"] for label, meaning in edge_map.items()},
+    )
 
 
 def read_names(path: str | Path, entities: Vocabulary | None = None) -> dict[int, str]:
     """Read `name<TAB>id` lines into {id: name}.
 
-    Where every value of the second column is an integer, they are ids; otherwise they are labels of `entities`,
-    and labels that it lacks are left out (a file of names may serve several graphs) with a logged count. A line
-    without a name is passed over.
+    If every value of the second column is an integer, they are ids; otherwise they are labels of `entities`.
+    Labels that it lacks are left out with a logged count, since a file of names may serve several graphs. Lines
+    without a name are ignored.
 
-    Raises InputError for malformed lines, ids out of range, two names for one id, and where no line fits.
+    Raises InputError for malformed lines, ids out of range, two names for one id, and if no line fits.
     """
     path = Path(path)
     rows = [line.split("\t") for line in read_lines(path)]
@@ -158,7 +173,7 @@ def read_edge_map(path: str | Path) -> dict[str, dict[str, Any]]:
     The file is a JSON object; its keys are JSON objects in turn, written as strings, with a member "predicate"
     and qualifiers beside it, and its values are the relation labels.
 
-    Raises InputError where it is anything else, or gives one label two meanings.
+    Raises InputError if it is anything else, or gives one label two meanings.
     """
     path = Path(path)
     text = "\n".join(read_lines(path))

@@ -1,12 +1,85 @@
-"""Triples grouped by query (h, r): distinct queries with their tails, inverse relations, keys."""
+"""Triples as numbers: relation rows of a model with inverse triples, keys, and queries (h, r) with their tails.
+
+A model with inverse triples, like PyKEEN's, has relation r of the files in row 2r of its relation table and the inverse
+in row 2r + 1; without them, in row r. No other module knows.
+"""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Ids = TypeVar("Ids", np.ndarray, Tensor)
+
+ROWS_OF_A_RELATION = 2
+
+
+def count_relation_rows(num_relations: int, *, inverse_triples: bool) -> int:
+    """Return how many rows the relation table of a model has for relations of the files."""
+    return num_relations * ROWS_OF_A_RELATION if inverse_triples else num_relations
+
+
+def with_relation_rows(triples: Ids, *, inverse_triples: bool) -> Ids:
+    """Replace the relation ids of the files in triples (N, 3) by rows of the model's relation table.
+
+    The inverse of relation r has the id ~r, as in `inverse_of`, and the row 2r + 1.
+    """
+    if not inverse_triples:
+        return triples
+    rows = triples.clone() if isinstance(triples, Tensor) else np.array(triples)
+    forward = ROWS_OF_A_RELATION * rows[:, 1]
+    rows[:, 1] = (torch if isinstance(rows, Tensor) else np).where(forward < 0, ~forward, forward)
+    return rows
+
+
+def inverse_of(triples: np.ndarray) -> np.ndarray:
+    """Turn triples (N, 3) in the files' ids around: (tail, ~relation, head); turned twice they are what they were."""
+    heads, relations, tails = triples.T
+    return np.stack((tails, ~relations, heads), axis=1)
+
+
+def with_inverse_triples(triples: np.ndarray) -> np.ndarray:
+    """Return triples (N, 3) and their inverses with relation rows: (2N, 3), row N + i being the inverse of row i."""
+    forward = with_relation_rows(np.asarray(triples, dtype=np.int64).reshape(-1, 3), inverse_triples=True)
+    heads, relations, tails = forward.T
+    return np.concatenate((forward, np.stack((tails, relations + 1, heads), axis=1)))
+
+
+def examples_of(triples: np.ndarray, *, inverse_triples: bool) -> np.ndarray:
+    """Return what a model is trained and ranked on: triples (N, 3), or (2N, 3) as `with_inverse_triples` has them."""
+    return with_inverse_triples(triples) if inverse_triples else triples
+
+
+def pair_keys(first: Ids, second: Ids, size: int) -> Ids:
+    """Return one number for each pair of ids (N,), sorted as the pairs are; `size` is above every second id."""
+    return first * size + second
+
+
+def pairs_of_keys(keys: Ids, size: int) -> tuple[Ids, Ids]:
+    """Undo `pair_keys`: (N,) twice."""
+    return keys // size, keys % size
+
+
+def distinct_triples(triples: np.ndarray) -> np.ndarray:
+    """Return each triple of (N, 3) ids once, sorted; as `np.unique(triples, axis=0)`, and many times faster."""
+    triples = np.asarray(triples, dtype=np.int64).reshape(-1, 3)
+    sizes = [int(size) for size in triples.max(axis=0, initial=0) + 1]
+    if sizes[0] * sizes[1] * sizes[2] >= 2**63:
+        return np.unique(triples, axis=0)
+    # One integer for each triple sorts in a fraction of the time that rows take.
+    keys = np.sort(pair_keys(pair_keys(triples[:, 0], triples[:, 1], sizes[1]), triples[:, 2], sizes[2]))
+    queries, tails = pairs_of_keys(keys[np.diff(keys, prepend=-1) > 0], sizes[2])
+    return np.stack([*pairs_of_keys(queries, sizes[1]), tails], axis=1)
+
+
+def digest_of_triples(triples: np.ndarray) -> str:
+    """Digest which triples (N, 3) there are, in whatever order and however often: SHA-256 in hexadecimal."""
+    return hashlib.sha256(distinct_triples(triples)).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +100,9 @@ def group_by_query(triples: np.ndarray) -> QueryIndex:
     triples = np.asarray(triples, dtype=np.int64).reshape(-1, 3)
     heads, relations, tails = triples.T
     num_relations = int(relations.max(initial=0)) + 1
-    keys = heads * num_relations + relations  # (N,)
-    sorted_keys, order = _sort_stably(keys)
-    starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))  # (Q,)
-    queries = np.stack(np.divmod(sorted_keys[starts], num_relations), axis=1)  # (Q, 2)
+    keys, order = _sort_stably(pair_keys(heads, relations, num_relations))  # (N,)
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))  # (Q,)
+    queries = np.stack(pairs_of_keys(keys[starts], num_relations), axis=1)  # (Q, 2)
     return QueryIndex(queries=queries, offsets=np.append(starts, len(keys)), tails=tails[order], order=order)
 
 
@@ -45,36 +117,6 @@ def _sort_stably(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return packed >> bits, packed & ((1 << bits) - 1)
 
 
-def distinct_triples(triples: np.ndarray) -> np.ndarray:
-    """Return each triple of (N, 3) ids once, sorted; as `np.unique(triples, axis=0)`, and many times faster."""
-    triples = np.asarray(triples, dtype=np.int64).reshape(-1, 3)
-    sizes = [int(size) for size in triples.max(axis=0, initial=0) + 1]
-    if sizes[0] * sizes[1] * sizes[2] >= 2**63:
-        return np.unique(triples, axis=0)
-    # One integer for each triple sorts in a fraction of the time that rows take.
-    keys = np.sort((triples[:, 0] * sizes[1] + triples[:, 1]) * sizes[2] + triples[:, 2])
-    keys = keys[np.diff(keys, prepend=-1) > 0]
-    queries, tails = np.divmod(keys, sizes[2])
-    heads, relations = np.divmod(queries, sizes[1])
-    return np.stack([heads, relations, tails], axis=1)
-
-
-def digest_of_triples(triples: np.ndarray) -> str:
-    """Digest which triples (N, 3) there are, in whatever order and however often: SHA-256 in hexadecimal."""
-    return hashlib.sha256(distinct_triples(triples)).hexdigest()
-
-
-def with_inverse_triples(triples: np.ndarray) -> np.ndarray:
-    """Return the triples and their inverses, shape (2N, 3), with PyKEEN's relation ids.
-
-    Row i is (h, 2r, t) and row N + i its inverse (t, 2r + 1, h).
-    """
-    heads, relations, tails = np.asarray(triples, dtype=np.int64).reshape(-1, 3).T
-    forward = np.stack((heads, 2 * relations, tails), axis=1)
-    inverse = np.stack((tails, 2 * relations + 1, heads), axis=1)
-    return np.concatenate((forward, inverse))
-
-
 # Each visit of a query lists all its tails, which with those of millions would be most of the work.
 MOST_VISITS = 256
 
@@ -84,7 +126,7 @@ class Queries:
     """Q queries and the tails of each: those of query i are `tails[offsets[i] : offsets[i + 1]]`.
 
     Shapes: heads and relations (Q,), offsets (Q + 1,), tails (N,), all int64 on one device. `visits` (Q,) tells how
-    often an epoch of training comes to each of them; without it is once.
+    often an epoch of training comes to each of them: once if it is None.
     """
 
     heads: Tensor
@@ -94,8 +136,13 @@ class Queries:
     visits: Tensor | None = None
 
     @classmethod
-    def distinct(cls, index: QueryIndex, device: torch.device | str = "cpu") -> "Queries":
-        """One query for each distinct (head, relation): what KvsAll trains on and filtered ranking looks up."""
+    def distinct(cls, triples: np.ndarray, device: torch.device | str = "cpu") -> "Queries":
+        """One query for each distinct (head, relation) of triples (N, 3): what KvsAll trains on."""
+        return cls.from_index(group_by_query(triples), device)
+
+    @classmethod
+    def from_index(cls, index: QueryIndex, device: torch.device | str = "cpu") -> "Queries":
+        """The same from triples that are grouped already."""
         return cls(*_to_device(device, index.queries[:, 0], index.queries[:, 1], index.offsets, index.tails))
 
     @classmethod
@@ -105,7 +152,7 @@ class Queries:
         return cls(*_to_device(device, triples[:, 0], triples[:, 1], offsets, triples[:, 2]))
 
     def visited_by_tails(self, tails_per_visit: int) -> "Queries":
-        """Have training come to each query once for so many of its tails, rounded up, and at most MOST_VISITS times."""
+        """Have training visit each query ⌈tails / tails_per_visit⌉ times, but at most MOST_VISITS times."""
         visits = torch.div(self.offsets.diff() + tails_per_visit - 1, tails_per_visit, rounding_mode="floor")
         return replace(self, visits=visits.clamp(max=MOST_VISITS))
 
@@ -149,8 +196,8 @@ class Queries:
     def padded_tails_of(self, queries: Tensor, room: int) -> tuple[Tensor, Tensor, Tensor]:
         """List the tails as `tails_of` does, in `room` places: rows, tails and whether a place holds one, (room,) each.
 
-        No shape depends on what the tensors hold, so that nobody has to wait for a GPU. Places behind the last tail
-        have any row and tail; tails for which there is no place are left out.
+        No shape depends on what the tensors hold, so nothing has to wait for a GPU. Places behind the last tail
+        have any row and tail; tails without a place are left out.
         """
         starts, counts = self.offsets[queries], self.count_tails(queries)
         ends = torch.cumsum(counts, dim=0)
@@ -164,14 +211,20 @@ class Queries:
     def find(self, heads: Tensor, relations: Tensor, *, num_relations: int) -> Tensor:
         """Return the ids of the queries (head, relation), each (B,), in a `distinct` collection.
 
-        Raises KeyError where one of them is not there.
+        Raises KeyError if one of them is not there.
         """
-        keys = self.heads * num_relations + self.relations
-        wanted = heads * num_relations + relations
+        keys = pair_keys(self.heads, self.relations, num_relations)
+        wanted = pair_keys(heads, relations, num_relations)
         found = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         if not torch.equal(keys[found], wanted):
             raise KeyError("a query has no known tail")
         return found
+
+
+def known_tails(splits: Sequence[np.ndarray], *, inverse_triples: bool, device: torch.device | str = "cpu") -> Queries:
+    """Collect the true tails of every query in the splits, (N, 3) each: what filtered ranking leaves out."""
+    triples = distinct_triples(np.concatenate(splits))
+    return Queries.distinct(examples_of(triples, inverse_triples=inverse_triples), device)
 
 
 def _to_device(device: torch.device | str, *arrays: np.ndarray) -> list[Tensor]:

@@ -41,6 +41,9 @@ OPENKE_REMEDY = "prepare_data.py --triples-format openke converts such files"
 # PyKEEN's `training_triples/`: ids below the header head, relation, tail.
 PYKEEN_TRIPLES = ("numeric_triples.tsv.gz", "numeric_triples.tsv")
 
+# What stands for the end of a triple that a query asks for.
+ASKED = "?"
+
 TAB, LINE_FEED = 9, 10
 
 
@@ -282,19 +285,30 @@ def resolve_triple(
     texts = [str(value).removesuffix("\r") for value in values]
     if len(texts) != 3:
         raise InputError(f"a triple is head, relation and tail, got {len(texts)} values; give three")
-    columns = list(zip(COLUMN_NAMES, texts, (entities, relations, entities), strict=True))
-    are_ids = [as_id(text) is not None for text in texts]
+    vocabularies = (entities, relations, entities)
+    values = list(zip(COLUMN_NAMES, texts, vocabularies, strict=True))
+    resolved = resolve_values(values, ids_called=ids_called, given_as=given_as)
+    return resolved[0], resolved[1], resolved[2]
+
+
+# The column of a triple, what is given there, and the vocabulary of that column.
+Value = tuple[str, str, Vocabulary]
+
+
+def resolve_values(values: Sequence[Value], *, ids_called: IdsCalled, given_as: str | None = None) -> list[int]:
+    """Return the ids of several values that belong together, by the rules of `resolve_triple`."""
+    are_ids = [as_id(text) is not None for _, text, _ in values]
     if given_as == "ids" or (given_as is None and all(are_ids)):
-        resolved = [_id_given(*column) for column in columns]
+        resolved = [_id_given(*value) for value in values]
     else:
         resolved = [
-            _id_given(*column) if given_as is None and is_id and column[1] not in column[2].index
-            else id_of_value(*column, ids_called=ids_called)
-            for column, is_id in zip(columns, are_ids, strict=True)
+            _id_given(*value) if given_as is None and is_id and value[1] not in value[2].index
+            else id_of_value(*value, ids_called=ids_called)
+            for value, is_id in zip(values, are_ids, strict=True)
         ]  # fmt: skip
     if given_as is None:
-        _require_one_reading(columns, are_ids, resolved, ids_called)
-    return resolved[0], resolved[1], resolved[2]
+        _require_one_reading(values, are_ids, resolved, ids_called)
+    return resolved
 
 
 def _id_given(column: str, text: str, vocabulary: Vocabulary) -> int:
@@ -307,14 +321,14 @@ def _id_given(column: str, text: str, vocabulary: Vocabulary) -> int:
 
 
 def _require_one_reading(
-    columns: Sequence[tuple[str, str, Vocabulary]],
+    values: Sequence[Value],
     are_ids: Sequence[bool],
     resolved: Sequence[int],
     ids_called: IdsCalled,
 ) -> None:
-    """Raise InputError where the values of a triple mean another triple, too, or a label is another's name."""
+    """Raise InputError where the values mean another triple, too, or a label is another's name."""
     as_ids, as_labels = list(resolved), list(resolved)
-    for place, (column, text, vocabulary) in enumerate(columns):
+    for place, (column, text, vocabulary) in enumerate(values):
         label_id = vocabulary.index.get(text)
         if are_ids[place]:
             as_ids[place], as_labels[place] = as_id(text), label_id
@@ -326,12 +340,12 @@ def _require_one_reading(
     if all(are_ids):
         differs = None not in as_labels and as_labels != as_ids
     else:
-        in_range = all(0 <= id_ < len(column[2]) for id_, column in zip(as_ids, columns, strict=True))
+        in_range = all(0 <= id_ < len(value[2]) for id_, value in zip(as_ids, values, strict=True))
         differs = in_range and any(
             label_id is not None and label_id != id_ for id_, label_id in zip(as_ids, as_labels, strict=True)
         )
     if differs:
-        given = " ".join(text for _, text, _ in columns)
+        given = " ".join(text for _, text, _ in values)
         raise InputError(
             f"{shown(given)} means one triple by ids and another by labels, as labels of this graph are integers; "
             "add --ids or --labels"
@@ -365,6 +379,33 @@ def out_of_range(column: str, text: str, vocabulary: Vocabulary) -> str:
     return message
 
 
+def resolve_query(
+    values: Sequence[str],
+    entities: Vocabulary,
+    relations: Vocabulary,
+    *,
+    ids_called: IdsCalled = lambda _kind, _text: (),
+    given_as: str | None = None,
+) -> tuple[int, int]:
+    """Return the query of a triple whose head or tail is `?`: (head, relation), or (tail, ~relation) for its head.
+
+    What is given are ids, labels or names as in `resolve_triple`; two integers are ids.
+
+    Raises InputError unless one end is asked for, and what `resolve_triple` raises.
+    """
+    texts = [str(value).removesuffix("\r") for value in values]
+    head, relation, tail = texts
+    if relation == ASKED:
+        raise InputError("a relation cannot be asked for; write ? for the head or the tail")
+    if (head == ASKED) == (tail == ASKED):
+        trouble = "head and tail are both asked for" if head == ASKED else "neither head nor tail is asked for"
+        raise InputError(f"{trouble}; give one of them, and ask for the other")
+    vocabularies = (entities, relations, entities)
+    given = [value for value in zip(COLUMN_NAMES, texts, vocabularies, strict=True) if value[1] != ASKED]
+    first, second = resolve_values(given, ids_called=ids_called, given_as=given_as)
+    return (first, second) if tail == ASKED else (second, ~first)
+
+
 def read_test_triples(
     path: str | Path,
     entities: Vocabulary,
@@ -375,20 +416,86 @@ def read_test_triples(
 ) -> np.ndarray:
     """Read a list of test triples, one `H R T` a line, each value an id, a label or a name as in `resolve_triple`.
 
-    Columns are separated by tabs, or by blanks on a line without a tab. Returns int64, shape (N, 3).
-    Raises InputError at the first line that is no triple of these vocabularies.
+    Columns are separated by tabs, or by blanks on a line without a tab. A table is read, too: of more columns, whose
+    names stand on the first line; those called head, relation and tail hold labels or names (with `given_as` "ids",
+    ids).
+
+    Returns int64, shape (N, 3). Raises InputError at the first line that is no triple of these vocabularies.
     """
     path = Path(path)
+    lines = read_lines(path)
+    header = lines[0].split("\t")
+    if len(header) > len(COLUMN_NAMES) and set(COLUMN_NAMES) <= set(header):
+        vocabularies = (entities, relations, entities)
+        return _triples_of_table(path, header, lines[1:], vocabularies, ids_called, given_as)
+
+    def resolve(columns: Sequence[str]) -> tuple[int, int, int]:
+        return resolve_triple(columns, entities, relations, ids_called=ids_called, given_as=given_as)
+
+    return np.array(_resolve_lines(path, lines, resolve), dtype=np.int64)
+
+
+def read_queries(
+    path: str | Path,
+    entities: Vocabulary,
+    relations: Vocabulary,
+    *,
+    ids_called: IdsCalled = lambda _kind, _text: (),
+    given_as: str | None = None,
+) -> np.ndarray:
+    """Read queries, a triple with one `?` a line as in `resolve_query`: int64, shape (Q, 2), in the file's order.
+
+    Raises InputError at the first line that is no query of these vocabularies.
+    """
+
+    def resolve(columns: Sequence[str]) -> tuple[int, int]:
+        return resolve_query(columns, entities, relations, ids_called=ids_called, given_as=given_as)
+
+    return np.array(_resolve_lines(Path(path), read_lines(Path(path)), resolve), dtype=np.int64)
+
+
+def _resolve_lines(
+    path: Path, lines: Sequence[str], resolve: Callable[[Sequence[str]], tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Resolve lines of three columns; the error names the line."""
     resolved = []
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(lines, start=1):
         columns = line.split("\t") if "\t" in line or not line.strip() else line.split()
         trouble = column_trouble(columns, 3)
         if trouble is not None:
             raise InputError(f"{path}:{number}: {trouble}")
         try:
-            resolved.append(
-                resolve_triple(columns, entities, relations, ids_called=ids_called, given_as=given_as)
-            )  # fmt: skip
+            resolved.append(resolve(columns))
         except InputError as error:
             raise InputError(f"{path}:{number}: {error}") from None
-    return np.array(resolved, dtype=np.int64)
+    return resolved
+
+
+def _triples_of_table(
+    path: Path,
+    header: Sequence[str],
+    lines: Sequence[str],
+    vocabularies: tuple[Vocabulary, Vocabulary, Vocabulary],
+    ids_called: IdsCalled,
+    given_as: str | None,
+) -> np.ndarray:
+    if not lines:
+        raise InputError(f"{path}: has no line below the names of its columns; give at least one triple")
+    places = [header.index(name) for name in COLUMN_NAMES]
+    triples = []
+    for number, line in enumerate(lines, start=2):
+        columns = line.split("\t")
+        if len(columns) != len(header):
+            raise InputError(f"{path}:{number}: {column_trouble(columns, len(header))}")
+        try:
+            triples.append(
+                [
+                    _id_given(name, columns[place], vocabulary)
+                    if given_as == "ids"
+                    else id_of_value(name, columns[place], vocabulary, ids_called=ids_called)
+                    for name, place, vocabulary in zip(COLUMN_NAMES, places, vocabularies, strict=True)
+                ]
+            )
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from None
+    return np.array(triples, dtype=np.int64)

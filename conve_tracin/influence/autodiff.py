@@ -1,12 +1,10 @@
-"""Influence by torch.func for any scorer: forward-mode passes, and gradients of a whole batch at once.
+"""Influence by torch.func for any scorer: forward-mode passes, gradients of a whole batch, squared norms.
 
-∇ℓ(w; z) · T is the directional derivative of ℓ(w; z) along T. One Jacobian-vector product gives it for a whole
-batch of training triples z; no training gradient is built and nothing is approximated. T is the test triple's
-gradient for TracIn, and may be any other direction in parameter space.
+∇ℓ(w; z) · T is the directional derivative of ℓ(w; z) along T, the test triple's gradient or any other direction. One
+Jacobian-vector product gives it for a batch of training triples z exactly, without their gradients.
 
-`vmap(grad)` is kept because the documents name it. It holds every gradient of a batch at once, so that it is slower
-than the reference loop if all parameters are tracked. Squared norms are another matter: a triple moves a few rows of
-each embedding table, and no more are built.
+`vmap(grad)` is here because the documents name it: it holds every gradient of a batch, and is slower than the reference
+loop if all parameters are tracked. For squared norms it is fast, since a triple moves few rows of the embedding tables.
 """
 
 from collections import defaultdict
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from conve_tracin.device import compute_in_batches
-from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
+from conve_tracin.model.triple_loss import LossFunction, binary_cross_entropy
 
 
 class FunctionalScorer:
@@ -34,8 +32,8 @@ class FunctionalScorer:
     def __init__(self, scorer: nn.Module) -> None:
         self._scorer = scorer
         self.parameters: dict[str, Tensor] = {}
-        # A parameter may be held by several modules, and one module may be reached by several ways. functional_call
-        # handles the first by itself, but with the second it leaves its substitutes behind in the module.
+        # Several modules may hold one parameter, and several paths may lead to one module. functional_call handles the
+        # first, but with the second it leaves its substitutes in the module.
         self._places: dict[str, list[str]] = defaultdict(list)
         names: dict[nn.Parameter, str] = {}
         for path, module in scorer.named_modules():
@@ -59,17 +57,13 @@ def directional_derivatives(
     batch_size: int = 256,
     progress: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the scores of triples (N, 3) and their derivatives along `tangent`.
+    """Compute the scores (N,) of triples (N, 3) and their derivatives (N,) along `tangent`.
 
     Args:
         scorer: module in eval mode, triples (B, 3) to scores (B,).
         tangent: for each parameter that moves, by the scored model's names, a tensor of its shape.
-        triples: ids, shape (N, 3).
-        batch_size: at most so many triples in one pass; changes memory and speed, not results.
-        progress: what to call the work on a progress bar; none is shown without.
-
-    Returns:
-        Scores (N,) and derivatives (N,).
+        batch_size: the most triples in one pass; changes memory and speed, not results.
+        progress: title of a progress bar, or None.
     """
     score = FunctionalScorer(scorer)
     primal = {name: score.parameters[name] for name in tangent}
@@ -84,17 +78,6 @@ def directional_derivatives(
     return torch.cat(scores), torch.cat(derivatives)
 
 
-def loss_slopes(scores: Tensor, loss_fn: LossFunction, *, label: float = 1.0) -> Tensor:
-    """Compute dℓ/ds at each score (N,), also for a `loss_fn` that averages over its input."""
-    if loss_fn is binary_cross_entropy:
-        return (1 - label) * torch.sigmoid(scores) - label * torch.sigmoid(-scores)
-
-    def loss_of(score: Tensor) -> Tensor:
-        return loss_fn(score[None], torch.full_like(score[None], label)).sum()
-
-    return vmap(grad(loss_of))(scores)
-
-
 # The gradients that are held at once, in numbers: 256 MiB in float32.
 GRADIENT_NUMBERS = 2**26
 
@@ -107,11 +90,7 @@ def per_triple_gradients(
     label: float = 1.0,
     loss_fn: LossFunction = binary_cross_entropy,
 ) -> dict[str, Tensor]:
-    """Compute ∇ℓ(w; z) of each triple (B, 3).
-
-    Returns:
-        For each name a tensor (B, *shape of the parameter).
-    """
+    """Compute ∇ℓ(w; z) of each triple (B, 3): {name: tensor (B, *shape of the parameter)}."""
     score = FunctionalScorer(scorer)
     chosen = {name: score.parameters[name] for name in (score.parameters if names is None else names)}
 
@@ -159,12 +138,10 @@ def self_products(
 
     Args:
         scorer: module in eval mode, triples (B, 3) to scores (B,), whose ids are rows of the tables.
-        triples: ids, shape (N, 3).
         tables: {name: columns of the triple that index it}; (0, 2) for entities, (1,) for relations.
-        names: the parameters to track; all of them without.
-        loss_fn: score and label, elementwise, to a loss.
-        batch_size: at most so many triples in one pass; fewer where their gradients would take too much memory.
-        progress: what to call the work on a progress bar; none is shown without.
+        names: the parameters to track; by default all.
+        batch_size: the most triples in one pass; fewer if their gradients would take too much memory.
+        progress: title of a progress bar, or None.
     """
     score = FunctionalScorer(scorer)
     values = score.parameters
@@ -193,6 +170,6 @@ def self_products(
 
 
 def _local_ids(triples: Tensor) -> Tensor:
-    """Renumber triples (B, 3) for tables of their own: head 0, relation 0, tail 1, or 0 where it is the head."""
+    """Renumber triples (B, 3) for tables of their own: head 0, relation 0, tail 1, or 0 if it is the head."""
     heads, relations, tails = triples.unbind(dim=1)
     return torch.stack([torch.zeros_like(heads), torch.zeros_like(relations), (heads != tails).long()], dim=1)

@@ -1,4 +1,4 @@
-"""Finished parts of a long run, kept beside its output, so that a killed run goes on where it stopped."""
+"""The journal of a long run, kept beside its output: a killed run continues behind its last finished traces."""
 
 import dataclasses
 import hashlib
@@ -15,8 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from conve_tracin.errors import InputError
-from conve_tracin.files import digest_of_file, lock_file
+from conve_tracin.files import digest_of_file, lock_file, not_writable
 from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.trace import Trace
 
@@ -26,9 +25,9 @@ logger = logging.getLogger(__name__)
 class Journal:
     """Records of finished parts, one JSON line each, below a line that says which run they belong to.
 
-    Records of another run (other settings or files) are dropped with a message. A last line that was cut off when
-    the run was killed is dropped, too. Records stay on the disk and take no memory. A file that another process is
-    writing is left alone. Leaving the context closes the file.
+    Records of another run (other settings or files) are dropped with a message, and so is a last line that was cut off.
+    Records stay on the disk and take no memory. A file that another process is writing is left alone. Leaving the
+    context closes the file.
 
     Args:
         path: the journal's file; it is made with the first records.
@@ -75,7 +74,7 @@ class Journal:
         if self._file is not None or self.has_other_writer:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Without a buffer, which would hold what a full disk has not taken, and write it later.
+        # Without a buffer, which would keep what a full disk refused, and write it later.
         file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
         if lock_file(file, wait=False):
             self._file = file
@@ -94,10 +93,7 @@ class Journal:
         try:
             yield
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise InputError(
-                f"{self.path}: cannot be written ({reason}); free the disk or choose another place"
-            ) from error
+            raise not_writable(self.path, error) from error
 
     @property
     def _length(self) -> int:
@@ -123,7 +119,7 @@ class Journal:
     def add(self, records: Iterable[dict[str, Any]]) -> None:
         """Append records; they are on the disk when this returns, unless another process writes the file.
 
-        Raises InputError where they cannot be written.
+        Raises InputError if they cannot be written.
         """
         lines = [_as_line(record) for record in records]
         first_line = b"" if self._has_first_line else self._first_line
@@ -166,7 +162,7 @@ def open_in_directory(directory: Path, digest: str) -> Journal:
 def digest_of(*, settings: dict[str, Any], files: Sequence[Path], arrays: Iterable[Any]) -> str:
     """Digest what a run depends on: settings, the content of files, and arrays.
 
-    Raises InputError where a file cannot be read.
+    Raises InputError if a file cannot be read.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for path in files:

@@ -1,8 +1,7 @@
-"""From a checkpoint's path to an analyzer, whatever the format: native, converted, or one of PyKEEN's own."""
+"""From a checkpoint's path to a scorer and a method, whatever the format: native, converted, or PyKEEN's own."""
 
 import hashlib
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conve_tracin.checkpoint.conversion import stored_learning_rate, stored_mapping_digest
+from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_in
 from conve_tracin.checkpoint.native import (
     NATIVE,
     PYKEEN_STATE_DICT,
@@ -26,17 +26,15 @@ from conve_tracin.checkpoint.native import (
     require_same_digests,
     uses_inverse_triples,
 )
-from conve_tracin.checkpoint.pykeen import as_native_conve, load_pykeen_model, read_pykeen_file, saved_mapping_digest
+from conve_tracin.checkpoint.pykeen import load_pykeen_model, read_pykeen_file, saved_mapping_digest
 from conve_tracin.data.queries import digest_of_triples
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.influence.analyzer import RESCORED, TracInAnalyzerPyTorch, TracInReferencePyTorch, TripleAnalyzer
-from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
-from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyzerOptimized
+from conve_tracin.influence.method import module_of
+from conve_tracin.influence.scorers import ConvEScorer, LoadedModel, PyKEENScorer
 from conve_tracin.influence.trace import TracedCheckpoint
-from conve_tracin.influence.training_loss import Objective, TrainingLossAnalyzer, TrainingLossReference
 from conve_tracin.model.conve import ConvE
-from conve_tracin.settings import DEFAULT_LEARNING_RATE, GAUSS_NEWTON, TracInOptions
+from conve_tracin.settings import DEFAULT_LEARNING_RATE, PredictionOptions, TracInOptions
 
 if TYPE_CHECKING:
     from conve_tracin.checkpoint.pykeen import LoadedPyKEENModel
@@ -45,8 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PIPELINE_MODEL = "trained_model.pkl"
-
-EPOCH_CHECKPOINT = re.compile(r"checkpoint_epoch_(\d+)(?:_pykeen)?\.pt")
 
 
 def find_checkpoints(paths: Sequence[Path | str]) -> list[Path]:
@@ -71,11 +67,11 @@ def _checkpoints_in(directory: Path) -> list[Path]:
         return [directory / PIPELINE_MODEL]
     numbered: dict[int, Path] = {}
     for file in sorted(directory.iterdir()):
-        match = EPOCH_CHECKPOINT.fullmatch(file.name)
-        if match and numbered.setdefault(int(match[1]), file) != file:
-            raise InputError(f"{file}: is of the same epoch as {numbered[int(match[1])].name}; name the checkpoints")
+        epoch = epoch_in(file)
+        if epoch >= 0 and numbered.setdefault(epoch, file) != file:
+            raise InputError(f"{file}: is of the same epoch as {numbered[epoch].name}; name the checkpoints")
     if not numbered:
-        raise InputError(f"{directory}: holds no checkpoint_epoch_*.pt and no {PIPELINE_MODEL}; name a checkpoint")
+        raise InputError(f"{directory}: holds no {EPOCH_CHECKPOINTS} and no {PIPELINE_MODEL}; name a checkpoint")
     checkpoints = [numbered[epoch] for epoch in sorted(numbered)]
     _require_one_run(checkpoints)
     return checkpoints
@@ -122,7 +118,7 @@ class CheckpointLoader:
     """Loads checkpoints of one run; what it says of them, it says once.
 
     Args:
-        options: of the run.
+        options: of the run; those of a prediction suffice for `load_model`.
         entities, relations: the mappings of the run; checkpoints of other mappings are refused.
         learning_rates: {checkpoint: η}.
         device: where the models go.
@@ -133,7 +129,7 @@ class CheckpointLoader:
 
     def __init__(
         self,
-        options: TracInOptions,
+        options: TracInOptions | PredictionOptions,
         *,
         entities: Vocabulary,
         relations: Vocabulary,
@@ -152,15 +148,18 @@ class CheckpointLoader:
         self._repeated: set[Path] = set()
 
     def __call__(self, path: Path) -> TracedCheckpoint:
-        """Load a checkpoint, with the engine that the options ask for.
+        """Load a checkpoint, with the method that the options ask for.
 
-        Raises InputError where it cannot be used with these mappings and options.
+        Raises InputError if it cannot be used with these mappings and options.
         """
-        is_native = self._is_native(path)
-        analyzer = self._native_analyzer(path) if is_native else self._pykeen_analyzer(path)
-        if self.options.method == GAUSS_NEWTON:
-            return TracedCheckpoint(analyzer, 1 / len(self.learning_rates))
-        return TracedCheckpoint(analyzer, self.learning_rates[path])
+        loaded = self.load_model(path)
+        method = module_of(self.options.method).build(loaded, self.options, self.training_triples, self._say)
+        weight = self.learning_rates[path] if method.uses_learning_rate else 1 / len(self.learning_rates)
+        return TracedCheckpoint(loaded.scorer, method, weight)
+
+    def load_model(self, path: Path) -> LoadedModel:
+        """Load a checkpoint's model, native or PyKEEN's."""
+        return self._load_native(path) if self._is_native(path) else self._load_pykeen(path)
 
     def require_fitting(self, path: Path) -> None:
         """Raise InputError where a checkpoint says that it is of other mappings, or cannot be read, at little cost.
@@ -188,7 +187,7 @@ class CheckpointLoader:
             raise InputError(f"{path}: holds neither a native checkpoint nor weights of PyKEEN; use another file")
         return detected == NATIVE
 
-    def _native_analyzer(self, path: Path) -> TripleAnalyzer:
+    def _load_native(self, path: Path) -> LoadedModel:
         checkpoint = load_checkpoint(path)
         model = build_model(checkpoint, source=path).to(self.device)
         require_matching_mappings(checkpoint, self.entities, self.relations, source=path)
@@ -196,22 +195,14 @@ class CheckpointLoader:
         self._warn_of_other_triples(checkpoint.get("training_triples_digest"), path)
         self._warn_of_same_weights(model, path)
         self._say_that_the_size_is_known(path)
-        if self.options.method == GAUSS_NEWTON:
-            analyzer = gauss_newton_analyzer(
-                checkpoint, model, damping=self.options.damping, training_triples=self.training_triples
-            )
-            self._say_of_the_loss(checkpoint, path)
-            return analyzer
-        settings = self._settings() | {"inverse_triples": uses_inverse_triples(checkpoint)}
-        if self.options.training_loss:
-            kind = TrainingLossAnalyzer if self.options.use_optimized_tracin else TrainingLossReference
-            objective = Objective.of(checkpoint.get("training_config", {}))
-            return kind(model, objective=objective, training_triples=self.training_triples, **settings)
-        if self.options.use_optimized_tracin:
-            return TracInAnalyzerPyTorch(model, **self._low_precision(), **settings)
-        return TracInReferencePyTorch(model, **settings)
+        return LoadedModel(
+            path=path,
+            scorer=ConvEScorer(model, inverse_triples=uses_inverse_triples(checkpoint)),
+            # Checkpoints that do not say have the documented training.
+            training_config={"training_approach": "1vsall", **checkpoint.get("training_config", {})},
+        )
 
-    def _pykeen_analyzer(self, path: Path) -> TripleAnalyzer:
+    def _load_pykeen(self, path: Path) -> LoadedModel:
         loaded = load_pykeen_model(
             path,
             trust_pickle=self.options.trust_pickle,
@@ -226,29 +217,13 @@ class CheckpointLoader:
         self._warn_of_other_triples(loaded.training_triples_digest, path)
         if loaded.source_format not in (PYKEEN_STATE_DICT, PYKEEN_TRAINING_LOOP):
             self._say_that_the_size_is_known(path)
-        if self.options.method == GAUSS_NEWTON:
-            native = as_native_conve(model)
-            if native is None:
-                raise InputError(
-                    f"{path}: --method {GAUSS_NEWTON} is for ConvE, not {type(model).__name__}; leave it out"
-                )
-            self._say_of_the_loss({"training_config": loaded.training_config}, path)
-            return GaussNewtonAnalyzer(
-                native,
-                # PyKEEN itself trains ConvE with all tails of a query at once (LCWA).
-                training_approach=loaded.training_config.get("training_approach", "kvsall"),
-                damping=self.options.damping,
-                inverse_triples=loaded.inverse_triples,
-                training_triples=self.training_triples,
-            )
-        if self.options.training_loss:
-            raise InputError(f"{path}: --training-loss is for checkpoints of train_pytorch.py; leave it out")
-        if not self.options.use_optimized_tracin:
-            return TracInAnalyzer(model, **self._settings())
-        analyzer = TracInAnalyzerOptimized(model, **self._low_precision(), **self._settings())
-        if analyzer.conve_analyzer is None and self.options.use_mixed_precision:
-            self._say(f"--use-mixed-precision has no effect on a {type(model).__name__}; ConvE has the fast engine")
-        return analyzer
+        return LoadedModel(
+            path=path,
+            scorer=PyKEENScorer(model),
+            # PyKEEN itself trains ConvE with all tails of a query at once (LCWA).
+            training_config={"training_approach": "kvsall", **loaded.training_config},
+            is_native=False,
+        )
 
     def _require_matching_entities(self, loaded: "LoadedPyKEENModel", path: Path) -> None:
         if loaded.model.num_entities != len(self.entities):
@@ -260,22 +235,6 @@ class CheckpointLoader:
 
     def _digests_of_mappings(self) -> dict[str, str]:
         return {mapping.kind: mapping.digest() for mapping in (self.entities, self.relations)}
-
-    def _settings(self) -> dict[str, object]:
-        options = self.options
-        return {
-            "use_last_layers_only": options.use_last_layers_only,
-            "num_last_layers": options.num_last_layers,
-            "last_layer_names": options.last_layer_names,
-            # A run asks for each test gradient once; keeping full gradients would only take memory.
-            "cache_test_gradients": False,
-        }
-
-    def _low_precision(self) -> dict[str, Any]:
-        if not self.options.use_mixed_precision:
-            return {}
-        # Twice as many as are listed: rounding moves some over the edge of the list.
-        return {"use_mixed_precision": True, "rescored": max(RESCORED, 2 * self.options.top_k)}
 
     def _warn_of_other_triples(self, stored: str | None, path: Path) -> None:
         # Checkpoints of other origins do not tell. Of several, which are mostly of one run, one is named.
@@ -304,19 +263,6 @@ class CheckpointLoader:
         if self.options.embedding_height is not None or self.options.embedding_width is not None:
             self._say(f"--embedding-height and --embedding-width have no effect on {path}, which holds its own")
 
-    def _say_of_the_loss(self, checkpoint: Mapping[str, Any], path: Path) -> None:
-        training = checkpoint.get("training_config", {})
-        if training.get("loss", "bce") != "bce":
-            self._say(
-                f"{path}: was trained with cross-entropy; the curvature of --method {GAUSS_NEWTON} is that of binary "
-                "cross-entropy, and its agreement with retraining was measured for that loss only"
-            )
-        if training.get("training_approach") == "kvsall" and training.get("query_weights", "equal") != "equal":
-            self._say(
-                f"{path}: was trained with --query-weights {training['query_weights']}; the curvature of --method "
-                f"{GAUSS_NEWTON} weighs all queries alike, and its agreement with retraining was measured that way only"
-            )
-
     def _say(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
@@ -328,20 +274,6 @@ class NativeCheckpointLoader(CheckpointLoader):
 
     def _is_native(self, path: Path) -> bool:  # noqa: ARG002 - `load_checkpoint` refuses the others
         return True
-
-
-def gauss_newton_analyzer(
-    checkpoint: Mapping[str, Any], model: ConvE, *, damping: float, training_triples: np.ndarray | None = None
-) -> GaussNewtonAnalyzer:
-    """Put the Gauss–Newton method on a native model, with the constants for how its checkpoint was trained."""
-    return GaussNewtonAnalyzer(
-        model,
-        # Checkpoints that do not say have the documented training.
-        training_approach=checkpoint.get("training_config", {}).get("training_approach", "1vsall"),
-        damping=damping,
-        inverse_triples=uses_inverse_triples(checkpoint),
-        training_triples=training_triples,
-    )
 
 
 def _epoch(epoch: int | None) -> str:

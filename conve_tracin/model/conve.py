@@ -1,83 +1,44 @@
 """ConvE (Dettmers et al., 2018, https://arxiv.org/abs/1707.01476): head and relation to a query, query to scores."""
 
-from dataclasses import asdict, dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conve_tracin.errors import InputError
+from conve_tracin.settings import ConvEConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvEConfig:
-    """The sizes of a ConvE model. `num_relations` counts the rows of the relation table, inverses included.
-
-    Raises InputError where the sizes contradict each other.
-    """
-
-    num_entities: int
-    num_relations: int
-    embedding_dim: int = 200
-    embedding_height: int = 10
-    embedding_width: int = 20
-    output_channels: int = 32
-    kernel_height: int = 3
-    kernel_width: int = 3
-    input_dropout: float = 0.2
-    feature_map_dropout: float = 0.2
-    output_dropout: float = 0.3
-    entity_bias: bool = False
-
-    def __post_init__(self) -> None:
-        for name in _SIZES:
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name} is {value!r:.40}; it must be a whole number of at least 1")
-        for name in DROPOUTS:
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value < 1:
-                raise InputError(f"{name} is {value!r:.40}; it must be at least 0 and below 1")
-        if type(self.entity_bias) is not bool:
-            raise InputError(f"entity_bias is {self.entity_bias!r:.40}; it must be true or false")
-        if self.embedding_height * self.embedding_width != self.embedding_dim:
-            raise InputError(
-                f"embedding_height × embedding_width is {self.embedding_height} × {self.embedding_width} = "
-                f"{self.embedding_height * self.embedding_width}, not embedding_dim {self.embedding_dim}; "
-                "change one of the three"
-            )
-        if self.kernel_height > 2 * self.embedding_height or self.kernel_width > self.embedding_width:
-            raise InputError(
-                f"a {self.kernel_height} × {self.kernel_width} kernel does not fit on the "
-                f"{2 * self.embedding_height} × {self.embedding_width} image of head and relation; "
-                "choose a smaller kernel_height or kernel_width"
-            )
-
-    @property
-    def feature_map_size(self) -> int:
-        """Length of the flattened feature maps, the input of the linear layer."""
-        height = 2 * self.embedding_height - self.kernel_height + 1
-        width = self.embedding_width - self.kernel_width + 1
-        return self.output_channels * height * width
-
-    def as_dict(self) -> dict[str, int | float | bool]:
-        """Return the plain values, as stored in a checkpoint's `model_config`."""
-        return asdict(self)
+def weight_shapes(config: ConvEConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a ConvE's state dict, in its order, without building the model."""
+    dim, channels = config.embedding_dim, config.output_channels
+    return {
+        **({"entity_bias": (config.num_entities,)} if config.entity_bias else {}),
+        "entity_embeddings.weight": (config.num_entities, dim),
+        "relation_embeddings.weight": (config.num_relations, dim),
+        **_batch_norm_shapes("bn0", 1),
+        "conv1.weight": (channels, 1, config.kernel_height, config.kernel_width),
+        "conv1.bias": (channels,),
+        **_batch_norm_shapes("bn1", channels),
+        "fc.weight": (dim, config.feature_map_size),
+        "fc.bias": (dim,),
+        **_batch_norm_shapes("bn2", dim),
+    }
 
 
-_SIZES = (
-    "num_entities", "num_relations", "embedding_dim", "embedding_height", "embedding_width",
-    "output_channels", "kernel_height", "kernel_width",
-)  # fmt: skip
+def _batch_norm_shapes(name: str, size: int) -> dict[str, tuple[int, ...]]:
+    vectors = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.{vector}": (size,) for vector in vectors} | {f"{name}.num_batches_tracked": ()}
 
-DROPOUTS = ("input_dropout", "feature_map_dropout", "output_dropout")
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor of the state dict is counted or averaged by BatchNorm, so not trained."""
+    return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
 class ConvE(nn.Module):
     """ConvE with the layer names of the native checkpoint format.
 
     A query vector q(h, r) is computed from the embeddings of head and relation; the score of a triple is
-    q(h, r) · e_t, plus the tail's bias where the model has one. Takes the members of `ConvEConfig` as keywords.
+    q(h, r) · e_t, plus the tail's bias if the model has one. Takes the members of `ConvEConfig` as keywords.
     """
 
     def __init__(self, **sizes: int | float | bool) -> None:

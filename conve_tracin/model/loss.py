@@ -1,10 +1,13 @@
-"""Binary cross-entropy against labels that are never built.
+"""The training loss: its definition, of scores that exist, streamed over the entities, and in terms to compile.
 
-With scores s and labels y_k = (1 − ε)·1[k is a target] + ε/K over the K entities,
+A query has scores s over K entities and n targets T among them. Its loss L is the cross-entropy, binary ("bce") or not
+("ce"), against labels y_k = (1 − ε) · [k in T] + ε / K; for "ce" the first term is divided by n. The labels are never
+built, because they contribute two sums over scores and nothing else:
 
-    Σ_k BCE(s_k, y_k) = Σ_k softplus(s_k) − (1 − ε)·Σ_{k is a target} s_k − (ε/K)·Σ_k s_k,
+    bce:  L = (Σ_k softplus(s_k) − ε / K · Σ_k s_k − (1 − ε) · Σ_{t in T} s_t) / K
+    ce:   L = log Σ_k exp(s_k) − ε / K · Σ_k s_k − (1 − ε) / n · Σ_{t in T} s_t
 
-so the targets' scores and two sums over the scores are all that the labels contribute.
+The loss of a batch is the mean of L over its B queries, each times the query's weight.
 """
 
 import functools
@@ -19,40 +22,39 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+def loss_without_targets(kind: str, scores: Tensor, label_smoothing: float) -> Tensor:
+    """Compute L, K · L for "bce", of scores (B, K) without the targets' sum: (B,)."""
+    losses = F.softplus(scores).sum(dim=1) if kind == "bce" else scores.logsumexp(dim=1)
+    if label_smoothing:
+        losses = losses - label_smoothing / scores.shape[1] * scores.sum(dim=1)
+    return losses
+
+
 def compute_loss_efficient(scores: Tensor, tail: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """1vsAll binary cross-entropy: the mean over the batch and the entities, one target a row.
+    """Compute the bce loss of 1vsAll from scores (B, K) and the one target of each row, (B,).
 
-    Args:
-        scores: logits of every entity as tail, shape (B, K).
-        tail: the target of each row, ids of shape (B,).
-        label_smoothing: ε in the module's formula, at least 0 and below 1.
-
-    Returns:
-        A scalar equal to `F.binary_cross_entropy_with_logits` on the dense labels.
+    Returns a scalar equal to `F.binary_cross_entropy_with_logits` on the dense labels.
     """
     rows = torch.arange(len(scores), device=scores.device)
     return sparse_bce_with_logits(scores, rows, tail, label_smoothing=label_smoothing)
 
 
 def sparse_bce_with_logits(scores: Tensor, rows: Tensor, tails: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """KvsAll binary cross-entropy: the mean over the batch and the entities, any number of targets a row.
+    """Compute the bce loss of KvsAll, any number of targets a row.
 
     Args:
         scores: logits of every entity as tail, shape (B, K); lower precisions are summed in float32.
         rows: the row of each target, shape (M,).
         tails: the entity of each target, shape (M,); a target occurs once in its row.
-        label_smoothing: ε in the module's formula, at least 0 and below 1.
+        label_smoothing: ε, at least 0 and below 1.
     """
     if scores.dtype in (torch.float16, torch.bfloat16):
         scores = scores.float()
-    num_entities = scores.shape[1]
-    total = F.softplus(scores).sum() - (1 - label_smoothing) * scores[rows, tails].sum()
-    if label_smoothing:
-        total = total - label_smoothing / num_entities * scores.sum()
-    return total / scores.numel()
+    targets = (1 - label_smoothing) * scores[rows, tails].sum()
+    return (loss_without_targets("bce", scores, label_smoothing).sum() - targets) / scores.numel()
 
 
-# Scores in a chunk: on a CPU they and what is made of them stay in the second-level caches, of which each core has one.
+# Scores in a chunk: on a CPU they and what is made of them stay in each core's second-level cache.
 CPU_CHUNK_SCORES_OF_A_THREAD = 2**18
 
 GPU_CHUNK_SCORES = 2**25
@@ -64,7 +66,7 @@ MAX_KEPT_SCORES = 2**24
 
 MAX_KEPT_SCORES_ON_GPU = 2**25
 
-# Rows of a matrix that begin at multiples of so many numbers are multiplied up to eight times as fast by a GPU.
+# A GPU multiplies rows that begin at multiples of this many numbers up to eight times as fast.
 GPU_ALIGNMENT = 8
 
 TARGETS_AT_ONCE = 2**16
@@ -74,7 +76,7 @@ TARGETS_AT_ONCE = 2**16
 class Targets:
     """The true tails of a batch: `rows` (M,) are places in the batch, `tails` (M,) entities, each once in its row.
 
-    Where `is_target` (M,) is given, the others do not count.
+    If `is_target` (M,) is given, the others do not count.
     """
 
     rows: Tensor
@@ -99,18 +101,15 @@ def streamed_loss(
     chunk_size: int | None = None,
     compiled: bool = False,
 ) -> Tensor:
-    """Compute the loss of queries (B, d) against all entities (K, d) without holding their scores.
+    """Compute the loss of query vectors (B, d) against the entity table (K, d) without holding their scores.
 
     Args:
         kind: "bce" or "ce".
-        queries: query vectors, shape (B, d).
-        entities: the entity table, shape (K, d).
-        targets: the true tails of each query.
         bias: added to each entity's scores, shape (K,).
-        weights: of the queries, shape (B,); all 1 without.
-        label_smoothing: ε in the module's formulas, at least 0 and below 1.
+        weights: of the queries, shape (B,); all 1 if None.
+        label_smoothing: ε, at least 0 and below 1.
         low_precision: of the matrix products; everything else keeps the precision of `entities`.
-        chunk_size: entities at a time; chosen for the cache or the memory without.
+        chunk_size: entities at a time; if None, what fits the cache or the memory.
         compiled: pass over the scores with compiled functions; raises the compiler's errors.
 
     Returns:
@@ -123,7 +122,7 @@ def streamed_loss(
 class _StreamedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries, entities, bias, targets, kind, weights, label_smoothing, settings):
-        sweep = _Sweep(
+        scorer = _ChunkScorer(
             queries.detach().to(entities.dtype),
             entities.detach(),
             None if bias is None else bias.detach(),
@@ -133,10 +132,10 @@ class _StreamedLoss(torch.autograd.Function):
             chunk_size=settings["chunk_size"] or choose_chunk_size(len(queries), entities.device),
             compiled=settings["compiled"],
         )
-        total = _LOSSES[kind](sweep, targets, label_smoothing)
+        total = _LOSSES[kind](scorer, targets, label_smoothing)
         ctx.query_dtype = queries.dtype
-        # No saved tensors, since the backward pass scales them in place: copies would be as large as the table.
-        ctx.gradients = (sweep.query_grad, sweep.entity_grad, sweep.bias_grad)
+        # Not as saved tensors: the backward pass scales them in place, and copies would be as large as the table.
+        ctx.gradients = (scorer.query_grad, scorer.entity_grad, scorer.bias_grad)
         return total.to(entities.dtype)
 
     @staticmethod
@@ -145,7 +144,7 @@ class _StreamedLoss(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the gradients of a streamed loss can be had once; compute the loss again")
         gradients, ctx.gradients = ctx.gradients, None
-        # On the CPU the factor is at hand, and leaving it out where it is 1 saves a pass over the table.
+        # On the CPU the factor is at hand, and leaving out a factor of 1 saves a pass over the table.
         if grad_output.device.type != "cpu" or grad_output.item() != 1:
             for gradient in gradients:
                 if gradient is not None:
@@ -163,9 +162,9 @@ def choose_chunk_size(batch_size: int, device: torch.device) -> int:
 
 
 def cut_into_chunks(count: int, chunk_size: int, *, alignment: int = 1) -> list[slice]:
-    """Cut `count` entities into chunks of `chunk_size`, a multiple of the alignment, and what is left over.
+    """Cut `count` entities into chunks of `chunk_size`, a multiple of the alignment, and the rest.
 
-    Of that, what is no multiple of the alignment is a chunk of its own.
+    What does not fill the alignment is a chunk of its own.
 
     >>> cut_into_chunks(21, 8, alignment=4)
     [slice(0, 8, None), slice(8, 16, None), slice(16, 20, None), slice(20, 21, None)]
@@ -183,7 +182,7 @@ class _Chunk(NamedTuple):
     bias: Tensor | None
 
 
-class _Sweep:
+class _ChunkScorer:
     """Scores of a batch, a chunk of entities at a time, and the gradients that their gradients add up to.
 
     The loss is `scale` times the sum of its terms over the queries, and so are all gradients.
@@ -212,7 +211,7 @@ class _Sweep:
         self.bias_grad = None if bias is None else torch.empty_like(bias)
         self._low_queries = queries.to(low_precision)
         # Weights on the gradients of the scores, in place of the queries, would make their products overflow in
-        # float16, and the scale here would make them vanish there. Else it spares a pass over the table.
+        # float16, and the scale here would make them vanish there. In other precisions it saves a pass over the table.
         self._late_scale = scale if low_precision == torch.float16 else 1.0
         factor = scale / self._late_scale * (1 if weights is None else weights[:, None])
         self._low_factors = (queries * factor).to(low_precision)  # (B, d)
@@ -224,11 +223,11 @@ class _Sweep:
             yield _Chunk(chosen, self.entities[chosen].to(self.low_precision), bias)
 
     def products(self, chunk: _Chunk) -> Tensor:
-        """Multiply queries and entities, (B, n) of low precision: the scores but for the bias."""
+        """Multiply queries and entities: the scores without the bias, (B, n), in the low precision."""
         return self._low_queries @ chunk.rows.T
 
     def accumulate(self, chunk: _Chunk, score_grad: Tensor, low_score_grad: Tensor) -> None:
-        """Take in the gradient of a chunk's scores, (B, n), without weights and scale.
+        """Add the gradient of a chunk's scores, (B, n), without weights and scale.
 
         The gradient of the queries waits for these in `take_targets`.
         """
@@ -266,7 +265,7 @@ class _Sweep:
         return total
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum values of the queries, (…, B), as these weigh: (…)."""
+        """Sum values of the queries, (…, B), each times the query's weight: (…)."""
         return values.sum(dim=-1) if self.weights is None else values @ self.weights.to(values.dtype)
 
     @staticmethod
@@ -277,61 +276,61 @@ class _Sweep:
             out.copy_(left @ right)
 
 
-def _binary_cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> Tensor:
-    everywhere = label_smoothing / len(sweep.entities)
-    precisions = {"dtype": sweep.dtype, "low_precision": sweep.low_precision}
-    losses = sweep.queries.new_zeros(len(sweep.queries), dtype=torch.float64)
-    for chunk in sweep.chunks():
-        sums, *gradients = sweep.terms.binary_terms(
-            sweep.products(chunk), chunk.bias, everywhere=everywhere, **precisions
+def _stream_bce(scorer: _ChunkScorer, targets: Targets, label_smoothing: float) -> Tensor:
+    everywhere = label_smoothing / len(scorer.entities)
+    precisions = {"dtype": scorer.dtype, "low_precision": scorer.low_precision}
+    losses = scorer.queries.new_zeros(len(scorer.queries), dtype=torch.float64)
+    for chunk in scorer.chunks():
+        sums, *gradients = scorer.terms.binary_terms(
+            scorer.products(chunk), chunk.bias, everywhere=everywhere, **precisions
         )
         losses += sums
-        sweep.accumulate(chunk, *gradients)
+        scorer.accumulate(chunk, *gradients)
         del gradients  # their memory is the next chunk's
-    weights = (1 - label_smoothing) * targets.labels(sweep.dtype)
-    return (sweep.total(losses) - sweep.take_targets(targets, weights)) * sweep.scale
+    weights = (1 - label_smoothing) * targets.labels(scorer.dtype)
+    return (scorer.total(losses) - scorer.take_targets(targets, weights)) * scorer.scale
 
 
-def _cross_entropy(sweep: _Sweep, targets: Targets, label_smoothing: float) -> Tensor:
-    batch_size, num_entities = len(sweep.queries), len(sweep.entities)
+def _stream_ce(scorer: _ChunkScorer, targets: Targets, label_smoothing: float) -> Tensor:
+    batch_size, num_entities = len(scorer.queries), len(scorer.entities)
     everywhere = label_smoothing / num_entities
-    on_cpu = sweep.queries.device.type == "cpu"
+    on_cpu = scorer.queries.device.type == "cpu"
     keep = batch_size * num_entities <= (MAX_KEPT_SCORES if on_cpu else MAX_KEPT_SCORES_ON_GPU)
     kept: deque[tuple[Tensor, Tensor]] = deque()  # exponentials of each chunk, and what they are relative to
-    top = sweep.queries.new_full((batch_size,), -torch.inf)
+    top = scorer.queries.new_full((batch_size,), -torch.inf)
     total, linear = torch.zeros_like(top), torch.zeros_like(top, dtype=torch.float64)
-    for chunk in sweep.chunks():
+    for chunk in scorer.chunks():
         old_top = top
-        chunk_linear, top, exponentials, chunk_total = sweep.terms.normalizer_terms(
-            sweep.products(chunk), chunk.bias, old_top, dtype=sweep.dtype
+        chunk_linear, top, exponentials, chunk_total = scorer.terms.normalizer_terms(
+            scorer.products(chunk), chunk.bias, old_top, dtype=scorer.dtype
         )
         linear += chunk_linear
         total = total * (old_top - top).exp() + chunk_total
         if keep:
             kept.append((exponentials, top))
         del exponentials  # its memory is the next chunk's, unless it is kept
-    for chunk in sweep.chunks():
+    for chunk in scorer.chunks():
         if keep:
             exponentials, relative_to = kept.popleft()
         else:
             relative_to = top
-            exponentials = sweep.terms.relative_exponentials(
-                sweep.products(chunk), chunk.bias, relative_to, dtype=sweep.dtype
+            exponentials = scorer.terms.relative_exponentials(
+                scorer.products(chunk), chunk.bias, relative_to, dtype=scorer.dtype
             )
         factors = (relative_to - top).exp() / total
-        gradients = sweep.terms.softmax_gradient(
-            exponentials, factors, everywhere=everywhere, low_precision=sweep.low_precision
+        gradients = scorer.terms.softmax_gradient(
+            exponentials, factors, everywhere=everywhere, low_precision=scorer.low_precision
         )
-        sweep.accumulate(chunk, *gradients)
+        scorer.accumulate(chunk, *gradients)
         del exponentials, gradients
-    labels = targets.labels(sweep.dtype)
+    labels = targets.labels(scorer.dtype)
     targets_in_row = labels.new_zeros(batch_size).index_add_(0, targets.rows, labels)
     weights = (1 - label_smoothing) * labels / targets_in_row[targets.rows]
     losses = top.double() + total.double().log() - everywhere * linear
-    return (sweep.total(losses) - sweep.take_targets(targets, weights)) * sweep.scale
+    return (scorer.total(losses) - scorer.take_targets(targets, weights)) * scorer.scale
 
 
-_LOSSES = {"bce": _binary_cross_entropy, "ce": _cross_entropy}
+_LOSSES = {"bce": _stream_bce, "ce": _stream_ce}
 
 # Above this, softplus(s) = s and σ(s) = 1 even in float64, and exp(s) is still finite in float32.
 LARGE_SCORE = 60.0
@@ -378,7 +377,10 @@ def relative_exponentials(products: Tensor, bias: Tensor | None, top: Tensor, *,
 def softmax_gradient(
     exponentials: Tensor, factors: Tensor, *, everywhere: float, low_precision: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Make exponentials (B, n) probabilities by each query's factor, (B,), less `everywhere`; in both precisions."""
+    """Turn exponentials (B, n) into probabilities minus `everywhere`, with a factor for each query, (B,).
+
+    Returned in both precisions.
+    """
     gradient = exponentials.mul_(factors[:, None])
     if everywhere:
         gradient -= everywhere

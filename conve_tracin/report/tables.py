@@ -9,8 +9,9 @@ from typing import Any
 from conve_tracin.data.names import Names
 from conve_tracin.data.text import visible
 from conve_tracin.files import atomic_write
-from conve_tracin.influence.analyzer import Influence
-from conve_tracin.influence.summary import Prediction
+from conve_tracin.influence.method import Influence
+from conve_tracin.influence.paths import GraphPath
+from conve_tracin.influence.summary import Place, Prediction
 from conve_tracin.influence.trace import Trace
 
 CSV_COLUMNS = (
@@ -41,7 +42,19 @@ def trace_as_json(
         "learning_rate": learning_rate,
         **method,
         **({} if trace.prediction is None else {"prediction": prediction_as_json(trace.prediction)}),
+        **({} if trace.paths is None else {"paths": [path_as_json(path, names) for path in trace.paths]}),
         "influences": [influence_as_json(influence, names) for influence in trace.influences],
+    }
+
+
+def path_as_json(path: GraphPath, names: Names) -> dict[str, Any]:
+    """Arrange a path: its triples from the prediction's head to its tail, each with its influence and its names."""
+    triples = [(hop.influence.head, hop.influence.relation, hop.influence.tail) for hop in path.hops]
+    return {
+        "triples": [list(triple) for triple in triples],
+        "labels": [list(names.triple(*triple).values()) for triple in triples],
+        "influences": [hop.influence.influence for hop in path.hops],
+        "score": path.score,
     }
 
 
@@ -53,6 +66,17 @@ def prediction_as_json(prediction: Prediction) -> dict[str, Any]:
         "possible_tails": prediction.num_candidates,
         "in_training": prediction.in_training,
         **({"untrained": list(prediction.untrained), "remark": prediction.remark} if prediction.untrained else {}),
+        **({} if prediction.head is None else _head_as_json(prediction)),
+    }
+
+
+def _head_as_json(prediction: Prediction) -> dict[str, Any]:
+    head = prediction.head
+    return {
+        "head_score": head.score,
+        "head_rank": head.rank,
+        "possible_heads": head.num_candidates,
+        "predicted_side": prediction.side,
     }
 
 
@@ -60,7 +84,8 @@ def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
     """Arrange one influence as the documented members and the names behind them."""
     triple = (influence.head, influence.relation, influence.tail)
     labels = names.triple(*triple) | names.keys(*triple)
-    return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()}
+    models = {} if influence.models is None else {"models": influence.models}
+    return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()} | models
 
 
 def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) -> str:
@@ -68,6 +93,8 @@ def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) ->
     lines = [f"Prediction: {visible(names.sentence(*trace.test_triple))} (explained by {method})"]
     if trace.prediction is not None:
         lines.append(_prediction_line(trace.prediction))
+    if trace.paths is not None:
+        lines += _path_lines(trace, names, rows=rows)
     for title, influences in (
         ("Proponents (the model believes it because of)", trace.proponents),
         ("Opponents (the model believes it in spite of)", trace.opponents),
@@ -78,11 +105,39 @@ def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) ->
 
 
 def _prediction_line(prediction: Prediction) -> str:
-    place = (
-        f"  Rank {prediction.rank:,.10g} of {prediction.num_candidates:,} possible tails, score {prediction.score:.2f}"
+    places = (
+        [_place(prediction, "tails")]
+        if prediction.head is None
+        else [
+            _place(prediction, "tails"),
+            _place(prediction.head, "heads"),
+            f"the {prediction.side} is explained",
+        ]
     )
-    place = f"{place}; it is itself a training triple" if prediction.in_training else place
-    return f"{place}\n  {prediction.remark}" if prediction.remark else place
+    if prediction.in_training:
+        places.append("it is itself a training triple")
+    line = "; ".join(places)
+    remark = f"\n  {prediction.remark}" if prediction.remark else ""
+    return f"  {line[0].upper()}{line[1:]}{remark}"
+
+
+def _place(place: Prediction | Place, answers: str) -> str:
+    return f"rank {place.rank:,.10g} of {place.num_candidates:,} possible {answers}, score {place.score:.2f}"
+
+
+def _path_lines(trace: Trace, names: Names, *, rows: int) -> list[str]:
+    title = "Paths of the graph from head to tail, with the influence of each triple"
+    return [f"{title}:" if trace.paths else f"{title}: none", *(_path_line(path, names) for path in trace.paths[:rows])]
+
+
+def _path_line(path: GraphPath, names: Names) -> str:
+    steps = [names.entity(path.entities[0])]
+    for hop, entity in zip(path.hops, path.entities[1:], strict=True):
+        relation = f"{names.relation(hop.influence.relation)} ({hop.influence.influence:+.2g})"
+        steps.append(
+            f"— {relation} → {names.entity(entity)}" if hop.forward else f"← {relation} — {names.entity(entity)}"
+        )
+    return f"  {visible(' '.join(steps))}"
 
 
 def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int = 10) -> str:
@@ -103,7 +158,7 @@ def trace_as_csv_rows(
     """Yield a row of CSV_COLUMNS for each influence of a trace.
 
     `TestHead` and its like are the labels of the mappings (ids mean nothing outside of them), `TestHead_label`
-    and its like the readable names; where a spreadsheet would run one as a formula, an apostrophe stands before it.
+    and its like the readable names; an apostrophe stands before one that a spreadsheet would run as a formula.
     `self_influences` maps positions in the training set to SelfInfluence.
     """
     test_cells = _csv_cells(names, *trace.test_triple)

@@ -1,4 +1,8 @@
-"""The training loss of a batch as a function of the model's parameters."""
+"""The training loss of a batch as a function of the model's parameters, and the fastest encoder on each device.
+
+On a CPU in float32 the encoder multiplies patches (`encode_rows_by_patches`); elsewhere it is the model's own, compiled
+on a GPU if the config asks for it.
+"""
 
 import contextlib
 import functools
@@ -13,6 +17,7 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from conve_tracin import parallel
 from conve_tracin.data.queries import Queries
+from conve_tracin.errors import first_line_of
 from conve_tracin.model.conve import ConvE
 from conve_tracin.model.loss import Targets, streamed_loss
 from conve_tracin.settings import TrainingConfig
@@ -22,12 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 class BatchLoss(nn.Module):
-    """The mean loss of some queries, as they weigh; a module, as `distributed.average_gradients` wraps modules.
+    """The weighted mean loss of some queries; a module, because `parallel.average_gradients` wraps modules.
 
     Args:
-        model: whose parameters get the gradients.
-        config: how to train.
-        encode_rows: embeddings of heads and relations, (B, d) twice, to query vectors (B, d); the model's own without.
+        encode_rows: embeddings of heads and relations, (B, d) twice, to query vectors (B, d); by default the model's.
         compiled: whether the loss passes over the scores with compiled functions.
     """
 
@@ -89,9 +92,9 @@ class _RowsAndTable(torch.autograd.Function):
 
 
 def new_batch_loss(model: ConvE, config: TrainingConfig) -> BatchLoss:
-    """Make the loss that training takes: what is fastest on the model's device, compiled where the config asks for it.
+    """Make the loss that training takes: what is fastest on the model's device, compiled if the config asks for it.
 
-    The encoder is compiled on a GPU alone: on a CPU that made it slower (docs/notes.md).
+    The encoder is compiled only on a GPU: on a CPU that made it slower (docs/notes.md).
     """
     device = device_of(model)
     encode_rows = choose_encoder(model, config)
@@ -111,19 +114,16 @@ def new_batch_loss(model: ConvE, config: TrainingConfig) -> BatchLoss:
 
 
 def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what encodes in training: embeddings of heads and relations, (B, d) twice, to query vectors (B, d).
-
-    As the config asks, its activations are made again in the backward pass.
-    """
+    """Return what turns embeddings of heads and relations, (B, d) twice, into query vectors (B, d) in training."""
     encode_rows = model.encode_rows
     if device_of(model).type == "cpu" and not config.use_mixed_precision:
         # Elsewhere, passes over the feature maps cost less than many small products.
-        encode_rows = functools.partial(encode_rows_folded, model)
+        encode_rows = functools.partial(encode_rows_by_patches, model)
     return recomputing(model, encode_rows) if config.use_gradient_checkpointing else encode_rows
 
 
 def recomputing(model: ConvE, encode_rows: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Wrap `encode_rows` so that its activations are not kept for the backward pass, but made again."""
+    """Wrap `encode_rows` so that the backward pass computes its activations again."""
 
     def encode_rows_twice(head_rows: Tensor, relation_rows: Tensor) -> Tensor:
         return recompute_in_backward(
@@ -140,7 +140,7 @@ def recomputing(model: ConvE, encode_rows: Callable[[Tensor, Tensor], Tensor]) -
 def compiled_for(
     batch_size: int, encode_rows: Callable[[Tensor, Tensor], Tensor]
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Compile `encode_rows` for batches of one size; others, such as an epoch's last, are encoded by it as it is.
+    """Compile `encode_rows` for batches of one size; others, such as an epoch's last, take it as it is.
 
     Code for all sizes took an H100 twice as long (docs/notes.md).
     """
@@ -151,20 +151,20 @@ def compiled_for(
 
 
 def all_succeed(what: str, attempt: Callable[[], None]) -> bool:
-    """Whether compiled code works in all processes; where it does not, say why in one line."""
+    """Whether compiled code works in all processes; a line in the log says why it does not."""
     reason = None
     try:
         attempt()
     except Exception as error:  # the compiler and its tools fail in many ways
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    reasons = [reason for reason in parallel.gather(reason) if reason is not None]
+        reason = first_line_of(error)
+    reasons = [reason for reason in parallel.all_gather(reason) if reason is not None]
     if reasons:
         logger.warning("--use-torch-compile has no effect on the %s: %s", what, reasons[0])
     return not reasons
 
 
 def try_compiled_loss(model: ConvE, config: TrainingConfig) -> None:
-    """Compute the loss of a batch of training's size with compiled functions; raises whatever fails."""
+    """Compute a loss of training's size with compiled functions; raises whatever fails."""
     table = model.entity_embeddings.weight.detach()
     first = torch.zeros(1, dtype=torch.int64, device=table.device)
     streamed_loss(
@@ -180,7 +180,7 @@ def try_compiled_loss(model: ConvE, config: TrainingConfig) -> None:
 
 
 def try_encoder(encode_rows: Callable[[Tensor, Tensor], Tensor], model: ConvE, config: TrainingConfig) -> None:
-    """Encode a batch of training's size and go back, and leave no trace in the model; raises whatever fails."""
+    """Encode forward and backward in training's size, without a trace in the model; raises whatever fails."""
     table = model.entity_embeddings.weight.detach()
     shape = (batch_of_one_process(config), table.shape[1])
     # Code for one tensor that is given twice would not fit two.
@@ -201,14 +201,14 @@ def try_encoder(encode_rows: Callable[[Tensor, Tensor], Tensor], model: ConvE, c
 
 def batch_of_one_process(config: TrainingConfig) -> int:
     """Return how many queries of a batch a process has; BatchNorm needs two."""
-    return max(2, config.batch_size // parallel.count())
+    return max(2, config.batch_size // parallel.world_size())
 
 
 @contextlib.contextmanager
 def untracked_statistics(model: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm's running statistics as they are: the second pass over a batch must not count twice.
+    """Keep BatchNorm's running statistics: the second pass over a batch must not count again.
 
-    The pass works on copies, because without statistics it would save other tensors than the first.
+    It works on copies, because without statistics it would save other tensors than the first pass.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     statistics = [dict(norm.named_buffers()) for norm in norms]
@@ -223,10 +223,10 @@ def untracked_statistics(model: nn.Module) -> Iterator[None]:
                 setattr(norm, name, buffer)
 
 
-def encode_rows_folded(model: ConvE, head_rows: Tensor, relation_rows: Tensor) -> Tensor:
+def encode_rows_by_patches(model: ConvE, head_rows: Tensor, relation_rows: Tensor) -> Tensor:
     """Compute what `model.encode_rows` computes in training mode: (B, d) twice to (B, d), running statistics included.
 
-    Equal but for rounding; dropout draws other random numbers from the same generator.
+    Equal up to rounding; dropout draws other random numbers from the same generator.
     """
     config = model.config
     image_shape = (-1, 1, config.embedding_height, config.embedding_width)
@@ -235,14 +235,14 @@ def encode_rows_folded(model: ConvE, head_rows: Tensor, relation_rows: Tensor) -
     patches = F.unfold(image, (config.kernel_height, config.kernel_width))  # (B, kernel, positions)
     patch_mean = patches.mean(dim=(0, 2))  # (kernel,)
     centred = patches - patch_mean[:, None]
-    weight, bias = fold_normalization(model.conv1, model.bn1, centred, patch_mean)
+    weight, bias = normalized_convolution(model.conv1, model.bn1, centred, patch_mean)
     ones = centred.new_ones(len(image), config.output_channels, 1)
     kept = F.dropout(ones, model.feature_map_dropout.p)  # (B, channels, 1)
     maps = torch.baddbmm(bias[:, None] * kept, weight * kept, centred).relu_()  # (B, channels, positions)
     return model.project(maps.flatten(start_dim=1))
 
 
-def fold_normalization(
+def normalized_convolution(
     convolution: nn.Conv2d, norm: nn.BatchNorm2d, centred: Tensor, patch_mean: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return weight (channels, kernel) and bias (channels,) that turn centred patches into normalized maps.

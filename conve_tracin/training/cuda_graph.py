@@ -1,8 +1,7 @@
-"""Training's loss and gradients on a GPU, recorded once and replayed for every batch.
+"""Training's loss and gradients as a CUDA graph, recorded once and replayed for every batch.
 
-A batch is a hundred small pieces of work, and a processor takes longer to start them one by one than a GPU to do them.
-A CUDA graph is a recording of them all, which starts at once. It always has the same sizes and works in the same
-memory: only the batch's queries are copied into it, and lists of tails are padded.
+A batch is a hundred small kernels, which a processor takes longer to launch one by one than a GPU to run. A CUDA graph
+launches them together. Its sizes and memory are fixed: a batch's queries are copied into it, and lists of tails padded.
 """
 
 import logging
@@ -14,40 +13,41 @@ from torch import Tensor
 
 from conve_tracin import parallel
 from conve_tracin.data.queries import Queries
+from conve_tracin.errors import first_line_of
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.batch_loss import BatchLoss
 from conve_tracin.training.state import mixed_precision_dtype
 
 logger = logging.getLogger(__name__)
 
-# Libraries choose and compile on the first batches what a recording then repeats.
+# On the first batches libraries choose and compile what a graph then repeats.
 BATCHES_BEFORE_RECORDING = 3
 
-# A recording has room for the tails of this share of all batches, of which so many are drawn to find out. The others,
-# with a query of very many tails, would make all batches wait for places that hardly one fills.
+# A graph has room for the tails of this share of batches, estimated from some that are drawn. The others hold a query
+# of very many tails; with room for them, all batches would compute mostly padding.
 SHARE_OF_BATCHES = 0.98
 
 DRAWN_BATCHES = 256
 
-# Computes tensors, and returns a function that computes them anew in their place.
+# Computes tensors, and returns them and a function that computes them again in place.
 Recorder = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], None], list[Tensor]]]
 
 
 def can_replay(config: TrainingConfig, device: torch.device) -> bool:
-    """Whether the device has recordings, and a batch nothing that no recording can hold.
+    """Whether a CUDA graph can hold a batch.
 
-    That is the other processes' gradients, the scale of float16's gradients, and dropout that is drawn twice.
+    It cannot hold other processes' gradients, the scale of float16's gradients, or dropout that is drawn twice.
     """
     return (
         device.type == "cuda"
-        and parallel.count() == 1
+        and parallel.world_size() == 1
         and not config.use_gradient_checkpointing
         and mixed_precision_dtype(config, device) is not torch.float16
     )
 
 
 def record_graph(compute: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
-    """Record a CUDA graph of `compute`; return what replays it, and the tensors that each replay writes anew."""
+    """Record a CUDA graph of `compute`; return what replays it, and the tensors that each replay overwrites."""
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.current_stream()
     random_numbers = torch.cuda.default_generators[torch.cuda.current_device()]
@@ -56,7 +56,7 @@ def record_graph(compute: Callable[[], list[Tensor]]) -> tuple[Callable[[], None
         with torch.cuda.graph(graph):
             results = compute()
     except BaseException:
-        # A recording that breaks off leaves both as they were in it.
+        # A recording that breaks off does not restore them.
         torch.cuda.set_stream(stream)
         random_numbers.graphsafe_set_state(before)
         raise
@@ -64,7 +64,7 @@ def record_graph(compute: Callable[[], list[Tensor]]) -> tuple[Callable[[], None
 
 
 class _Recording(NamedTuple):
-    """One recording: the queries (B,) to write before a replay, the loss, and the gradients of all parameters."""
+    """A graph: the queries (B,) to set before a replay, the loss, and the gradients of all parameters."""
 
     replay: Callable[[], None]
     chosen: Tensor
@@ -72,16 +72,11 @@ class _Recording(NamedTuple):
     gradients: list[Tensor]
 
 
-class ReplayedLoss:
-    """A `BatchLoss` that leaves the gradients in the parameters, and returns a loss that requires none.
+class CUDAGraphLoss:
+    """A `BatchLoss` that sets the parameters' gradients itself, and returns a loss that requires none.
 
-    The first few batches, those of other sizes than `batch_size` and those with very many tails have the loss that
-    requires gradients, and so have all where recording fails, which the log says.
-
-    Args:
-        batch_loss: what is recorded.
-        batch_size: queries in a batch that is worth recording.
-        record: `record_graph`, or what stands in for it where there is no GPU.
+    The first few batches, those of other sizes than `batch_size` and those with very many tails get `batch_loss` with
+    its backward pass still to do. So do all batches if recording fails, which the log says.
     """
 
     def __init__(self, batch_loss: BatchLoss, *, batch_size: int, record: Recorder = record_graph) -> None:
@@ -93,9 +88,9 @@ class ReplayedLoss:
         self._room = 0
 
     def __call__(self, queries: Queries, chosen: Tensor) -> Tensor:
-        """Compute the loss of the queries `chosen` (B,), best on the CPU; a scalar.
+        """Compute the loss, a scalar, of the queries `chosen` (B,), best on the CPU.
 
-        `queries` are to be the same in all calls.
+        `queries` must be the same in all calls.
         """
         if len(chosen) != self.batch_size or not self._is_ready(queries, chosen) or not self._has_room(chosen):
             return self.batch_loss(queries, chosen)
@@ -108,11 +103,11 @@ class ReplayedLoss:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether there is a recording, which keeps its memory between batches."""
+        """Whether there is a graph, which keeps its memory between batches."""
         return self._recording is not None
 
     def stop_replaying(self) -> None:
-        """Let go of the recording and its memory, and record no more."""
+        """Free the graph and its memory, and record no more."""
         self._recording = None
         self._batches_to_wait = float("inf")
 
@@ -122,8 +117,7 @@ class ReplayedLoss:
                 self._record(queries, chosen)
             except Exception as error:  # drivers and libraries fail in many ways
                 self.stop_replaying()
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                logger.warning("training goes on without CUDA graphs, and more slowly: %s", reason)
+                logger.warning("training goes on without CUDA graphs, and more slowly: %s", first_line_of(error))
         self._batches_to_wait -= 1
         return self.is_recorded
 
@@ -145,7 +139,7 @@ class ReplayedLoss:
 
 
 def room_of_most_batches(tails_of_each: Tensor, batch_size: int) -> int:
-    """Return how many tails at most a random batch of visits has, which have `tails_of_each` (V,), but for a few."""
+    """Return how many tails most random batches of visits have at most; each visit has `tails_of_each` (V,)."""
     generator = torch.Generator().manual_seed(0)
     batches = torch.randint(len(tails_of_each), (DRAWN_BATCHES, batch_size), generator=generator)
     tails = tails_of_each[batches].sum(dim=1).sort().values  # (DRAWN_BATCHES,)

@@ -1,7 +1,6 @@
 """The training loop: triples and settings to checkpoints, metrics and a history.
 
-Several processes (see `distributed`) each compute a share of every batch, and then take the same step. Process 0 alone
-writes.
+Several processes (see `parallel`) each compute a share of every batch and then take the same step; process 0 writes.
 """
 
 import ctypes
@@ -12,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,24 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conve_tracin import parallel
+from conve_tracin.checkpoint.epochs import epoch_checkpoint
 from conve_tracin.checkpoint.native import load_checkpoint, save_checkpoint
-from conve_tracin.data.queries import Queries, digest_of_triples, distinct_triples, group_by_query, with_inverse_triples
+from conve_tracin.data.queries import (
+    Queries,
+    count_relation_rows,
+    digest_of_triples,
+    distinct_triples,
+    examples_of,
+    known_tails,
+)
 from conve_tracin.device import is_out_of_memory
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking import choose_batch_size, rank_triples, ranking_metrics
-from conve_tracin.report.charts import write_training_curves
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.batch_loss import new_batch_loss
-from conve_tracin.training.cuda_graph import ReplayedLoss, can_replay
+from conve_tracin.training.cuda_graph import CUDAGraphLoss, can_replay
 from conve_tracin.training.resume import (
     checkpoint_content,
     keep_best_model,
@@ -59,7 +66,7 @@ OUTPUT_FILES = (
     "training_curves.svg",
 )  # fmt: skip
 
-# Looking at the loss makes a GPU wait, so it is looked at once in so many batches.
+# Reading the loss makes a GPU wait.
 BATCHES_BETWEEN_LOSS_CHECKS = 100
 
 
@@ -85,24 +92,21 @@ def train(
     resume_from: Path | None = None,
     device: torch.device | str = "cpu",
     clean_memory: bool = True,
+    draw_curves: Callable[[Path, list[dict[str, Any]]], None] | None = None,
 ) -> dict[str, Any]:
     """Train ConvE, write all output files into `output_dir` and return the content of `test_results.json`.
 
-    In each of several processes it is to be called alike.
+    Every process of a run calls it with the same arguments.
 
     Args:
-        data: triples and counts.
-        config: how to train.
         model_sizes: members of `ConvEConfig` other than the counts of entities and relations.
-        output_dir: gets config.json, best_model.pt, final_model.pt, training_history.json, training_curves.svg,
-            test_results.json.
-        checkpoint_dir: gets checkpoint_epoch_N.pt; `output_dir`/checkpoints without.
-        resume_from: a checkpoint to go on from; on the CPU the result is bit for bit that of one run.
-        device: where to train.
+        output_dir: gets config.json, best_model.pt, final_model.pt, training_history.json, test_results.json.
+        checkpoint_dir: gets checkpoint_epoch_N.pt; by default `output_dir`/checkpoints.
+        resume_from: a checkpoint to continue; on the CPU the result is bit for bit that of one run.
         clean_memory: give a GPU's cached memory back after each epoch.
+        draw_curves: writes training_curves.svg, given its path and the history, when training ends or is stopped.
 
-    Raises:
-        InputError: sizes, data and checkpoint do not fit each other.
+    Raises InputError if sizes, data and checkpoint do not fit each other.
     """
     run = set_up(
         data,
@@ -113,18 +117,19 @@ def train(
         device=torch.device(device),
     )
     queries = training_queries(data.train, config, run.device)
-    go_on_or_start_anew(run, resume_from)
-    if parallel.is_main():
+    resume_or_start(run, resume_from)
+    if parallel.is_main_process():
         write_json(
             output_dir / "config.json",
             {"model_config": run.state.model.config.as_dict(), "training_config": asdict(config)},
         )
-    for metrics in run_epochs(run.state, queries, config, validate=lambda: run.evaluate(data.valid)):
-        if metrics is not None:
-            keep_if_best(run, metrics["mean_reciprocal_rank"])
-        write_progress(run)
-        if clean_memory:
-            release_memory(run.device)
+    with drawing_at_the_end(run, draw_curves):
+        for metrics in run_epochs(run.state, queries, config, validate=lambda: run.evaluate(data.valid)):
+            if metrics is not None:
+                keep_if_best(run, metrics["mean_reciprocal_rank"])
+            write_progress(run)
+            if clean_memory:
+                release_memory(run.device)
     if stops_early(run.state, config):
         logger.info(
             "stopped after epoch %d: %d evaluations without a better validation MRR than %.4f",
@@ -135,8 +140,8 @@ def train(
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """One run: what training changes, settings, triples, the tails known to be true, and where files go."""
+class TrainingRun:
+    """What training changes, settings, triples, the tails known to be true, and where files go."""
 
     state: TrainingState
     config: TrainingConfig
@@ -148,7 +153,7 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return device_of(self.state.model)
 
     def evaluate(self, triples: np.ndarray, progress: str | None = None) -> dict[str, Any]:
@@ -158,7 +163,7 @@ class Run:
             triples,
             self.known,
             inverse_triples=self.config.inverse_triples,
-            progress=progress if parallel.is_main() else None,
+            progress=progress if parallel.is_main_process() else None,
         )
 
     def save(self, path: Path) -> None:
@@ -169,7 +174,7 @@ class Run:
             mapping_digest=self.data.mapping_digest,
             training_triples_digest=self.training_triples_digest,
         )
-        if parallel.is_main():
+        if parallel.is_main_process():
             save_checkpoint(path, content)
 
 
@@ -181,26 +186,26 @@ def set_up(
     output_dir: Path,
     checkpoint_dir: Path,
     device: torch.device,
-) -> Run:
-    """Make a run before its first epoch; the arguments are those of `train`."""
-    num_relations = data.num_relations * (2 if config.inverse_triples else 1)
+) -> TrainingRun:
+    """Make a run before its first epoch, from the arguments of `train`."""
+    num_relations = count_relation_rows(data.num_relations, inverse_triples=config.inverse_triples)
     model_config = {**model_sizes, "num_entities": data.num_entities, "num_relations": num_relations}
     torch.manual_seed(config.random_seed)
     state = new_state(model_config, config, device)
     seed_own_dropout(config)
-    return Run(
+    return TrainingRun(
         state=state,
         config=config,
         data=data,
         training_triples_digest=digest_of_triples(data.train),
-        known=known_tails(data, inverse_triples=config.inverse_triples, device=device),
+        known=known_tails([data.train, data.valid, data.test], inverse_triples=config.inverse_triples, device=device),
         output_dir=output_dir,
         checkpoint_dir=checkpoint_dir,
     )
 
 
-def go_on_or_start_anew(run: Run, resume_from: Path | None) -> None:
-    """Put the checkpoint's content into the run's state and its best model into place, where there is one."""
+def resume_or_start(run: TrainingRun, resume_from: Path | None) -> None:
+    """Put the checkpoint, if there is one, into the run's state and its best model into place."""
     if resume_from is None:
         warn_of_another_run(run.checkpoint_dir)
         return
@@ -211,56 +216,72 @@ def go_on_or_start_anew(run: Run, resume_from: Path | None) -> None:
         mapping_digest=run.data.mapping_digest,
         training_triples_digest=run.training_triples_digest,
     )
-    if parallel.is_main():
+    if parallel.is_main_process():
         keep_best_model(
             run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir, resumed_from=resume_from
         )
-    run.state.best_mrr = parallel.announce(run.state.best_mrr)
-    # The history on disk may lack the checkpoint's own epoch, after which there may come no other.
+    run.state.best_mrr = parallel.broadcast(run.state.best_mrr)
+    # The history on disk may lack the checkpoint's own epoch, which may be the last.
     write_history(run)
 
 
-def keep_if_best(run: Run, mrr: float) -> None:
-    """Count the evaluation of the latest epoch where it is due, and write best_model.pt where it is the best."""
+def keep_if_best(run: TrainingRun, mrr: float) -> None:
+    """Write best_model.pt if the latest epoch is the best; count the evaluation if it was due."""
     if is_evaluation_due(run.state.epoch, run.config):
         is_best = note_evaluation(run.state, mrr)
     else:
         is_best = mrr > run.state.best_mrr
-        if is_best and parallel.is_main():
+        if is_best and parallel.is_main_process():
             keep_counted_best_model(run.state, output_dir=run.output_dir, checkpoint_dir=run.checkpoint_dir)
     if is_best:
         run.save(run.output_dir / "best_model.pt")
 
 
-def write_progress(run: Run) -> None:
-    """Write what is due after the latest epoch: a checkpoint, the history, and its picture."""
+def write_progress(run: TrainingRun) -> None:
+    """Write what is due after the latest epoch: a checkpoint, and the history."""
     state, config = run.state, run.config
     if is_finished(state, config) or state.epoch % config.checkpoint_frequency == 0:
-        run.save(run.checkpoint_dir / f"checkpoint_epoch_{state.epoch}.pt")
+        run.save(epoch_checkpoint(run.checkpoint_dir, state.epoch))
     write_history(run)
 
 
-def write_history(run: Run) -> None:
-    """Write the history and its picture."""
-    if not parallel.is_main():
-        return
-    history = run.state.history_with_the_end()
-    write_json(run.output_dir / "training_history.json", history)
-    if history and "valid" in history[-1]:
-        write_training_curves(run.output_dir / "training_curves.svg", history)
+def write_history(run: TrainingRun) -> None:
+    """Write the history."""
+    if parallel.is_main_process():
+        write_json(run.output_dir / "training_history.json", run.state.history_with_the_end())
 
 
-def rank_test_triples(run: Run) -> dict[str, Any]:
-    """Rank the test triples with best_model.pt; write and return the metrics. The run evaluates it from then on."""
+@contextmanager
+def drawing_at_the_end(
+    run: TrainingRun, draw_curves: Callable[[Path, list[dict[str, Any]]], None] | None
+) -> Iterator[None]:
+    """Draw the history when the block ends, even if it is interrupted or fails; its error is then the one to raise."""
+
+    def draw() -> None:
+        history = run.state.history_with_the_end()
+        if draw_curves is not None and history and parallel.is_main_process():
+            draw_curves(run.output_dir / "training_curves.svg", history)
+
+    try:
+        yield
+    except BaseException:
+        with suppress(InputError):
+            draw()
+        raise
+    draw()
+
+
+def rank_test_triples(run: TrainingRun) -> dict[str, Any]:
+    """Load best_model.pt into the run and rank the test triples with it; write and return the metrics."""
     epoch = None
     # The others may not see the file yet.
-    if parallel.is_main():
+    if parallel.is_main_process():
         best = load_checkpoint(run.output_dir / "best_model.pt")
         run.state.evaluated_model.load_state_dict(best["model_state_dict"])
         epoch = best["epoch"]
-    parallel.copy_from_main(run.state.evaluated_model)
-    results = run.evaluate(run.data.test, progress="test") | {"epoch": parallel.announce(epoch)}
-    if parallel.is_main():
+    parallel.broadcast_weights(run.state.evaluated_model)
+    results = run.evaluate(run.data.test, progress="test") | {"epoch": parallel.broadcast(epoch)}
+    if parallel.is_main_process():
         write_json(run.output_dir / "test_results.json", results)
     return results
 
@@ -268,10 +289,10 @@ def rank_test_triples(run: Run) -> dict[str, Any]:
 def run_epochs(
     state: TrainingState, queries: Queries, config: TrainingConfig, *, validate: Callable[[], dict[str, Any]]
 ) -> Iterator[dict[str, Any] | None]:
-    """Train until the epochs are done or early stopping has had enough; yield each epoch's metrics, None without.
+    """Train until the last epoch or an early stop; yield each epoch's metrics from `validate`, or None.
 
-    They are those of `validate`, where the epoch is due for evaluation or the last. Whoever consumes them notes the
-    evaluation in `state` before asking for the next ones. Shows a progress bar.
+    Only epochs that are due for evaluation and the last have metrics. The consumer notes the evaluation in `state`
+    before it asks for the next epoch. Shows a progress bar.
     """
     if is_finished(state, config):
         return
@@ -285,7 +306,7 @@ def run_epochs(
         unit_scale=True,
         mininterval=interval_seconds,
         maxinterval=interval_seconds,
-        disable=not parallel.is_main(),
+        disable=not parallel.is_main_process(),
     ) as bar:
         while not is_finished(state, config):
             state.epoch += 1
@@ -303,29 +324,25 @@ def run_epochs(
 
 
 def choose_batch_loss(state: TrainingState, config: TrainingConfig) -> Callable[[Queries, Tensor], Tensor]:
-    """Return the loss that trains fastest here; its gradients are averaged where there are several processes."""
+    """Return the loss that trains fastest here; several processes average its gradients."""
     batch_loss = new_batch_loss(state.model, replace(config, batch_size=state.batch_size))
     if can_replay(config, device_of(state.model)):
-        return ReplayedLoss(batch_loss, batch_size=state.batch_size)
+        return CUDAGraphLoss(batch_loss, batch_size=state.batch_size)
     return parallel.average_gradients(batch_loss)
 
 
 def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.device) -> Queries:
-    """Arrange the training triples (N, 3) as the queries that one epoch goes through.
-
-    Raises InputError where BatchNorm has too few of them.
-    """
-    if config.inverse_triples:
-        triples = with_inverse_triples(triples)
+    """Arrange the training triples (N, 3) as queries; raises InputError if they are too few for BatchNorm."""
+    triples = examples_of(triples, inverse_triples=config.inverse_triples)
     # A triple that the file repeats must not count as two labels of one query.
     if config.training_approach == "kvsall":
-        queries = Queries.distinct(group_by_query(distinct_triples(triples)), device)
+        queries = Queries.distinct(distinct_triples(triples), device)
         if config.query_weights == "tails" and config.tails_per_visit:
             queries = queries.visited_by_tails(config.tails_per_visit)
     else:
         queries = Queries.one_per_triple(triples, device)
     if len(queries) < smallest_batch():
-        processes = " in each process" if parallel.count() > 1 else ""
+        processes = " in each process" if parallel.world_size() > 1 else ""
         raise InputError(
             f"training needs at least two queries (head, relation) for BatchNorm{processes}; add triples to --train"
         )
@@ -334,15 +351,7 @@ def training_queries(triples: np.ndarray, config: TrainingConfig, device: torch.
 
 def smallest_batch() -> int:
     """Return how many queries a batch needs: two in each process, for BatchNorm."""
-    return 2 * parallel.count()
-
-
-def known_tails(data: TrainingData, *, inverse_triples: bool, device: torch.device) -> Queries:
-    """Collect the true tails of every query in train, valid and test: what filtered ranking leaves out."""
-    triples = np.concatenate([data.train, data.valid, data.test])
-    if inverse_triples:
-        triples = with_inverse_triples(triples)
-    return Queries.distinct(group_by_query(distinct_triples(triples)), device)
+    return 2 * parallel.world_size()
 
 
 def next_batch(start: int, num_queries: int, batch_size: int, *, at_least: int = 2) -> slice:
@@ -359,16 +368,11 @@ def run_epoch(
     batch_loss: Callable[[Queries, Tensor], Tensor],
     on_batch: Callable[[int], Any] = lambda _: None,
 ) -> dict[str, Any]:
-    """Train one epoch and return its record for the history.
+    """Train `state` for one epoch on `training_queries` and return the epoch's record for the history.
 
-    Args:
-        state: changed in place.
-        queries: what to train on, from `training_queries`.
-        config: how to train.
-        batch_loss: a `BatchLoss`, or what `choose_batch_loss` made of one.
-        on_batch: told the number of queries after each batch.
+    `batch_loss` is a `BatchLoss` or from `choose_batch_loss`; `on_batch` is told the number of queries in each batch.
 
-    Raises InputError where the loss or a weight is no longer finite, or the memory does not suffice.
+    Raises InputError if the loss or a weight is no longer finite, or memory does not suffice.
     """
     started = time.perf_counter()
     state.model.train()
@@ -417,17 +421,17 @@ def run_epoch(
 def train_batch(
     state: TrainingState, queries: Queries, chosen: Tensor, batch_loss: Callable[[Queries, Tensor], Tensor]
 ) -> Tensor:
-    """Take one optimizer step on the queries `chosen` (B,); returns this process's share of their mean loss.
+    """Take one optimizer step on the queries `chosen` (B,).
 
-    The shares of all processes add up to it. It is a scalar without gradient.
+    Returns this process's share of their mean loss, a scalar without gradient; the shares add up to it.
     """
     state.optimizer.zero_grad(set_to_none=True)
     own = parallel.share_of_batch(chosen)
     loss = batch_loss(queries, own)
-    # A `ReplayedLoss` has left the gradients where they belong.
+    # A `CUDAGraphLoss` has set the gradients.
     if loss.requires_grad:
         # The gradients are averaged over the processes, with different numbers of queries.
-        weight = len(own) * parallel.count() / len(chosen)
+        weight = len(own) * parallel.world_size() / len(chosen)
         state.scaler.scale(loss * weight).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -437,21 +441,18 @@ def train_batch(
 
 
 def sum_of_shares(losses: list[Tensor]) -> Tensor:
-    """Turn this process's shares of the losses into those of the whole batches, (number of batches,)."""
-    return parallel.sum_of_all(torch.stack(losses))
+    """Sum the shares of all processes in the batches' losses: (number of batches,)."""
+    return parallel.all_reduce(torch.stack(losses))
 
 
 def require_smaller_batches_can_help(
     state: TrainingState, config: TrainingConfig, error: RuntimeError | MemoryError
 ) -> None:
-    """Raise an error again that is not about memory.
-
-    Raises InputError where batches cannot or must not become smaller.
-    """
+    """Raise the error again if it is not about memory, and InputError if batches cannot or must not become smaller."""
     if not is_out_of_memory(error):
         raise error
     # The other processes are waiting for this batch's gradients.
-    is_alone = parallel.count() == 1
+    is_alone = parallel.world_size() == 1
     if not (config.auto_batch_size and is_alone) or state.batch_size <= 2:
         remedies = "--auto-batch-size or --use-gradient-checkpointing" if is_alone else "--use-gradient-checkpointing"
         raise InputError(
@@ -460,12 +461,12 @@ def require_smaller_batches_can_help(
 
 
 def holds_a_recording(batch_loss: Callable[[Queries, Tensor], Tensor]) -> bool:
-    """Whether a loss holds memory for a recorded batch, which others can have."""
-    return isinstance(batch_loss, ReplayedLoss) and batch_loss.is_recorded
+    """Whether a loss holds memory for a recorded batch."""
+    return isinstance(batch_loss, CUDAGraphLoss) and batch_loss.is_recorded
 
 
 def free_recording(state: TrainingState, batch_loss: Callable[[Queries, Tensor], Tensor]) -> bool:
-    """Go on without the recorded batch, and give back its memory; False where there is none."""
+    """Continue without the recorded batch, and give back its memory; False if there is none."""
     if not holds_a_recording(batch_loss):
         return False
     batch_loss.stop_replaying()
@@ -475,7 +476,7 @@ def free_recording(state: TrainingState, batch_loss: Callable[[Queries, Tensor],
 
 
 def halve_batch_size(state: TrainingState) -> None:
-    """Go on with smaller batches, and give back what the last attempt left."""
+    """Continue with smaller batches, and give back what the last attempt left."""
     state.batch_size //= 2
     logger.warning("out of memory: going on with batches of %d queries", state.batch_size)
     give_back_what_a_batch_left(state)
@@ -488,7 +489,7 @@ def give_back_what_a_batch_left(state: TrainingState) -> None:
 
 
 def require_finite_losses(losses: Tensor, *, epoch: int) -> None:
-    """Raise InputError that names the first batch, counted from 1, whose loss in `losses` (n,) is NaN or infinite."""
+    """Raise InputError if one of the batches' losses (n,) is NaN or infinite."""
     broken = (~torch.isfinite(losses)).nonzero()
     if len(broken):
         raise InputError(
@@ -498,7 +499,7 @@ def require_finite_losses(losses: Tensor, *, epoch: int) -> None:
 
 
 def require_finite_weights(model: ConvE, *, epoch: int) -> None:
-    """Raise InputError where the last step of an epoch broke a weight, which its loss cannot show yet."""
+    """Raise InputError if the last step of an epoch broke a weight, which its loss cannot show yet."""
     for name, weight in model.state_dict().items():
         if not torch.isfinite(weight).all():
             raise InputError(
@@ -520,7 +521,7 @@ def evaluate_model(
         batch_size=choose_batch_size(model.config.num_entities),
         progress=progress,
     )
-    ranks = parallel.compute_shared(rank, with_inverse_triples(triples) if inverse_triples else triples)
+    ranks = parallel.compute_shared(rank, examples_of(triples, inverse_triples=inverse_triples))
     sides = "heads and tails" if inverse_triples else "tails only (no inverse triples)"
     return ranking_metrics(ranks) | {"ranked": sides, "num_ranks": len(ranks)}
 
@@ -534,17 +535,16 @@ def show_progress(bar: tqdm, record: dict[str, Any], best_mrr: float) -> None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give a GPU's cached memory back, so that other processes can have it; the CPU caches none."""
+    """Give a GPU's cached memory back to other processes; the CPU caches none."""
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
 
 
 def keep_freed_memory(device: torch.device | str) -> None:
-    """Have the C library keep what a CPU's tensors free: else each batch pays for its large ones in page faults.
+    """Let glibc keep what a CPU's tensors free: otherwise each batch pays for its large ones in page faults.
 
-    This holds for the whole process, so it is for programs to ask for, such as `train_pytorch.py`. Does nothing where
-    the C library is another than glibc.
+    This changes the whole process, so programs ask for it, not the library. Other C libraries stay as they are.
     """
     if torch.device(device).type != "cpu":
         return
@@ -553,7 +553,7 @@ def keep_freed_memory(device: torch.device | str) -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    # The gradient of a very large table is given back all the same: small tensors in its place would leave it none the
-    # next time. This is the largest threshold that glibc takes.
+    # The gradient of a very large table is given back all the same, or small tensors would take its place. This is the
+    # largest threshold that glibc takes.
     for parameter, value in ((mmap_threshold, 2**25), (trim_threshold, 2**31 - 1), (top_pad, 2**22)):
         mallopt(parameter, value)

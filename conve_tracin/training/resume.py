@@ -3,13 +3,15 @@
 import logging
 import math
 import shutil
-from dataclasses import asdict, fields
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from conve_tracin import parallel
+from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_checkpoint, epoch_in
 from conve_tracin.checkpoint.native import (
     build_model,
     history_as_text,
@@ -27,8 +29,7 @@ from conve_tracin.checkpoint.schema import (
 )
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.model.conve import DROPOUTS, ConvE
-from conve_tracin.settings import TrainingConfig
+from conve_tracin.settings import Change, TrainingConfig, changes_on_resuming, flag_of
 from conve_tracin.training.state import TrainingState, device_of, new_scheduler, seed_own_dropout, validation_mrr
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def checkpoint_content(
     state: TrainingState, config: TrainingConfig, *, mapping_digest: dict[str, str], training_triples_digest: str
 ) -> dict[str, Any]:
     """Collect what a checkpoint holds after a finished epoch. All processes are to call it; process 0's is whole."""
-    first, *others = parallel.gather(random_numbers_of(device_of(state.model)))
+    first, *others = parallel.all_gather(random_numbers_of(device_of(state.model)))
     return {
         "epoch": state.epoch,
         "model_state_dict": state.evaluated_model.state_dict(),
@@ -72,14 +73,14 @@ def checkpoint_content(
 
 
 def average_content(state: TrainingState) -> dict[str, Any]:
-    """Return what a checkpoint holds besides where its weights are a moving average; nothing where they are not."""
+    """Return the further members of a checkpoint whose weights are a moving average."""
     if state.average is None:
         return {}
     return {"trained_state_dict": state.model.state_dict(), "num_averaged": int(state.average.n_averaged)}
 
 
 def random_numbers_of(device: torch.device) -> dict[str, torch.Tensor | None]:
-    """Return the state of the random numbers that a process draws for its dropout."""
+    """Return the state of this process's random numbers for dropout."""
     return {
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -96,10 +97,10 @@ def restore(
 ) -> None:
     """Put a checkpoint's content into `state`.
 
-    A learning rate, decay or dropout that differs from the checkpoint's takes effect from here on. Settings that
-    differ are named in the log, and so are other training triples.
+    A learning rate, decay or dropout that differs from the checkpoint's takes effect from here on. The log names
+    settings and training triples that differ.
 
-    Raises InputError where the checkpoint has other sizes or mappings, is past the last epoch, or lacks what
+    Raises InputError if the checkpoint has other sizes or mappings, is past the last epoch, or lacks what
     resumption needs.
     """
     checkpoint = load_checkpoint(path)
@@ -107,19 +108,19 @@ def restore(
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}, so training cannot go on from it; train anew")
     require_same_digests(checkpoint, mapping_digest, source=path)
-    if checkpoint["training_config"].get("inverse_triples", False) != config.inverse_triples:
-        with_or_without = "without" if config.inverse_triples else "with"
-        raise InputError(f"{path}: was trained {with_or_without} --inverse-triples; resume it {with_or_without} them")
-    require_same_sizes(checkpoint, state.model, source=path)
+    changed = list(changes_on_resuming(checkpoint["training_config"], config))
+    require_same_training(changed, source=path)
+    sizes = build_model(checkpoint, source=path).config.as_dict()
+    resized = list(changes_on_resuming(sizes, state.model.config))
+    require_same_sizes(resized, source=path)
     if checkpoint["epoch"] > config.num_epochs:
         raise InputError(
             f"{path}: has {checkpoint['epoch']} epochs behind it, --num-epochs is {config.num_epochs} in all; "
             "give more epochs or an earlier checkpoint"
         )
-    stored_optimizer = checkpoint["training_config"].get("optimizer", "adam")
-    if stored_optimizer != config.optimizer:
-        raise InputError(f"{path}: was trained with --optimizer {stored_optimizer}; resume it with the same")
-    report_changed_settings(checkpoint["training_config"], config)
+    for change in (*resized, *changed):
+        told = "resuming with %s %s; the checkpoint was trained with %s"
+        logger.info(told, change.name, change.now, change.before)
     if checkpoint.get("training_triples_digest", training_triples_digest) != training_triples_digest:
         logger.warning("%s: was trained on other triples than those of --train; going on with these", path)
     try:
@@ -135,34 +136,25 @@ def restore(
     logger.info("going on after epoch %d of %s", state.epoch, path)
 
 
-def require_same_sizes(checkpoint: dict[str, Any], model: ConvE, *, source: Path) -> None:
-    """Raise InputError where the checkpoint has other sizes or broken weights; name other dropouts in the log."""
-    stored = build_model(checkpoint, source=source).config.as_dict()
-    for name, value in model.config.as_dict().items():
-        if stored[name] == value:
-            continue
-        if name in DROPOUTS:
-            report_change(name, value, stored[name])
-        else:
-            raise InputError(f"{source}: has {name} {stored[name]}, this run has {value}; give the same settings")
+def require_same_training(changes: Iterable[Change], *, source: Path) -> None:
+    """Raise InputError for a setting of training that cannot change on the way."""
+    for name, before in ((change.name, change.before) for change in changes if change.is_refused):
+        if isinstance(before, bool):
+            words = "with" if before else "without"
+            raise InputError(f"{source}: was trained {words} {flag_of(name)}; resume it {words} them")
+        raise InputError(f"{source}: was trained with {flag_of(name)} {before}; resume it with the same")
 
 
-def report_changed_settings(stored: dict[str, Any], config: TrainingConfig) -> None:
-    """Name the settings that differ from the checkpoint's in the log."""
-    for setting in fields(config):
-        given = getattr(config, setting.name)
-        before = stored.get(setting.name, config.BEFORE_IT_COULD_BE_CHOSEN.get(setting.name, setting.default))
-        if before != given and setting.name not in config.FREE_ON_RESUME:
-            report_change(setting.name, given, before)
-
-
-def report_change(name: str, given: object, before: object) -> None:
-    """Name a setting that is not the checkpoint's in the log."""
-    logger.info("resuming with %s %s; the checkpoint was trained with %s", name, given, before)
+def require_same_sizes(changes: Iterable[Change], *, source: Path) -> None:
+    """Raise InputError for a size of the model that is not the checkpoint's."""
+    for change in changes:
+        if change.is_refused:
+            sizes = f"has {change.name} {change.before}, this run has {change.now}"
+            raise InputError(f"{source}: {sizes}; give the same settings")
 
 
 def load_into(state: TrainingState, checkpoint: dict[str, Any], config: TrainingConfig) -> None:
-    """Copy every member that training changes from a checkpoint into `state`."""
+    """Copy what training changes from a checkpoint into `state`."""
     if [record["epoch"] for record in checkpoint["history"]] != list(range(1, checkpoint["epoch"] + 1)):
         raise InputError("its history does not have one record for each of its epochs; use an undamaged checkpoint")
     if state.average is not None:
@@ -172,12 +164,12 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any], config: Training
     own = state.model.state_dict()
     require_names(trained, own)
     require_shapes(trained, state.model.config)
-    # Numbers that the model's do not hold become infinite.
+    # What the model's precision cannot hold becomes infinite.
     trained = {name: weight.to(own[name].dtype) for name, weight in trained.items()}
     require_sound_weights(trained, source="trained_state_dict")
     state.model.load_state_dict(trained)
     load_optimizer(state.optimizer, checkpoint["optimizer_state_dict"])
-    # A checkpoint of another precision has no scale to go on with.
+    # A checkpoint of another precision has no scale.
     if checkpoint["scaler_state_dict"]:
         require_like("scaler_state_dict", checkpoint["scaler_state_dict"], state.scaler.state_dict())
         state.scaler.load_state_dict(checkpoint["scaler_state_dict"])
@@ -202,9 +194,9 @@ def load_into(state: TrainingState, checkpoint: dict[str, Any], config: Training
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:
-    """Copy the moments and the learning rate of a checkpoint's optimizer; its other settings are those of the run.
+    """Copy the moments and the learning rate of a checkpoint's optimizer, not its other settings.
 
-    Raises InputError where the moments are not those of this optimizer's parameters.
+    Raises InputError if the moments do not fit the parameters.
     """
     settings = [{**group} for group in optimizer.param_groups]
     optimizer.load_state_dict(stored)
@@ -218,7 +210,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> 
 
 
 def moments_fit(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> bool:
-    """Whether a parameter has all that the next step of its optimizer takes up, or a fresh start where it may."""
+    """Whether a parameter has all moments that the optimizer's next step needs, or none, which Adam allows."""
     moments = optimizer.state.get(parameter, {})
     names = ("sum",) if isinstance(optimizer, torch.optim.Adagrad) else ("exp_avg", "exp_avg_sq")
     if not moments and isinstance(optimizer, torch.optim.Adam):
@@ -235,14 +227,14 @@ def moments_fit(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> bo
 
 
 def require_like(name: str, stored: Any, example: Any) -> None:
-    """Raise InputError where a member of a checkpoint is of another kind than this run's own."""
+    """Raise InputError if a member of a checkpoint is of another kind than this run's own."""
     difference = first_difference(stored, example, name=name)
     if difference is not None:
         raise InputError(f"its {difference} is not what training writes; use an undamaged checkpoint")
 
 
 def restore_schedule(state: TrainingState, checkpoint: dict[str, Any], config: TrainingConfig) -> None:
-    """Go on with the checkpoint's schedule, or bring settings into force that differ from it."""
+    """Continue the checkpoint's schedule, or start another if settings differ."""
     stored, scheduler_state = checkpoint["training_config"], checkpoint["scheduler_state_dict"]
     ratio = config.learning_rate / stored["learning_rate"]
     for group in state.optimizer.param_groups:
@@ -252,7 +244,7 @@ def restore_schedule(state: TrainingState, checkpoint: dict[str, Any], config: T
             group["initial_lr"] = config.learning_rate
     names = ("lr_scheduler", "lr_decay", "lr_patience")
     if all(stored.get(name, getattr(TrainingConfig, name)) == getattr(config, name) for name in names):
-        # What moves; the settings beside it are those of the run, which are the same.
+        # Without the settings, which are the run's own.
         moving = {name: value for name, value in scheduler_state.items() if name in MOVING_PARTS_OF_SCHEDULES}
         require_like("scheduler_state_dict", moving, state.scheduler.state_dict())
         state.scheduler.load_state_dict(moving)
@@ -262,13 +254,13 @@ def restore_schedule(state: TrainingState, checkpoint: dict[str, Any], config: T
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """Find the whole checkpoint_epoch_N.pt of the last epoch of the run that wrote last; None where there is none.
+    """Find the whole checkpoint_epoch_N.pt of the last epoch of the run that wrote last; None if there is none.
 
-    Damaged ones are named in the log and passed over. Times tell which run wrote last, as an earlier one may have left
-    higher epochs behind. In a copied directory they tell nothing, so a checkpoint that goes on from the newest counts.
+    The log names damaged ones, which are skipped. An earlier run may have left higher epochs, so the times of the files
+    decide. A copied directory has lost them, so a checkpoint that continues the newest counts as newer.
     """
     candidates = sorted(
-        directory.glob("checkpoint_epoch_*.pt"),
+        directory.glob(EPOCH_CHECKPOINTS),
         key=lambda path: (path.stat().st_mtime_ns, epoch_in(path)),
         reverse=True,
     )
@@ -297,8 +289,8 @@ def goes_on_from(earlier: Path, later: Path) -> bool:
 
 
 def warn_of_another_run(directory: Path) -> None:
-    """Say that a run which starts anew finds checkpoints: influence over the directory would mix the two."""
-    left = sorted(epoch_in(path) for path in directory.glob("checkpoint_epoch_*.pt"))
+    """Warn of checkpoints in the directory of a new run: influence over the directory would mix the two."""
+    left = sorted(epoch_in(path) for path in directory.glob(EPOCH_CHECKPOINTS))
     if left:
         logger.warning(
             "%s holds %d checkpoints of another run, up to epoch %d, and influence over the directory would mix the "
@@ -307,23 +299,17 @@ def warn_of_another_run(directory: Path) -> None:
         )  # fmt: skip
 
 
-def epoch_in(path: Path) -> int:
-    """Read N out of the name checkpoint_epoch_N.pt; −1 where there is no number."""
-    number = path.stem.rpartition("_")[2]
-    return int(number) if number.isdecimal() else -1
-
-
 def keep_best_model(state: TrainingState, *, output_dir: Path, checkpoint_dir: Path, resumed_from: Path) -> None:
     """Make best_model.pt the best epoch of the resumed history.
 
-    The file may be missing, or of a later epoch, which the resumed run may never reach again. Where no file of
-    the best epoch is left, the resumed checkpoint stands in for it, with its own MRR to beat.
+    The file may be missing, or of a later epoch, which the resumed run may never reach. If no file of the best epoch
+    is left, the resumed checkpoint replaces it, with its own MRR to beat.
     """
     best = best_epoch(state)
     if best is None:
         return
     path = output_dir / "best_model.pt"
-    for candidate in (path, checkpoint_dir / f"checkpoint_epoch_{best}.pt", resumed_from):
+    for candidate in (path, epoch_checkpoint(checkpoint_dir, best), resumed_from):
         content = load_if_whole(candidate)
         # The losses in the history tell runs apart.
         if content is not None and content.get("history") == state.history[:best]:
@@ -336,11 +322,11 @@ def keep_best_model(state: TrainingState, *, output_dir: Path, checkpoint_dir: P
 
 
 def keep_counted_best_model(state: TrainingState, *, output_dir: Path, checkpoint_dir: Path) -> None:
-    """Copy best_model.pt to the checkpoints before that of the last epoch, which a longer run forgets, replaces it."""
+    """Copy best_model.pt to the checkpoints, since a last epoch that a longer run would not evaluate replaces it."""
     best = first_epoch_with(state.best_mrr, state.history)
     if best is None:
         return
-    source, path = output_dir / "best_model.pt", checkpoint_dir / f"checkpoint_epoch_{best}.pt"
+    source, path = output_dir / "best_model.pt", epoch_checkpoint(checkpoint_dir, best)
     content = load_if_whole(path)
     if content is None or content.get("history") != state.history[:best]:
         # With its time, so that it does not count as the newest checkpoint.
@@ -356,13 +342,13 @@ def best_epoch(state: TrainingState) -> int | None:
 
 
 def first_epoch_with(mrr: float, history: list[dict[str, Any]]) -> int | None:
-    """Return the first epoch that has this validation MRR; None where none has, or where it is −∞, that of no epoch."""
+    """Return the first epoch with this validation MRR; None if there is none."""
     found = (record["epoch"] for record in history if validation_mrr(record) == mrr)
     return next(found, None) if math.isfinite(mrr) else None
 
 
 def load_if_whole(path: Path) -> dict[str, Any] | None:
-    """Load a checkpoint; None where it is missing or damaged."""
+    """Load a checkpoint; None if it is missing or damaged."""
     try:
         return load_checkpoint(path)
     except InputError:

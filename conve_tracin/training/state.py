@@ -1,4 +1,4 @@
-"""What changes while training, how it goes into a checkpoint, and how it comes back for an exact continuation."""
+"""What changes while training: model, optimizer, schedule, average and history."""
 
 import contextlib
 import math
@@ -23,10 +23,10 @@ class TrainingState:
     """All that changes while training and that exact resumption needs.
 
     Attributes:
-        average: of the model's weights and statistics, where the config asks for it.
-        history: a record for each epoch. It holds what a longer run would have written too, so that the checkpoints
-            of a run that was resumed after its end agree on it.
-        metrics_of_the_end: those of the last epoch where it was evaluated only because it was the last.
+        average: of the model's weights and statistics, if the config asks for it.
+        history: a record for each epoch, with nothing that a longer run would not have written: a run that is resumed
+            after its end must agree with it.
+        metrics_of_the_end: those of the last epoch if it was evaluated only because it was the last.
     """
 
     model: ConvE
@@ -44,11 +44,11 @@ class TrainingState:
 
     @property
     def evaluated_model(self) -> ConvE:
-        """The model that is ranked and kept: the average, where there is one."""
+        """The model that is ranked and kept: the average, if there is one."""
         return self.model if self.average is None else self.average.module
 
     def latest_metrics(self) -> dict[str, Any] | None:
-        """Return the validation metrics of the latest epoch; None where it was not evaluated."""
+        """Return the validation metrics of the latest epoch; None if it was not evaluated."""
         return self.metrics_of_the_end or (self.history[-1].get("valid") if self.history else None)
 
     def history_with_the_end(self) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ class TrainingState:
 
 
 def new_state(model_config: dict[str, Any], config: TrainingConfig, device: torch.device) -> TrainingState:
-    """Make model, optimizer and their companions for the first epoch; raise InputError where memory is too small."""
+    """Make the state before the first epoch; raise InputError if memory is too small."""
     model = new_model(model_config, device)
     if parallel.synchronizes_batch_norm(device):
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -76,28 +76,25 @@ def new_state(model_config: dict[str, Any], config: TrainingConfig, device: torc
 
 
 def new_average(model: ConvE, config: TrainingConfig) -> AveragedModel | None:
-    """Make the average of a model's weights, which starts with these; None where the config asks for none.
-
-    Raises InputError where it does not fit into memory.
-    """
+    """Start the average of a model's weights if the config asks for it; raise InputError if memory is too small."""
     if not config.weight_averaging:
         return None
     with refusing_what_no_memory_holds(model.config.as_dict()):
-        # BatchNorm's statistics are averaged, too: those of the weights would not be the average's.
+        # BatchNorm's statistics are averaged, too: those of the last weights would not fit the average.
         average = AveragedModel(model, multi_avg_fn=moving_average(config.weight_averaging), use_buffers=True)
     average.n_averaged.fill_(1)
     return average
 
 
 def moving_average(kept_share: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """Return what takes the weights after a batch into their average, of which `kept_share` stays.
+    """Return the update of an average, of which `kept_share` stays after a batch.
 
-    At first less stays: the average is one over about the last tenth of all batches so far, not of the random start.
+    At first less stays: the average covers about the last tenth of the batches so far, not the random start.
     """
 
     @torch.no_grad()
     def update(averages: list[Tensor], weights: list[Tensor], num_averaged: Tensor) -> None:
-        # A tensor, since reading its number would make a GPU wait.
+        # As a tensor: reading the number would make a GPU wait.
         step = (10 / (num_averaged + 10)).clamp(min=1 - kept_share)
         for average, weight in zip(averages, weights, strict=True):
             if average.is_floating_point():
@@ -109,14 +106,14 @@ def moving_average(kept_share: float) -> Callable[[list[Tensor], list[Tensor], T
 
 
 def new_model(model_config: dict[str, Any], device: torch.device) -> ConvE:
-    """Make a model with fresh weights; raise InputError where it does not fit into memory."""
+    """Make a model with fresh weights; raise InputError if it does not fit into memory."""
     with refusing_what_no_memory_holds(model_config):
         return ConvE(**model_config).to(device)
 
 
 @contextlib.contextmanager
 def refusing_what_no_memory_holds(model_config: dict[str, Any]) -> Iterator[None]:
-    """Raise InputError where the memory does not suffice for a model of these sizes."""
+    """Raise InputError if the memory does not suffice for a model of these sizes."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -130,13 +127,13 @@ def refusing_what_no_memory_holds(model_config: dict[str, Any]) -> Iterator[None
 
 def seed_own_dropout(config: TrainingConfig, *, epoch: int = 0) -> None:
     """Give each process but the first random numbers of its own, after all have made the same weights."""
-    if not parallel.is_main():
+    if not parallel.is_main_process():
         mixed = np.random.SeedSequence([config.random_seed, epoch, parallel.rank()])
         torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0]))
 
 
 def new_optimizer(model: ConvE, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Make the optimizer; the fused kernels go over the embedding tables once, not five times."""
+    """Make the optimizer; fused kernels pass over the embedding tables once instead of five times."""
     settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "adagrad":
         return torch.optim.Adagrad(model.parameters(), **settings, fused=device_of(model).type == "cpu" or None)
@@ -144,7 +141,7 @@ def new_optimizer(model: ConvE, config: TrainingConfig) -> torch.optim.Optimizer
 
 
 def new_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    """Make what lowers the learning rate."""
+    """Make the schedule of the learning rate."""
     if config.lr_scheduler == "plateau":
         return torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, mode="max", factor=config.lr_decay, patience=config.lr_patience, threshold=0.0
@@ -154,7 +151,7 @@ def new_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> t
 
 
 def mixed_precision_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype | None:
-    """Choose the lower precision: bfloat16 where the device has it, else float16; None where it is off."""
+    """Return the lower precision: bfloat16 if the device has it, else float16; None if it is off."""
     if not config.use_mixed_precision:
         return None
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -163,7 +160,7 @@ def mixed_precision_dtype(config: TrainingConfig, device: torch.device) -> torch
 
 
 def autocast(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager:
-    """Return the context in which the model runs: lower precision where the config asks for it."""
+    """Return the context of the model's forward pass: lower precision if the config asks for it."""
     dtype = mixed_precision_dtype(config, device)
     return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
@@ -171,14 +168,14 @@ def autocast(config: TrainingConfig, device: torch.device) -> contextlib.Abstrac
 def is_evaluation_due(epoch: int, config: TrainingConfig) -> bool:
     """Whether an epoch is evaluated in every run, not only because it is the last.
 
-    Only such evaluations move the schedule, the best MRR and the counter of early stopping: a run that was resumed
-    after what was to be its last epoch must equal one that never ended there.
+    Only such evaluations move the schedule, the best MRR and the counter of early stopping: a run that is resumed after
+    its last epoch must equal one that never ended there.
     """
     return epoch % config.eval_frequency == 0
 
 
 def note_evaluation(state: TrainingState, mrr: float) -> bool:
-    """Count an evaluation that is due; True where it is the best so far."""
+    """Count an evaluation that is due; True if it is the best so far."""
     if mrr > state.best_mrr:
         state.best_mrr = mrr
         state.evaluations_without_improvement = 0
@@ -188,7 +185,7 @@ def note_evaluation(state: TrainingState, mrr: float) -> bool:
 
 
 def is_finished(state: TrainingState, config: TrainingConfig) -> bool:
-    """Whether all epochs are done, or early stopping has had enough."""
+    """Whether training ends here, at the last epoch or early."""
     return state.epoch >= config.num_epochs or stops_early(state, config)
 
 
@@ -198,10 +195,10 @@ def stops_early(state: TrainingState, config: TrainingConfig) -> bool:
 
 
 def validation_mrr(record: dict[str, Any]) -> float:
-    """Return the validation MRR of an epoch; −∞ where it was not evaluated."""
+    """Return the validation MRR of an epoch; −∞ if it was not evaluated."""
     return record.get("valid", {}).get("mean_reciprocal_rank", -math.inf)
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
-    """Return where the model's parameters are."""
+    """Return the device of the model's parameters."""
     return next(model.parameters()).device

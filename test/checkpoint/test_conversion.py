@@ -225,5 +225,6 @@ def test_other_content_is_an_input_error():
 
 
 def test_conversion_needs_no_pykeen():
-    program = "import sys; sys.modules['pykeen'] = None; import conve_tracin.conversion, conve_tracin.pykeen_bridge"
+    program = "import sys; sys.modules['pykeen'] = None; import conve_tracin.checkpoint.conversion"
+    program += ", conve_tracin.checkpoint.pykeen"
     subprocess.run([sys.executable, "-c", program], check=True)

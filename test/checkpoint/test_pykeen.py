@@ -21,10 +21,10 @@ from conve_tracin.checkpoint.pykeen import (
     score_pykeen,
 )
 from conve_tracin.data.datasets import load_dataset_triples
-from conve_tracin.data.queries import Queries, group_by_query, with_inverse_triples
+from conve_tracin.data.queries import Queries, examples_of
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.ranking import rank_both_sides, ranking_metrics
+from conve_tracin.ranking import rank_triples, ranking_metrics
 
 
 @pytest.mark.parametrize("name", ["UMLS", "umls", "Nations"])
@@ -306,14 +306,11 @@ def test_pykeens_evaluator_gives_our_metrics(inverse_triples):
         model, testing.mapped_triples, additional_filter_triples=[training.mapped_triples], use_tqdm=False, batch_size=8
     )
     known = np.concatenate([training.mapped_triples.numpy(), testing.mapped_triples.numpy()])
-    if inverse_triples:
-        known = with_inverse_triples(known)
-    ranks = rank_both_sides(
+    ranks = rank_triples(
         native,
-        testing.mapped_triples.numpy(),
-        Queries.distinct(group_by_query(known)),
+        examples_of(testing.mapped_triples.numpy(), inverse_triples=inverse_triples),
+        Queries.distinct(examples_of(known, inverse_triples=inverse_triples)),
         num_relations=rows,
-        inverse_triples=inverse_triples,
     )
     ours = ranking_metrics(ranks)
     side = "both" if inverse_triples else "tail"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import prepare_data
+from conve_tracin import settings
 from conve_tracin.data import biolink, kgx, kgx_files
 from conve_tracin.data.names import read_names, read_predicates
 from conve_tracin.data.prepare import hold_out
@@ -107,7 +108,7 @@ def test_style_keeps_the_edges_it_names(tmp_path, style):
 
 
 def test_all_styles_are_offered_and_tested():
-    assert tuple(kgx.STYLES) == prepare_data.STYLES
+    assert tuple(kgx.STYLES) == settings.STYLES
     assert set(kgx.STYLES) == set(KEPT_BY_STYLE)
 
 

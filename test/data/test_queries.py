@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conve_tracin.data import queries as queries_module
-from conve_tracin.data.queries import Queries, group_by_query
+from conve_tracin.data.queries import Queries
 
 NUM_RELATIONS = 4
 
@@ -38,7 +38,7 @@ LARGE_IDS = random_triples(seed=2) * np.array([2**54, 1, 1])
     "triples", [random_triples(), random_triples(3, seed=1), np.zeros((1, 3), dtype=np.int64), LARGE_IDS]
 )
 def test_distinct_queries_have_all_their_tails_in_order(triples):
-    queries = Queries.distinct(group_by_query(triples))
+    queries = Queries.distinct(triples)
     expected = tails_by_query(triples)
     found = list(zip(queries.heads.tolist(), queries.relations.tolist(), strict=True))
     assert found == sorted(expected)
@@ -48,7 +48,7 @@ def test_distinct_queries_have_all_their_tails_in_order(triples):
 @pytest.mark.parametrize("tails_per_visit", [1, 2, 3, 1000])
 def test_an_epoch_visits_queries_with_many_tails_more_often(tails_per_visit, monkeypatch):
     monkeypatch.setattr(queries_module, "MOST_VISITS", 7)
-    queries = Queries.distinct(group_by_query(random_triples())).visited_by_tails(tails_per_visit)
+    queries = Queries.distinct(random_triples()).visited_by_tails(tails_per_visit)
     counts = queries.count_tails(torch.arange(len(queries))).tolist()
     assert max(counts) > 7
     expected = [min(7, -(-count // tails_per_visit)) for count in counts]
@@ -73,7 +73,7 @@ def test_one_query_for_each_triple_keeps_order_and_repeats():
 
 @pytest.mark.parametrize("more_room", [0, 1, 50])
 def test_padded_tails_are_the_tails_and_then_what_is_marked(more_room):
-    queries = Queries.distinct(group_by_query(random_triples()))
+    queries = Queries.distinct(random_triples())
     chosen = torch.tensor([5, 0, 0, 3, len(queries) - 1])
     rows, tails = queries.tails_of(chosen)
     counts = torch.bincount(rows)
@@ -86,7 +86,7 @@ def test_padded_tails_are_the_tails_and_then_what_is_marked(more_room):
 
 
 def test_tails_of_a_batch_in_any_order_with_repeats(graph):
-    queries = Queries.distinct(group_by_query(graph.train))
+    queries = Queries.distinct(graph.train)
     everything = listed_tails(queries, range(len(queries)))
     chosen = [5, 0, 0, 3, 5]
     assert listed_tails(queries, chosen) == [everything[query] for query in chosen]
@@ -94,7 +94,7 @@ def test_tails_of_a_batch_in_any_order_with_repeats(graph):
 
 
 def test_find_returns_the_place_of_each_query(graph):
-    queries = Queries.distinct(group_by_query(graph.train))
+    queries = Queries.distinct(graph.train)
     order = torch.tensor([4, 0, 2, 2])
     found = queries.find(queries.heads[order], queries.relations[order], num_relations=3)
     assert torch.equal(found, order)
@@ -102,7 +102,7 @@ def test_find_returns_the_place_of_each_query(graph):
 
 @pytest.mark.parametrize("query", [(0, 2), (5, 0), (8, 3)])
 def test_a_query_without_tails_is_not_found(graph, query):
-    queries = Queries.distinct(group_by_query(graph.train))
+    queries = Queries.distinct(graph.train)
     with pytest.raises(KeyError, match="no known tail"):
         queries.find(*(torch.tensor([part]) for part in query), num_relations=4)
 
@@ -110,7 +110,7 @@ def test_a_query_without_tails_is_not_found(graph, query):
 def test_queries_live_on_the_device_that_was_asked_for():
     # "meta" is a device that every machine has; it holds no numbers.
     for queries in (
-        Queries.distinct(group_by_query(random_triples()), "meta"),
+        Queries.distinct(random_triples(), "meta"),
         Queries.one_per_triple(random_triples(), "meta"),
     ):
         members = (queries.heads, queries.relations, queries.offsets, queries.tails)
@@ -119,6 +119,6 @@ def test_queries_live_on_the_device_that_was_asked_for():
 
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 def test_tails_stay_on_the_device_of_their_queries(device):
-    queries = Queries.distinct(group_by_query(random_triples()), device)
+    queries = Queries.distinct(random_triples(), device)
     rows, tails = queries.tails_of(torch.arange(len(queries), device=device))
     assert {rows.device.type, tails.device.type, queries.offsets.device.type} == {device}

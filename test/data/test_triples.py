@@ -171,7 +171,7 @@ class TestReadTriples:
             read = read_triples(path, ENTITIES, RELATIONS, skip_unknown=True)
         assert read.tolist() == ID_TRIPLES * 2
         (record,) = caplog.records
-        assert record.name == "conve_tracin.data.text"
+        assert record.name == "conve_tracin.data.triples"
         assert "10 of 18 triples" in record.getMessage()
         assert "(first: 'u0', 'causes', 'u1', 'u2', 'u3')" in record.getMessage()
 
@@ -351,6 +351,26 @@ class TestResolveTriple:
         read = read_test_triples(path, ENTITIES, RELATIONS)
         assert read.tolist() == [[0, 0, 1], [0, 0, 4], [1, 1, 3]]
         assert read.dtype == np.int64
+
+    def test_table(self, tmp_path):
+        text = "rank\ttail\thead\tscore\trelation\r\n1\tNA\taspirin\t\ttreats\r\n2\taspirin\theart attack\t\tis a\r\n"
+        read = read_test_triples(write(tmp_path / "t.tsv", text), ENTITIES, RELATIONS)
+        assert read.tolist() == [[0, 0, 4], [1, 1, 0]]
+        numbers = Vocabulary("entity", ("2", "1", "0"))
+        path = write(tmp_path / "numbers.tsv", "head\trelation\ttail\tscore\n2\t1\t1\t0\n")
+        assert read_test_triples(path, numbers, numbers).tolist() == [[0, 1, 1]]
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("", ": has no line below the names"),
+            ("aspirin\ttreats\tNA\n", ":2: 3 columns instead of 4"),
+            ("aspirin\ttreats\tNA\t\naspirin\tcures\tNA\t\n", ":3: relation: unknown relation 'cures'"),
+        ],
+    )
+    def test_malformed_table(self, tmp_path, text, expected):
+        path = write(tmp_path / "t.tsv", f"head\trelation\ttail\tscore\n{text}")
+        assert error_of(read_test_triples, path, ENTITIES, RELATIONS).startswith(f"{path}{expected}")
 
     @pytest.mark.parametrize(
         ("text", "expected"),

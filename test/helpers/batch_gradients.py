@@ -58,20 +58,20 @@ def gradients_of_batches(approach, loss, query_weights, *, compiled=False):
     batch_loss = parallel.average_gradients(BatchLoss(model, config, compiled=compiled))
     results = []
     for chosen in batches_of(queries):
-        total = parallel.sum_of_all(train_batch(state, queries, chosen, batch_loss))
+        total = parallel.all_reduce(train_batch(state, queries, chosen, batch_loss))
         results.append((total, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}))
     return results
 
 
 def main(output):
     with parallel.processes():
-        assert parallel.count() == 2
+        assert parallel.world_size() == 2
         results = {
             (case, compiled): gradients_of_batches(*case, compiled=compiled)
             for case in CASES
             for compiled in (False, True)
         }
-        if parallel.is_main():
+        if parallel.is_main_process():
             torch.save(results, output)
 
 

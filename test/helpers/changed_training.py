@@ -18,7 +18,7 @@ def freeze():
     """Keep BatchNorm's statistics as they are, drop nothing, and compute in float64."""
     torch.set_default_dtype(torch.float64)
     ConvE.train = lambda self, mode=True: torch.nn.Module.train(self, False)
-    batch_loss.encode_rows_folded = lambda model, *rows: model.encode_rows(*rows)
+    batch_loss.encode_rows_by_patches = lambda model, *rows: model.encode_rows(*rows)
 
 
 def note_statistics():

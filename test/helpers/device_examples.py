@@ -1,25 +1,28 @@
-"""Analyzers and trainings that every device must run alike."""
+"""Methods and trainings that every device must run alike."""
 
 import torch
 from conftest import TRAIN
 from influence_examples import TRAINING
 
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TracInReferencePyTorch
-from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
-from conve_tracin.influence.training_loss import Objective, TrainingLossReference
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch, TracInReferencePyTorch
+from conve_tracin.influence.gauss_newton import GaussNewton
+from conve_tracin.influence.scorers import ConvEScorer
+from conve_tracin.influence.training_loss import Objective, TrainingLoss
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.loop import TrainingData, train
 
-ANALYZERS = {
-    "reference": TracInReferencePyTorch,
-    "fast": TracInAnalyzerPyTorch,
-    "last layers": lambda model: TracInAnalyzerPyTorch(model, use_last_layers_only=True),
-    "training loss, reference": lambda model: TrainingLossReference(
-        model, objective=Objective.of({"training_approach": "kvsall"}), training_triples=TRAINING
+METHODS = {
+    "reference": lambda model: TracInReferencePyTorch(model).method,
+    "fast": lambda model: TracInAnalyzerPyTorch(model).method,
+    "last layers": lambda model: TracInAnalyzerPyTorch(model, use_last_layers_only=True).method,
+    "training loss, reference": lambda model: (
+        TrainingLoss(
+            ConvEScorer(model), objective=Objective.of({"training_approach": "kvsall"}), training_triples=TRAINING
+        ).loop
     ),
-    "bfloat16": lambda model: TracInAnalyzerPyTorch(model, use_mixed_precision=True, rescored=20),
-    "gauss-newton, kvsall": lambda model: GaussNewtonAnalyzer(model, training_approach="kvsall"),
-    "gauss-newton, 1vsall": lambda model: GaussNewtonAnalyzer(model, training_approach="1vsall"),
+    "bfloat16": lambda model: TracInAnalyzerPyTorch(model, use_mixed_precision=True, rescored=20).method,
+    "gauss-newton, kvsall": lambda model: GaussNewton(model, training_approach="kvsall"),
+    "gauss-newton, 1vsall": lambda model: GaussNewton(model, training_approach="1vsall"),
 }
 
 # A BatchNorm behind them takes these away again, so that their gradients are rounding alone.

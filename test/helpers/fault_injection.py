@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SERVER = multiprocessing.get_context("forkserver")
 # An optimizer imports torch._dynamo, the first file of triples pandas.
-SERVER.set_forkserver_preload(["torch._dynamo", "pandas", "conve_tracin.training.loop", "conve_tracin.native_analysis"])
+SERVER.set_forkserver_preload(["torch._dynamo", "pandas", "conve_tracin.training.loop", "conve_tracin.explain"])
 
 
 def start(script, *arguments, log, faults=()):
@@ -131,9 +131,10 @@ def print_into(path):
 
 def note_memory(path, every):
     """Write into a file, a line each, the resident bytes after every so many test triples, and when all is written."""
-    from conve_tracin import analysis
 
-    trace_rest, print_results = analysis.trace_rest, analysis.print_results
+    from conve_tracin import explain
+
+    trace_rest, print_results = explain.trace_rest, explain.print_results
 
     def note():
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -150,7 +151,7 @@ def note_memory(path, every):
         print_results(tables, written)
         note()
 
-    analysis.trace_rest, analysis.print_results = trace_and_note, print_and_note
+    explain.trace_rest, explain.print_results = trace_and_note, print_and_note
 
 
 def remove_at_call(module_name, name, number, path):
@@ -166,6 +167,7 @@ def train_in_float16(initial_scale, growth_interval):
     """Make mixed precision float16 on the CPU, with the scaler that a GPU without bfloat16 needs."""
     import torch
 
+    from conve_tracin.training import batch_loss
     from conve_tracin.training import state as training_state
 
     def float16_where_mixed(config, _):
@@ -175,5 +177,5 @@ def train_in_float16(initial_scale, growth_interval):
         def __init__(self, device, *, enabled):
             super().__init__(device, init_scale=initial_scale, growth_interval=growth_interval, enabled=enabled)
 
-    training_state.mixed_precision_dtype = training_state.mixed_precision_dtype = float16_where_mixed
+    batch_loss.mixed_precision_dtype = training_state.mixed_precision_dtype = float16_where_mixed
     torch.amp.GradScaler = Scaler

@@ -10,7 +10,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from conve_tracin.checkpoint import native
 from conve_tracin.influence.engine import folding
 from conve_tracin.model.conve import ConvE
 from conve_tracin.training import resume
@@ -101,12 +100,7 @@ def make_usable(monkeypatch):
     def is_plain_tensor(value, *, known=resume.is_plain_tensor):
         return known(here(value))
 
-    def model_without_memory(config, *, known=native.model_without_memory):
-        with _disable_current_modes():
-            return known(config)
-
     monkeypatch.setattr(torch, "tensor", tensor)
-    monkeypatch.setattr(native, "model_without_memory", model_without_memory)
     monkeypatch.setattr(torch.optim, "Adam", adam_of_any_device)
     monkeypatch.setattr(resume, "is_plain_tensor", is_plain_tensor)
 

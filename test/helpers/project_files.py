@@ -43,6 +43,10 @@ COMMANDS = {
         "run_tracin", *TRACED, "--model-path", "converted.pt", "--use-optimized-tracin", "--test", "test.tsv",
         "-o", "out/influences.json",
     ),
+    "predict": (
+        "predict_pytorch", "--model-path", "model.pt", *MAPPINGS, *NAMES, "--device", "cpu", "--queries", "queries.tsv",
+        "--known", "train.tsv", "-o", "out/candidates.tsv",
+    ),
     "convert": ("convert_checkpoint", "--input", "model.pt", "--output", "out/other.pt", "--verify"),
     "convert back": ("convert_checkpoint", "--input", "converted.pt", "--output", "out/other.pt", "--to", "native"),
 }  # fmt: skip
@@ -60,6 +64,7 @@ def clean(tmp_path_factory):
     write(directory / "names.txt", "Aspirin (drug)\t0\nHeadache\t2\n")
     write(directory / "edge_map.json", json.dumps({json.dumps({"predicate": "biolink:treats"}): "treats"}))
     write(directory / "listed.txt", "0 1 2\nibuprofen\ttreats\tfièvre\n")
+    write(directory / "queries.tsv", "aspirin\ttreats\t?\n")
     for name in ("nodes.jsonl", "edges.jsonl"):
         shutil.copy(Path(__file__).parents[1] / "data/kgx" / name, directory)
     with pytest.MonkeyPatch.context() as patch:

@@ -14,15 +14,17 @@ ROOT = Path(__file__).parents[2]
 SLOW_TO_IMPORT = ["torch", "torch._dynamo", "torch.nn.parallel", "pandas", "tqdm"]
 LAUNCH = """
 import sys
-from conve_tracin import cli, distributed
-cli.run(lambda: sys.exit(distributed.launch(sys.argv[2:], int(sys.argv[1]))))
+from conve_tracin import cli, parallel
+cli.run(lambda: sys.exit(parallel.launch(sys.argv[2:], int(sys.argv[1]))))
 """
 
 
 def launch_processes(number, script, *arguments):
     """Run a script in `number` processes, as --enable-multi-gpu does; returns exit code, stdout and stderr."""
     command = [str(part) for part in (sys.executable, "-c", LAUNCH, number, script, *arguments)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test"), str(ROOT / "test/helpers")])
+    }
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 

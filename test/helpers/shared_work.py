@@ -21,11 +21,11 @@ def see():
     copied = make_small_conve()
     copied.fc.weight.data.fill_(rank - 7)
     copied.bn0.num_batches_tracked.fill_(rank + 5)
-    parallel.copy_from_main(copied)
+    parallel.broadcast_weights(copied)
     return {
         "rank": rank,
-        "announced": parallel.announce({"of": rank}),
-        "sum": parallel.sum_of_all(torch.tensor([rank, 10.0])).tolist(),
+        "announced": parallel.broadcast({"of": rank}),
+        "sum": parallel.all_reduce(torch.tensor([rank, 10.0])).tolist(),
         "share of a batch": parallel.share_of_batch(torch.arange(8)).tolist(),
         # Two triples for three processes, and scores that do not lie in memory in their order.
         "computed": parallel.compute_shared(lambda part: torch.from_numpy(part).T, TRIPLES).tolist(),
@@ -38,6 +38,6 @@ def see():
 
 if __name__ == "__main__":
     with parallel.processes():
-        seen = parallel.gather(see())
-        if parallel.is_main():
+        seen = parallel.all_gather(see())
+        if parallel.is_main_process():
             print(json.dumps(seen))

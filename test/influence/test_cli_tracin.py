@@ -19,9 +19,10 @@ from native_files import (
 )
 
 import tracin_pytorch
-from conve_tracin import analysis
+from conve_tracin import explain
 from conve_tracin.errors import InputError
-from conve_tracin.influence.training_loss import Objective, TrainingLossReference
+from conve_tracin.influence.scorers import ConvEScorer
+from conve_tracin.influence.training_loss import Objective, TrainingLoss
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,8 +63,8 @@ def test_the_training_loss_is_that_of_the_checkpoint(files, engine, caplog):
     flags = ["--training-loss", "--engine", engine, "--output", str(files["out.json"])]
     content = run(files, "--test-triple", "0", "1", "2", *flags)
     assert content["training_loss"] is True
-    analyzer = TrainingLossReference(make_model(), objective=Objective.of(training), training_triples=TRAINING)
-    expected = 0.001 * analyzer.gradient_products([[0, 1, 2]], TRAINING)[0].numpy()
+    method = TrainingLoss(ConvEScorer(make_model()), objective=Objective.of(training), training_triples=TRAINING).loop
+    expected = 0.001 * method.products([[0, 1, 2]], TRAINING)[0].numpy()
     assert_influences(content, expected)
     caplog.set_level("INFO")
     content = run(files, "--test-triple", "0", "1", "2", *flags, "--method", "gauss-newton")
@@ -182,7 +183,7 @@ def test_bad_values_are_named(files, more, message):
         (["--output", "{train}"], r"train\.txt: is an input, which --output would replace"),
         (["--output", "{model}"], r"model\.pt: is an input"),
         (["--output", "{out}", "--report", "{train}"], r"train\.txt: is an input, which --report would replace"),
-        (["--output", "{out}", "--report", "{out}"], "--report and --output name the same file"),
+        (["--output", "{out}", "--report", "{out}"], "--output and --report name the same file"),
         (["--output", "{folder}"], "folder: is a directory"),
         (["--output", "{train}/out.json"], r"cannot be written, as .*train\.txt is a file"),
     ],
@@ -274,7 +275,7 @@ def test_weights_that_count_twice_are_pointed_out(files, tmp_path, caplog):
     ],
 )
 def test_flags_without_effect_say_so(files, more, told, caplog, monkeypatch):
-    monkeypatch.setattr(analysis, "supports_bfloat16", lambda _: False)
+    monkeypatch.setattr(explain, "supports_bfloat16", lambda _: False)
     caplog.set_level("INFO")
     run(files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]), *more)
     messages = [message for message in caplog.messages if "has no effect" in message]
@@ -322,3 +323,13 @@ def test_usage_errors_are_one_line(files):
         result = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
         assert result.returncode == 2
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_compiler_is_not_imported(files):
+    command = [*arguments(files), "--test-triple", "0", "1", "2", "--output", str(files["out.json"])]
+    program = (
+        "import sys, tracin_pytorch; tracin_pytorch.main(sys.argv[1:]);"
+        "print([name for name in ('torch._dynamo', 'torch._decomp.decompositions_for_jvp') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.func import functional_call, hessian, jacrev
 
-from conve_tracin.data.queries import Queries, group_by_query, with_inverse_triples
+from conve_tracin.data.queries import Queries, with_inverse_triples
 from conve_tracin.errors import InputError
 from conve_tracin.influence.gauss_newton import (
     CurvatureConfig,
@@ -107,7 +107,7 @@ def case(request, triples):
     weighted = "1vsall" in request.param
     model = make_model(RELATIONS * (2 if inverse else 1), entity_bias="bias" in request.param)
     model_triples = with_inverse_triples(triples) if inverse else triples
-    queries = Queries.distinct(group_by_query(model_triples))
+    queries = Queries.distinct(model_triples)
     importance = queries.offsets.diff().double() if weighted else torch.ones(len(queries), dtype=torch.float64)
     return model, model_triples, queries, importance, CurvatureConfig(weighted_by_triples=weighted, damping=0.3)
 
@@ -158,7 +158,7 @@ def test_effects_follow_the_formula_triple_by_triple(triples, inverse, approach)
     model_triples = with_inverse_triples(triples) if inverse else triples
     model_test = test_triple * [1, 2 if inverse else 1, 1]
     method = GaussNewtonMethod.for_training(approach, damping=0.3)
-    queries = Queries.distinct(group_by_query(model_triples))
+    queries = Queries.distinct(model_triples)
     tangents = gauss_newton_tangents(model, model_test[None], RowCurvature(model, queries, method.curvature))
     labels = label_effects(model, tangents, model_triples)[0].tolist()
     own = label_effects(model, tangents, model_test[None])[0, 0].item()
@@ -185,7 +185,7 @@ def test_effects_follow_the_formula_triple_by_triple(triples, inverse, approach)
 def test_removing_a_label_and_training_on_moves_the_score_as_the_effect_says(triples):
     """One Newton step of the tail's own regression, by autograd, against the label effect of its tangent."""
     model = make_model(RELATIONS)
-    queries = Queries.distinct(group_by_query(triples))
+    queries = Queries.distinct(triples)
     importance = torch.ones(len(queries), dtype=torch.float64)
     head, relation, tail = 3, 1, int(triples[0, 2])
     curvature = RowCurvature(model, queries, CurvatureConfig(damping=0.2))
@@ -246,7 +246,7 @@ def test_a_row_is_the_same_whatever_was_asked_before(case):
 
 def test_a_relation_without_training_triples_does_not_move(triples):
     model = make_model(RELATIONS + 1)
-    queries = Queries.distinct(group_by_query(triples))
+    queries = Queries.distinct(triples)
     curvature = RowCurvature(model, queries, CurvatureConfig())
     (tangent,) = gauss_newton_tangents(model, np.array([[0, RELATIONS, 1]]), curvature)
     assert not tangent.relation_rows[RELATIONS].any()

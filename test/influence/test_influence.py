@@ -16,10 +16,11 @@ from influence_examples import (
 )
 
 from conve_tracin.errors import InputError
-from conve_tracin.influence import autodiff, reference
-from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch, TracInReferencePyTorch
+from conve_tracin.influence import autodiff
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch, TracInReferencePyTorch
 from conve_tracin.influence.engine import backward, folding, passes, shared_queries, tangent
 from conve_tracin.influence.engine.derivatives import ForwardDerivatives
+from conve_tracin.influence.scorers import LAST_LAYERS, ConvEScorer
 from conve_tracin.model.conve import ConvE
 
 
@@ -145,7 +146,7 @@ def test_inverse_triples_use_the_even_rows():
 
 def test_vectorized_gradients_equal_backward_passes():
     model = make_model()
-    scorer = reference.ConvEScorer(model)
+    scorer = ConvEScorer(model)
     gradients = autodiff.per_triple_gradients(scorer, torch.from_numpy(TRAINING))
     flat = torch.cat([gradients[name].flatten(1) for name in EVERYTHING], dim=1)
     assert_close(flat, gradients_by_hand(model, TRAINING, EVERYTHING), 1e-12)
@@ -156,9 +157,7 @@ def test_generic_forward_pass_along_any_tangent():
     torch.manual_seed(1)
     direction = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
     triples = torch.from_numpy(TRAINING)
-    scores, derivatives = autodiff.directional_derivatives(
-        reference.ConvEScorer(model), direction, triples, batch_size=5
-    )
+    scores, derivatives = autodiff.directional_derivatives(ConvEScorer(model), direction, triples, batch_size=5)
     by_score = gradients_by_hand(model, TRAINING, EVERYTHING, loss_of=lambda score: score)
     assert_close(derivatives, by_score @ torch.cat([direction[name].flatten() for name in EVERYTHING]), 1e-12)
     assert_close(scores, model(triples[:, 0], triples[:, 1]).gather(1, triples[:, 2:])[:, 0], 1e-12)
@@ -287,7 +286,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
 def test_captum_agrees_on_linear_and_convolution():
     captum = pytest.importorskip("captum.influence")
     model = make_model().float()
-    scorer = reference.ConvEScorer(model)
+    scorer = ConvEScorer(model)
     names = ["fc.weight", "fc.bias", "conv1.weight", "conv1.bias"]
     data = torch.utils.data.TensorDataset(torch.from_numpy(TRAINING), torch.ones(len(TRAINING)))
     tracer = captum.TracInCP(

@@ -21,8 +21,9 @@ import run_tracin
 import tracin_pytorch
 from conve_tracin.errors import InputError
 from conve_tracin.influence import trace as trace_module
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TripleAnalyzer
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.journal import Journal, digest_of, from_plain
+from conve_tracin.influence.reference import BackwardLoop
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, TracedCheckpoint, trace
 
@@ -31,15 +32,16 @@ ROOT = Path(__file__).parents[2]
 # Runs a script, and kills the process without warning when a given group of test triples is about to be traced.
 KILLED_AT_GROUP = """
 import os, runpy, signal, sys
-from conve_tracin.influence.analyzer import TripleAnalyzer
+from conve_tracin.influence.reference import BackwardLoop
+from conve_tracin.influence.tracin import SharedPasses
 group, script = int(sys.argv[1]), sys.argv[2]
-products, calls = TripleAnalyzer.gradient_products, []
-def killing(*args, **settings):
+products, calls = {kind: kind.products for kind in (BackwardLoop, SharedPasses)}, []
+def killing(method, *args, **settings):
     calls.append(1)
     if len(calls) == group:
         os.kill(os.getpid(), signal.SIGKILL)
-    return products(*args, **settings)
-TripleAnalyzer.gradient_products = killing
+    return products[type(method)](method, *args, **settings)
+BackwardLoop.products = SharedPasses.products = killing
 sys.argv = sys.argv[2:]
 sys.path.insert(0, os.path.dirname(script))
 runpy.run_path(script, run_name="__main__")
@@ -61,7 +63,7 @@ def test_killed_run_tracin_ends_with_the_same_output(files, tmp_path, more, cut_
 
     run_tracin.main(given("undisturbed"))
     killed("run_tracin.py", *given("killed"), group=3)
-    (journal,) = (tmp_path / "killed").iterdir()
+    (journal,) = (path for path in (tmp_path / "killed").iterdir() if path.suffix != ".json")
     assert journal.name.endswith(".unfinished")
     # As if the machine had failed amid the second group: the whole group is traced again.
     journal.write_bytes(journal.read_bytes()[: journal.stat().st_size - cut_bytes])
@@ -105,7 +107,7 @@ def test_runs_that_share_a_directory_leave_each_others_journals(files, tmp_path,
 @pytest.mark.parametrize("change", ["settings", "checkpoint", "training file", "test file"])
 def test_what_another_run_left_is_not_used(files, tmp_path, change, caplog, monkeypatch):
     given = arguments(files, "--test", files["test.txt"], "--output", tmp_path / "out" / "out.json")
-    products, calls = TripleAnalyzer.gradient_products, []
+    products, calls = BackwardLoop.products, []
 
     def interrupted(*args, **settings):
         calls.append(1)
@@ -114,7 +116,7 @@ def test_what_another_run_left_is_not_used(files, tmp_path, change, caplog, monk
         return products(*args, **settings)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TripleAnalyzer, "gradient_products", interrupted)
+        patched.setattr(BackwardLoop, "products", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_tracin.main(given)
     assert (tmp_path / "out" / "out.json.unfinished").exists()
@@ -244,7 +246,7 @@ def test_digest_depends_on_settings_files_and_arrays(tmp_path):
 def test_traces_survive_the_journal():
     analyzer = TracInAnalyzerPyTorch(make_model())
     settings = SummarySettings(num_entities=NUM_ENTITIES, num_relations=NUM_RELATIONS)
-    load = lambda _: TracedCheckpoint(analyzer, 1.0)  # noqa: E731
+    load = lambda _: TracedCheckpoint(analyzer.scorer, analyzer.method, 1.0)  # noqa: E731
     traces = trace(
         load, [Path("a")], TEST_TRIPLES, TRAINING, top_k=4, progress=False, describe=settings, summarised=True
     )

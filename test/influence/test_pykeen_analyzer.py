@@ -11,10 +11,9 @@ from torch import nn
 
 from conve_tracin.checkpoint.conversion import NATIVE_TO_PYKEEN
 from conve_tracin.errors import InputError
-from conve_tracin.influence import analyzer as analyzer_module
+from conve_tracin.influence import analyzers as analyzer_module
 from conve_tracin.influence import autodiff
-from conve_tracin.influence.analyzer import LAST_LAYERS
-from conve_tracin.influence.pykeen_analyzer import embedding_tables
+from conve_tracin.influence.scorers import LAST_LAYERS, PyKEENScorer
 
 NAMES = list(SIZES)
 KINDS = ["tracin", "tracin_optimized"]
@@ -201,7 +200,7 @@ def test_representations_that_are_no_tables_use_the_loop():
             return self.base(indices) * self.factor
 
     model.entity_representations[0] = Scaled()
-    assert embedding_tables(model) is None
+    assert PyKEENScorer(model).embedding_tables() is None
     expected = gradients_by_hand(model, TRAINING).square().sum(dim=1)
     assert_close(make_analyzer("tracin_optimized", model).self_products(TRAINING), expected, 1e-9)
     analyzer = make_analyzer("tracin_optimized", model)

@@ -25,13 +25,13 @@ from pykeen_examples import trained_model, training_factory
 
 import run_tracin
 import tracin_pytorch
-from conve_tracin import analysis
+from conve_tracin import explain
 from conve_tracin.checkpoint.conversion import to_pykeen_checkpoint
 from conve_tracin.data.names import Names
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.influence import load as loading
-from conve_tracin.influence.analyzer import Influence
+from conve_tracin.influence import tracin as tracin_method
+from conve_tracin.influence.method import Influence
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report.tables import CSV_COLUMNS, trace_as_csv_rows
 
@@ -304,8 +304,8 @@ def test_last_layers_are_the_ones_that_were_asked_for(files):
 
 @pytest.mark.parametrize("converted", [False, True])
 def test_mixed_precision_rounds_nothing_that_is_listed(files, monkeypatch, converted):
-    monkeypatch.setattr(analysis, "supports_bfloat16", lambda _: True)
-    monkeypatch.setattr(loading, "RESCORED", 1)
+    monkeypatch.setattr(explain, "supports_bfloat16", lambda _: True)
+    monkeypatch.setattr(tracin_method, "RESCORED", 1)
     if converted:
         torch.save(to_pykeen_checkpoint(torch.load(files["model.pt"], weights_only=True)), files["model.pt"])
     content = run_test(files, "--use-optimized-tracin", "--use-mixed-precision", "--top-k", "6")

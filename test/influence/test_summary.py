@@ -11,10 +11,11 @@ import torch
 from conftest import TEST, TRAIN, TREATS, VALID, make_small_conve
 from pykeen_examples import trained_model, training_factory
 
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TripleAnalyzer
+from conve_tracin.checkpoint.conversion import convert_pytorch_to_pykeen_state_dict
+from conve_tracin.checkpoint.pykeen import build_pykeen_conve
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.journal import from_plain
-from conve_tracin.influence.pykeen_analyzer import TracInAnalyzer, TracInAnalyzerOptimized
-from conve_tracin.influence.reference import ConvEScorer
+from conve_tracin.influence.scorers import ConvEScorer, PyKEENScorer
 from conve_tracin.influence.summary import SummarySettings, concentration, describe_prediction, summarise
 from conve_tracin.influence.trace import Trace, TracedCheckpoint, trace
 
@@ -63,16 +64,6 @@ def test_totals_and_counts(scored):
     )
 
 
-@pytest.mark.parametrize("num_proponents", [1, 10, 5000])
-def test_strongest_proponents_are_the_first_of_a_sorted_list(scored, num_proponents):
-    scores, triples = scored
-    order = sorted(range(2000), key=lambda position: (-scores[position].item(), position))
-    expected = [position for position in order if scores[position] > 0][:num_proponents]
-    kept = summary_of(scored, num_proponents=num_proponents).strongest_proponents
-    assert [influence.position for influence in kept] == expected
-    assert [[i.head, i.relation, i.tail] for i in kept] == triples[expected].tolist()
-
-
 @pytest.mark.parametrize("length", [1, 2, 9, 10, 999, 1000])
 def test_concentration_is_the_share_of_the_first_of_a_sorted_list(length):
     scores = torch.from_numpy(np.random.default_rng(length).standard_normal(length))
@@ -89,7 +80,6 @@ def test_concentration_is_the_share_of_the_first_of_a_sorted_list(length):
 def test_without_any_influence_there_is_nothing_to_share():
     summary = summarise(torch.zeros(5), TRAIN[:5], SummarySettings(num_entities=6, num_relations=3))
     assert set(summary.concentration.shares) == {0.0}
-    assert summary.strongest_proponents == []
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -105,13 +95,26 @@ def rank_by_hand(score_of, triple, known):
     return scores, higher + (equal + 1) / 2
 
 
+class NoConvE(PyKEENScorer):
+    """Scores the same model, converted, as one that is no ConvE."""
+
+    conve = None
+
+    def __init__(self, model):
+        config = model.config.as_dict()
+        converted = build_pykeen_conve(config).double().eval()
+        state = convert_pytorch_to_pykeen_state_dict({"model_state_dict": model.state_dict(), "model_config": config})
+        converted.load_state_dict(state)
+        super().__init__(converted)
+
+
 @pytest.mark.parametrize("triple", [(0, TREATS, 2), (0, TREATS, 5), (1, TREATS, 4), (3, 2, 3), (5, 1, 0), (5, 2, 4)])
-@pytest.mark.parametrize("make_analyzer", [TracInAnalyzerPyTorch, lambda model: TripleAnalyzer(ConvEScorer(model))])
+@pytest.mark.parametrize("make_scorer", [ConvEScorer, NoConvE])
 @pytest.mark.parametrize("further", [None, np.concatenate([VALID, TEST])])
-def test_rank_leaves_out_the_other_known_tails(triple, make_analyzer, further):
+def test_rank_leaves_out_the_other_known_tails(triple, make_scorer, further):
     model = make_small_conve()
     settings = SummarySettings(num_entities=6, num_relations=3, known_triples=further)
-    prediction = describe_prediction(make_analyzer(model), triple, TRAIN, settings)
+    prediction = describe_prediction(make_scorer(model), triple, TRAIN, settings)
 
     def score_of(*ids):
         return model.score(*torch.tensor(ids)[:, None]).item()
@@ -126,24 +129,47 @@ def test_rank_leaves_out_the_other_known_tails(triple, make_analyzer, further):
     assert prediction.in_training == (triple in {tuple(row) for row in TRAIN.tolist()})
 
 
+@pytest.mark.parametrize("further", [None, np.concatenate([VALID, TEST])])
+@pytest.mark.parametrize("side", ["tail", "head"])
+def test_the_heads_place_is_that_of_the_tail_of_the_inverse_triple(further, side):
+    model = make_small_conve(num_relations=6)
+    settings = SummarySettings(num_entities=6, num_relations=3, known_triples=further, side=side)
+    for head, relation, tail in [(0, TREATS, 2), (1, TREATS, 4), (5, 2, 4), (3, 2, 3)]:
+        prediction = describe_prediction(
+            ConvEScorer(model, inverse_triples=True), (head, relation, tail), TRAIN, settings
+        )
+
+        def score_of(first, inverse, second):
+            return model.score(*torch.tensor([first, 2 * inverse + 1, second])[:, None]).item()
+
+        known = {(t, r, h) for part in (TRAIN, further) if part is not None for h, r, t in part.tolist()}
+        scores, rank = rank_by_hand(score_of, (tail, relation, head), known)
+        place = prediction.head
+        assert (place.rank, place.num_candidates, place.num_known) == (rank, len(scores), 6 - len(scores))
+        assert place.score == pytest.approx(score_of(tail, relation, head), rel=1e-12)
+        ahead = [entity for entity in scores if scores[entity] > scores[head]]
+        assert list(place.ahead) == sorted(ahead, key=lambda entity: -scores[entity])[:5]
+        assert prediction.side == side
+    assert describe_prediction(ConvEScorer(make_small_conve()), (0, TREATS, 2), TRAIN, settings).head is None
+
+
 def test_ties_share_their_mean_rank():
     model = make_small_conve()
     with torch.no_grad():
         # Equal rows may differ in the last bit of their products; products with zeros cannot.
         model.entity_embeddings.weight[2:] = 0
     settings = SummarySettings(num_entities=6, num_relations=3)
-    prediction = describe_prediction(TracInAnalyzerPyTorch(model), (1, 2, 3), np.array([[0, 0, 1]]), settings)
+    prediction = describe_prediction(ConvEScorer(model), (1, 2, 3), np.array([[0, 0, 1]]), settings)
     better = 1 + len(prediction.ahead)
     assert prediction.rank == better + 1.5
 
 
 @pytest.mark.parametrize("name", ["ConvE", "TransE"])
 @pytest.mark.parametrize("inverse_triples", [False, True])
-@pytest.mark.parametrize("analyzer_type", [TracInAnalyzer, TracInAnalyzerOptimized])
-def test_tails_of_pykeen_models_have_the_scores_of_pykeen(name, inverse_triples, analyzer_type):
+def test_tails_of_pykeen_models_have_the_scores_of_pykeen(name, inverse_triples):
     model = trained_model(name, inverse_triples=inverse_triples)
     num_entities = training_factory().num_entities
-    scores = analyzer_type(model).score_tails(3, 5, num_entities)
+    scores = PyKEENScorer(model).score_queries(np.array([[3, 5]]), num_entities)[0]
     expected = model.predict_t(torch.tensor([[3, 5]]))[0].detach()
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
@@ -156,11 +182,11 @@ def test_traces_carry_the_summary_of_their_own_scores_through_json():
     analyzer = TracInAnalyzerPyTorch(make_small_conve())
     tests = np.array([[1, TREATS, 4], [5, 2, 3]])
     settings = SummarySettings(num_entities=6, num_relations=3)
-    arguments = (lambda _: TracedCheckpoint(analyzer, 0.5), [Path("a")], tests, TRAIN)
+    arguments = (lambda _: TracedCheckpoint(analyzer.scorer, analyzer.method, 0.5), [Path("a")], tests, TRAIN)
     traces = list(trace(*arguments, top_k=3, progress=False, describe=settings, summarised=True))
     for row, traced in zip(0.5 * analyzer.gradient_products(tests, TRAIN), traces, strict=True):
         assert traced.summary == summarise(row, TRAIN, settings)
-        assert traced.prediction == describe_prediction(analyzer, traced.test_triple, TRAIN, settings)
+        assert traced.prediction == describe_prediction(analyzer.scorer, traced.test_triple, TRAIN, settings)
         assert from_plain(Trace, json.loads(json.dumps(dataclasses.asdict(traced)))) == traced
     plain = next(trace(*arguments, top_k=3, progress=False))
     assert plain == dataclasses.replace(traces[0], summary=None, prediction=None)

@@ -8,8 +8,14 @@ import torch
 from influence_examples import EVERYTHING, TEST_TRIPLES, TRAINING, assert_close, make_model, products_by_hand
 
 from conve_tracin.influence import trace as trace_module
-from conve_tracin.influence.analyzer import CACHED_GRADIENTS, TracInAnalyzerPyTorch, strongest
+from conve_tracin.influence.analyzers import CACHED_GRADIENTS, TracInAnalyzerPyTorch
+from conve_tracin.influence.method import strongest
 from conve_tracin.influence.trace import TracedCheckpoint, trace
+
+
+def traced(model, weight):
+    analyzer = TracInAnalyzerPyTorch(model)
+    return TracedCheckpoint(analyzer.scorer, analyzer.method, weight)
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 4, 5, 7, 8, 20, None])
@@ -39,7 +45,7 @@ def test_checkpoints_add_up_each_with_its_learning_rate():
     expected = sum(rates[path] * products_by_hand(model, EVERYTHING) for path, model in models.items())
 
     def load(path):
-        return TracedCheckpoint(TracInAnalyzerPyTorch(models[path]), rates[path])
+        return traced(models[path], rates[path])
 
     traces = list(trace(load, list(models), TEST_TRIPLES, TRAINING, top_k=len(TRAINING), progress=False))
     for row, result in zip(expected, traces, strict=True):
@@ -55,7 +61,7 @@ def test_proponents_and_opponents_are_the_two_ends():
     row = products_by_hand(model, EVERYTHING)[1]
     result = next(
         trace(
-            lambda _: TracedCheckpoint(TracInAnalyzerPyTorch(model), 1.0),
+            lambda _: traced(model, 1.0),
             [Path("a")],
             TEST_TRIPLES[1:2],
             TRAINING,
@@ -73,7 +79,7 @@ def test_proponents_and_opponents_are_the_two_ends():
 def test_groups_of_test_triples_change_nothing(group_size, monkeypatch):
     model = make_model()
     monkeypatch.setattr(trace_module, "GROUP_SIZE", group_size)
-    load = lambda _: TracedCheckpoint(TracInAnalyzerPyTorch(model), 1.0)  # noqa: E731
+    load = lambda _: traced(model, 1.0)  # noqa: E731
     traces = trace(load, [Path("a")], TEST_TRIPLES, TRAINING, top_k=1, progress=False)
     strongest_by_hand = products_by_hand(model, EVERYTHING).abs().max(dim=1).values
     for result, expected in zip(traces, strongest_by_hand, strict=True):
@@ -108,3 +114,25 @@ def test_label_zero_turns_the_gradient():
     score = model.score(*torch.tensor([[0], [1], [2]]))
     by_score = torch.autograd.grad(score.sum(), model.fc.bias)[0]
     assert_close(zero - one, by_score, 1e-12)
+
+
+def test_several_checkpoints_say_how_many_of_them_list_a_triple():
+    models = {Path("a"): make_model(), Path("b"): make_model(dtype=torch.float64), Path("c"): make_model()}
+    with torch.no_grad():
+        models[Path("b")].fc.weight.mul_(-1.5)
+        models[Path("c")].entity_embeddings.weight.mul_(0.2)
+    rows = [products_by_hand(model, EVERYTHING)[0] for model in models.values()]
+    lists = [set(np.argsort(-row.abs().numpy(), kind="stable")[:3].tolist()) for row in rows]
+    (result,) = trace(
+        lambda path: traced(models[path], 1.0), list(models), TEST_TRIPLES[:1], TRAINING, top_k=3, progress=False
+    )
+    assert result.num_models == 3
+    for influence in [*result.influences, *result.proponents, *result.opponents]:
+        assert influence.models == sum(influence.position in strong for strong in lists)
+
+
+def test_one_checkpoint_counts_no_models():
+    (result,) = trace(
+        lambda _: traced(make_model(), 1.0), [Path("a")], TEST_TRIPLES[:1], TRAINING, top_k=3, progress=False
+    )
+    assert {influence.models for influence in result.influences} == {None}

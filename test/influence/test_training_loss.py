@@ -8,7 +8,8 @@ from conftest import TRAIN, make_small_conve
 
 from conve_tracin.data.queries import with_inverse_triples
 from conve_tracin.errors import InputError
-from conve_tracin.influence.training_loss import Objective, TrainingLossAnalyzer, TrainingLossReference
+from conve_tracin.influence.scorers import ConvEScorer
+from conve_tracin.influence.training_loss import Objective, TrainingLoss
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.batch_loss import BatchLoss
 from conve_tracin.training.loop import training_queries
@@ -26,16 +27,16 @@ TEST = np.array([[0, 1, 2], [4, 0, 4], [5, 2, 1]])
 NUM_RELATIONS = 6
 
 
-def make(name, kind, **settings):
+def make(name, engine="forward", **settings):
     config = TrainingConfig(**SETTINGS[name])
-    analyzer = kind(
-        make_small_conve(num_relations=NUM_RELATIONS, entity_bias=True),
+    model = make_small_conve(num_relations=NUM_RELATIONS, entity_bias=True)
+    method = TrainingLoss(
+        ConvEScorer(model, inverse_triples=config.inverse_triples),
         objective=Objective.of({key: getattr(config, key) for key in Objective.__dataclass_fields__}),
         training_triples=TRAIN,
-        inverse_triples=config.inverse_triples,
         **settings,
     )
-    return config, analyzer
+    return config, model, method if engine == "forward" else method.loop
 
 
 def dense_loss(model, config, triple):
@@ -62,61 +63,55 @@ def flat_gradient(model, loss):
     return torch.cat([gradient.flatten() for gradient in gradients])
 
 
-@pytest.mark.parametrize("kind", [TrainingLossReference, TrainingLossAnalyzer])
+@pytest.mark.parametrize("engine", ["reference", "forward"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_products_are_those_of_dense_gradients(name, kind):
-    config, analyzer = make(name, kind)
+def test_products_are_those_of_dense_gradients(name, engine):
+    config, model, method = make(name, engine)
     gradients = {
-        which: torch.stack([flat_gradient(analyzer.model, dense_loss(analyzer.model, config, row)) for row in triples])
+        which: torch.stack([flat_gradient(model, dense_loss(model, config, row)) for row in triples])
         for which, triples in (("test", TEST), ("train", TRAIN))
     }
     expected = gradients["test"] @ gradients["train"].T
     assert len(expected[0].unique()) > 5
-    torch.testing.assert_close(analyzer.gradient_products(TEST, TRAIN, batch_size=2), expected, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(method.products(TEST, TRAIN, batch_size=2), expected, rtol=1e-10, atol=1e-13)
     norms = gradients["train"].square().sum(dim=1)
-    torch.testing.assert_close(analyzer.self_products(TRAIN), norms, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(method.self_products(TRAIN), norms, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_triples_share_what_training_minimises(name):
-    config, analyzer = make(name, TrainingLossReference)
+    config, model, method = make(name)
     queries = training_queries(TRAIN, config, torch.device("cpu"))
-    loss = BatchLoss(analyzer.model, config)(queries, torch.arange(len(queries)))
-    total = flat_gradient(analyzer.model, loss)
+    loss = BatchLoss(model, config)(queries, torch.arange(len(queries)))
+    total = flat_gradient(model, loss)
     shared = sum(
-        torch.cat([part.flatten() for part in analyzer.compute_gradient(*triple).values()])
+        torch.cat([part.flatten() for part in method.gradient(triple).values()])
         for triple in (np.unique(TRAIN, axis=0) if config.training_approach == "kvsall" else TRAIN)
     )
     torch.testing.assert_close(shared / shared.norm(), total / total.norm(), rtol=0, atol=1e-10)
 
 
 def test_some_parameters():
-    _, analyzer = make("kvsall, inverse", TrainingLossAnalyzer, last_layer_names=["fc.bias", "conv1.weight"])
-    _, reference = make("kvsall, inverse", TrainingLossReference, last_layer_names=["fc.bias", "conv1.weight"])
-    assert reference.compute_gradient(0, 1, 2).keys() == {"fc.bias", "conv1.weight"}
-    expected = reference.gradient_products(TEST, TRAIN)
-    torch.testing.assert_close(analyzer.gradient_products(TEST, TRAIN), expected, rtol=1e-10, atol=1e-13)
+    *_, method = make("kvsall, inverse", names=["fc.bias", "conv1.weight"])
+    assert method.gradient((0, 1, 2)).keys() == {"fc.bias", "conv1.weight"}
+    expected = method.loop.products(TEST, TRAIN)
+    torch.testing.assert_close(method.products(TEST, TRAIN), expected, rtol=1e-10, atol=1e-13)
 
 
 def test_no_training_triples_have_no_products():
     """A process among several may get none."""
     for name in ("1vsall", "kvsall, inverse"):
-        assert make(name, TrainingLossAnalyzer)[1].gradient_products(TEST, TRAIN[:0]).shape == (len(TEST), 0)
+        assert make(name)[-1].products(TEST, TRAIN[:0]).shape == (len(TEST), 0)
 
 
 def test_other_triples_than_those_of_training():
     """With KvsAll they would be targets of each other."""
     others = np.array([[0, 0, 5], [0, 0, 1], [3, 1, 1]])
     with pytest.raises(InputError, match="the training triples alone"):
-        make("kvsall", TrainingLossAnalyzer)[1].gradient_products(TEST, others)
-    fast, reference = (make("1vsall", kind)[1] for kind in (TrainingLossAnalyzer, TrainingLossReference))
-    expected = reference.gradient_products(TEST, others)
-    torch.testing.assert_close(fast.gradient_products(TEST, others), expected, rtol=1e-10, atol=1e-13)
-
-
-def test_an_objective_has_no_false_triples():
-    with pytest.raises(InputError, match="label 0"):
-        make("kvsall", TrainingLossReference)[1].compute_gradient(0, 1, 2, label=0.0)
+        make("kvsall")[-1].products(TEST, others)
+    fast, reference = (make("1vsall", engine)[-1] for engine in ("forward", "reference"))
+    expected = reference.products(TEST, others)
+    torch.testing.assert_close(fast.products(TEST, others), expected, rtol=1e-10, atol=1e-13)
 
 
 def test_settings_that_a_checkpoint_does_not_hold_are_the_documented_ones():

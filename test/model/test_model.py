@@ -5,7 +5,7 @@ from conve_examples import SIZES, random_triples, trained_conve
 from conve_tracin.checkpoint.conversion import convert_pytorch_to_pykeen_state_dict
 from conve_tracin.checkpoint.pykeen import build_pykeen_conve
 from conve_tracin.errors import InputError
-from conve_tracin.model.conve import ConvE, ConvEConfig
+from conve_tracin.model.conve import ConvE, ConvEConfig, is_statistic, weight_shapes
 
 
 @pytest.mark.parametrize("entity_bias", [False, True])
@@ -92,3 +92,14 @@ def test_config_rebuilds_the_model():
     again = ConvE(**model.config.as_dict())
     again.load_state_dict(model.state_dict(), strict=True)
     assert again.config == model.config
+
+
+@pytest.mark.parametrize("entity_bias", [False, True])
+@pytest.mark.parametrize("setting", SIZES)
+def test_shapes_without_a_model_are_those_of_the_model(setting, entity_bias):
+    model, _ = trained_conve(setting, entity_bias=entity_bias)
+    assert list(weight_shapes(model.config).items()) == [
+        (name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()
+    ]
+    trained = [name for name, _ in model.named_parameters()]
+    assert [name for name in weight_shapes(model.config) if not is_statistic(name)] == trained

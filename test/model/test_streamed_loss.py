@@ -8,7 +8,7 @@ from compiling import TRACING_ALONE, compiling_by
 from loss_examples import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conve_tracin.model.loss import LARGE_SCORE, Targets, _Sweep, binary_terms, cut_into_chunks, streamed_loss
+from conve_tracin.model.loss import LARGE_SCORE, Targets, _ChunkScorer, binary_terms, cut_into_chunks, streamed_loss
 
 # One entity, chunks that do and do not divide the entities, all at once, and the size chosen by itself.
 CHUNK_SIZES = (1, 7, 53, 1000, None)
@@ -24,15 +24,15 @@ def between_the_passes(request, monkeypatch):
 @pytest.mark.parametrize("low_precision", [torch.float64, torch.float32])
 def test_a_chunk_carries_all_that_its_gradient_needs(low_precision):
     queries, entities, bias = (one.detach() for one in make_inputs(5))
-    sweep = _Sweep(queries, entities, bias, scale=0.5, low_precision=low_precision, chunk_size=7)
-    for chunk in reversed(list(sweep.chunks())):
-        scores = sweep.products(chunk).to(torch.float64) + chunk.bias
-        sweep.accumulate(chunk, scores, scores.to(low_precision))
+    scorer = _ChunkScorer(queries, entities, bias, scale=0.5, low_precision=low_precision, chunk_size=7)
+    for chunk in reversed(list(scorer.chunks())):
+        scores = scorer.products(chunk).to(torch.float64) + chunk.bias
+        scorer.accumulate(chunk, scores, scores.to(low_precision))
     scores = queries @ entities.T + bias
     # The queries' gradient is scaled with that of the targets.
     expected = (scores @ entities, 0.5 * scores.T @ queries, 0.5 * scores.sum(dim=0))
     tolerance = 1e-12 if low_precision == torch.float64 else 1e-6
-    assert_close((sweep.query_grad, sweep.entity_grad, sweep.bias_grad), expected, tolerance)
+    assert_close((scorer.query_grad, scorer.entity_grad, scorer.bias_grad), expected, tolerance)
 
 
 @pytest.mark.usefixtures("between_the_passes")

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from conve_tracin.errors import InputError, TerminatedError
 from conve_tracin.report.charts import (
     Axis,
     draw_concentration,
@@ -15,6 +16,7 @@ from conve_tracin.report.charts import (
     spread,
     write_training_curves,
 )
+from conve_tracin.training import loop as training_loop
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -91,6 +93,52 @@ def test_the_picture_is_written_whole(tmp_path):
     write_training_curves(tmp_path / "new/curves.svg", [record(1, 0.5)])
     ElementTree.parse(tmp_path / "new/curves.svg")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["curves.svg"]
+
+
+def epochs_drawn(path):
+    return len(points_of(ElementTree.parse(path).find(f"{SVG}path").get("d")))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TerminatedError, InputError, MemoryError])
+def test_a_training_that_is_stopped_or_fails_is_drawn_up_to_there(run, tmp_path, monkeypatch, error):
+    validate, evaluations = training_loop.evaluate_model, iter(range(3))
+
+    def fail_in_the_end(*arguments, **options):
+        if next(evaluations, None) is None:
+            raise error
+        return validate(*arguments, **options)
+
+    monkeypatch.setattr(training_loop, "evaluate_model", fail_in_the_end)
+    with pytest.raises(error):
+        run("stopped", eval_frequency=2, num_epochs=20)
+    # Epoch 8 was trained before its evaluation failed.
+    assert epochs_drawn(tmp_path / "stopped/training_curves.svg") == 8
+
+
+def test_a_picture_that_cannot_be_written_does_not_hide_what_stopped_training(run, tmp_path, monkeypatch):
+    (tmp_path / "stopped/training_curves.svg").mkdir(parents=True)
+    monkeypatch.setattr(training_loop, "write_progress", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("stopped")
+
+
+def test_a_resumed_run_that_has_nothing_to_do_leaves_its_curves(run, tmp_path):
+    run("a", num_epochs=3)
+    written = (tmp_path / "a/training_curves.svg").read_text()
+    (tmp_path / "a/training_curves.svg").write_text("those of an earlier run")
+    run("a", num_epochs=3, resume=tmp_path / "a/checkpoints/checkpoint_epoch_3.pt")
+    assert (tmp_path / "a/training_curves.svg").read_text() == written
+
+
+def test_curves_are_drawn_once_and_before_the_first_epoch_not_at_all(run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("conftest.write_training_curves", lambda path, history: drawn.append((path, len(history))))
+    run("a", num_epochs=4)
+    assert drawn == [(tmp_path / "a/training_curves.svg", 4)]
+    monkeypatch.setattr(training_loop, "run_epoch", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("b", num_epochs=4)
+    assert len(drawn) == 1
 
 
 def test_concentration_marks_where_half_is_reached():

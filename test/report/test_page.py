@@ -18,17 +18,19 @@ from page_content import Page
 import conve_tracin
 import run_tracin
 import tracin_pytorch
-from conve_tracin import analysis
+from conve_tracin import explain
 from conve_tracin.data.names import Names
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence import trace as trace_module
-from conve_tracin.influence.analyzer import Influence, TracInAnalyzerPyTorch
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
+from conve_tracin.influence.method import Influence
+from conve_tracin.influence.paths import GraphPath, Hop, PathFinder
 from conve_tracin.influence.summary import SummarySettings, summarise
 from conve_tracin.influence.trace import TracedCheckpoint, trace
+from conve_tracin.report.lettering import signed
 from conve_tracin.report.page import describe_computation, report_page, settings_of, write_report
 from conve_tracin.report.path_graph import ACROSS, DOWN
-from conve_tracin.report.paths import find_paths
 from conve_tracin.settings import TracInOptions
 
 HOSTILE = (
@@ -49,9 +51,11 @@ def make_traces(*test_triples, top_k=4):
     analyzer = TracInAnalyzerPyTorch(make_small_conve())
     return list(
         trace(
-            lambda _: TracedCheckpoint(analyzer, 0.01), [Path("model.pt")], np.array(test_triples), TRAIN,
+            lambda _: TracedCheckpoint(analyzer.scorer, analyzer.method, 0.01),
+            [Path("model.pt")], np.array(test_triples), TRAIN,
             top_k=top_k, progress=False, summarised=True,
             describe=SummarySettings(num_entities=6, num_relations=3),
+            find_paths=PathFinder(TRAIN, 6, limit=20, max_hops=3),
         )
     )  # fmt: skip
 
@@ -91,14 +95,13 @@ def test_rank_score_and_counts(traces):
 def test_paths_are_listed_in_order(traces):
     names = make_names()
     traced = traces[0]
-    paths = find_paths(traced.summary.strongest_proponents, traced.test_triple[0], traced.test_triple[2])
-    assert paths
+    assert traced.paths
     listed = [text for text in Page(report_page([traced], names, {})).texts("li") if "→" in text or "←" in text]
-    for text, path in zip(listed, paths, strict=True):
-        hops = [names.relation(hop.influence.relation) for hop in path.hops]
+    for text, path in zip(listed, traced.paths, strict=True):
+        hops = [f"{names.relation(hop.influence.relation)} {signed(hop.influence.influence)}" for hop in path.hops]
         arrows = [f"— {r} →" if hop.forward else f"← {r} —" for r, hop in zip(hops, path.hops, strict=True)]
         parts = [part for step in zip(map(names.entity, path.entities), [*arrows, ""], strict=True) for part in step]
-        assert text.startswith(" ".join(filter(None, parts)))
+        assert text == " ".join(filter(None, parts))
 
 
 def test_relations_have_the_sums_of_the_summary(traces):
@@ -115,7 +118,7 @@ def test_relations_have_the_sums_of_the_summary(traces):
 
 def test_no_path_is_explained():
     page = report_page(make_traces((3, 1, 3)), make_names(), {})
-    assert "start and end are the same entity" in page
+    assert "Start and end are the same entity" in page
     assert 'class="paths"' not in page
 
 
@@ -181,14 +184,14 @@ def test_numbers_stay_in_one_piece(traces):
 
 
 def test_the_page_says_how_many_paths_are_drawn(traces):
-    assert "Drawn:" not in report_page(traces[:1], make_names(), {})
+    few = replace(traces[0], paths=traces[0].paths[:1])
+    assert "Drawn:" not in report_page([few], make_names(), {})
     # 1 → n → 4 over ten entities between them.
-    between = [(1, TREATS, n) for n in range(5, 15)] + [(n, TREATS, 4) for n in range(5, 15)]
-    proponents = [Influence(*triple, influence=1.0, position=n) for n, triple in enumerate(between)]
-    many = replace(traces[0], summary=replace(traces[0].summary, strongest_proponents=proponents))
-    page = Page(report_page([many], make_names(tuple(map(str, range(15)))), {}))
+    steps = [[Influence(1, TREATS, n, 1.0, n), Influence(n, TREATS, 4, -1.0, n)] for n in range(5, 15)]
+    paths = [GraphPath((1, one.tail, 4), (Hop(one, True, 0), Hop(two, True, 0)), 0.5) for one, two in steps]
+    page = Page(report_page([replace(traces[0], paths=paths)], make_names(tuple(map(str, range(15)))), {}))
     for class_, lanes in (("across", ACROSS.max_lanes), ("down", DOWN.max_lanes)):
-        assert f"Drawn: the strongest {lanes} of 10 paths." in page.texts("div", class_)[0]
+        assert f"Drawn: the first {lanes} of the 10 listed." in page.texts("div", class_)[0]
 
 
 def test_a_single_prediction_has_no_index(traces):
@@ -328,7 +331,7 @@ def test_report_of_a_resumed_run_is_that_of_an_undisturbed_one(command, graph_fi
     run_tracin.main(arguments)
     expected = (tmp_path / "report.html").read_text(encoding="utf-8")
     (tmp_path / "report.html").unlink()
-    monkeypatch.setattr(analysis, "write_results", lambda *_: 1 / 0)
+    monkeypatch.setattr(explain, "write_results", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_tracin.main(arguments)
     monkeypatch.undo()

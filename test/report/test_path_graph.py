@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from path_examples import find_paths
 
-from conve_tracin.influence.analyzer import Influence
+from conve_tracin.influence.method import Influence
 from conve_tracin.report.path_graph import ACROSS, DOWN, assign_lanes, draw_paths
-from conve_tracin.report.paths import find_paths
 
 HEAD, TAIL = 0, 1
 

@@ -47,7 +47,7 @@ def dense_results(approach, loss, query_weights):
 @pytest.fixture(scope="module")
 def of_two_processes(tmp_path_factory):
     output = tmp_path_factory.mktemp("gradients") / "gradients.pt"
-    done = run_processes(2, ROOT / "test/batch_gradients.py", output)
+    done = run_processes(2, ROOT / "test/helpers/batch_gradients.py", output)
     assert done.returncode == 0, done.stderr
     return torch.load(output, weights_only=True)
 
@@ -188,7 +188,7 @@ def test_the_encoder_is_compiled_once_and_for_batches_of_one_size(monkeypatch):
 @pytest.mark.usefixtures("compiler")
 def test_all_processes_compile_or_none_does(monkeypatch, caplog):
     """Else one would add up its sums in another order."""
-    monkeypatch.setattr(parallel, "gather", lambda own: [own, "no C++ compiler"])
+    monkeypatch.setattr(parallel, "all_gather", lambda own: [own, "no C++ compiler"])
     config, _ = make_queries("kvsall")
     assert not new_batch_loss(make_model(), dataclasses.replace(config, use_torch_compile=True)).compiled
     assert "--use-torch-compile has no effect on the loss: no C++ compiler" in caplog.text

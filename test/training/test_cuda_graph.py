@@ -10,7 +10,7 @@ from conve_tracin.data.queries import Queries
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training import cuda_graph
 from conve_tracin.training.batch_loss import BatchLoss
-from conve_tracin.training.cuda_graph import BATCHES_BEFORE_RECORDING, ReplayedLoss, can_replay, room_of_most_batches
+from conve_tracin.training.cuda_graph import BATCHES_BEFORE_RECORDING, CUDAGraphLoss, can_replay, room_of_most_batches
 from conve_tracin.training.loop import next_batch
 
 BATCH_SIZE = 4
@@ -44,7 +44,7 @@ def test_replayed_batches_train_the_same_weights(case):
     recorder = Recorder()
     losses, weights, _ = train(case, lambda batch_loss: batch_loss)
     replayed_losses, replayed_weights, whole_batches = train(
-        case, lambda batch_loss: ReplayedLoss(batch_loss, batch_size=BATCH_SIZE, record=recorder)
+        case, lambda batch_loss: CUDAGraphLoss(batch_loss, batch_size=BATCH_SIZE, record=recorder)
     )
     assert recorder.recordings == 1
     assert EPOCHS * whole_batches - BATCHES_BEFORE_RECORDING >= recorder.replays > whole_batches
@@ -58,7 +58,7 @@ def test_a_batch_with_very_many_tails_is_computed_plainly(monkeypatch):
     by_tails = queries.count_tails(torch.arange(len(queries))).argsort()
     few, many = by_tails[:BATCH_SIZE], by_tails[-BATCH_SIZE:]
     model = make_model()
-    replayed = ReplayedLoss(BatchLoss(model, config), batch_size=BATCH_SIZE, record=Recorder())
+    replayed = CUDAGraphLoss(BatchLoss(model, config), batch_size=BATCH_SIZE, record=Recorder())
     for number, (chosen, is_replayed) in enumerate([(few, True)] * 4 + [(many, False), (few, True), (many, False)]):
         loss = replayed(queries, chosen)
         assert loss.requires_grad is not (is_replayed and number >= BATCHES_BEFORE_RECORDING)
@@ -85,7 +85,7 @@ def test_most_batches_of_visits_have_room():
     queries = Queries(ids % 6, ids % 3, offsets, torch.arange(90) % 6).visited_by_tails(1)
     config, _ = make_queries("kvsall", "ce", "tails")
     recorder = Recorder()
-    replayed = ReplayedLoss(BatchLoss(make_model(), config), batch_size=BATCH_SIZE, record=recorder)
+    replayed = CUDAGraphLoss(BatchLoss(make_model(), config), batch_size=BATCH_SIZE, record=recorder)
     visits = torch.cat([queries.shuffled_visits(torch.Generator().manual_seed(seed))[:88] for seed in range(5)])
     batches = visits.split(BATCH_SIZE)
     for batch in batches:
@@ -100,7 +100,7 @@ def test_training_goes_on_where_nothing_can_be_recorded(caplog):
 
     case = ("kvsall", "bce", "equal")
     losses, weights, _ = train(case, lambda batch_loss: batch_loss)
-    found_losses, found_weights, _ = train(case, lambda one: ReplayedLoss(one, batch_size=BATCH_SIZE, record=fail))
+    found_losses, found_weights, _ = train(case, lambda one: CUDAGraphLoss(one, batch_size=BATCH_SIZE, record=fail))
     assert torch.equal(found_losses, losses)
     assert all(torch.equal(found_weights[name], weight) for name, weight in weights.items())
     assert [record.getMessage() for record in caplog.records] == [
@@ -116,5 +116,5 @@ def test_only_one_gpu_without_scaled_gradients_has_recordings(monkeypatch):
     for dtype in (torch.bfloat16, torch.float16):
         monkeypatch.setattr(cuda_graph, "mixed_precision_dtype", lambda *_, dtype=dtype: dtype)
         assert can_replay(TrainingConfig(use_mixed_precision=True), gpu) is (dtype is torch.bfloat16)
-    monkeypatch.setattr(parallel, "count", lambda: 2)
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
     assert not can_replay(TrainingConfig(), gpu)

@@ -16,7 +16,7 @@ from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.state import seed_own_dropout
 
 SCRIPT = ROOT / "train_pytorch.py"
-CHANGED = ROOT / "test/changed_training.py"
+CHANGED = ROOT / "test/helpers/changed_training.py"
 KVSALL = ("--training-approach", "kvsall", "--inverse-triples")
 
 

@@ -15,14 +15,14 @@ from training_runs import NO_DROPOUT, assert_identical, assert_same_training, ch
 
 from conve_tracin import ranking
 from conve_tracin.checkpoint.native import build_model, load_checkpoint
-from conve_tracin.data.queries import Queries, group_by_query, with_inverse_triples
+from conve_tracin.data.queries import Queries, with_inverse_triples
 from conve_tracin.errors import InputError
 from conve_tracin.influence.load import find_checkpoints
 from conve_tracin.model.conve import ConvE
 from conve_tracin.model.loss import choose_score_terms
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training import loop as training_loop
-from conve_tracin.training.cuda_graph import ReplayedLoss
+from conve_tracin.training.cuda_graph import CUDAGraphLoss
 from conve_tracin.training.loop import next_batch, training_queries
 from conve_tracin.training.resume import newest_checkpoint
 
@@ -635,7 +635,7 @@ def test_test_results_are_those_of_the_best_model_ranked_by_hand(run, graph, tmp
 
 def test_an_evaluation_holds_few_scores_at_once(graph, small_conve, monkeypatch):
     triples = np.concatenate([graph.train, graph.valid, graph.test])
-    known = Queries.distinct(group_by_query(triples))
+    known = Queries.distinct(triples)
     whole = training_loop.evaluate_model(small_conve, triples, known, inverse_triples=False)
     batches = []
     small_conve.register_forward_hook(lambda model, inputs, scores: batches.append(scores.numel()))
@@ -746,7 +746,7 @@ def test_a_recorded_batch_is_let_go_before_batches_are_halved(run, tmp_path, mon
 
     monkeypatch.setattr(training_loop, "train_batch", fail_beside_a_recording)
     monkeypatch.setattr(training_loop, "can_replay", lambda *_: True)
-    monkeypatch.setattr(ReplayedLoss.__init__, "__kwdefaults__", {"record": Recorder()})
+    monkeypatch.setattr(CUDAGraphLoss.__init__, "__kwdefaults__", {"record": Recorder()})
     # Eleven triples: the last batch of an epoch has three, and the recording is there in the second epoch.
     run("a", batch_size=4, auto_batch_size=auto_batch_size, num_epochs=4)
     told = [record.getMessage() for record in caplog.records if "memory" in record.getMessage()]

@@ -34,12 +34,12 @@ class PairBatch:
     tails: Tensor
 
     def triples_of_pairs(self) -> list[slice]:
-        """Return where the triples of each pair stand: they are sorted by pair."""
+        """Return the places of each pair's triples, which are sorted by pair."""
         ends = torch.bincount(self.rows, minlength=len(self.heads)).cumsum(dim=0).tolist()
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def sweep(
+def map_batches(
     triples: np.ndarray,
     work: Callable[[PairBatch], Result],
     *,
@@ -50,16 +50,15 @@ def sweep(
     """Apply `work` to all triples (N, 3) in batches; yield each batch's positions (M,) in `triples`, and the result.
 
     Args:
-        triples: ids, int64.
         work: called without gradients; on the CPU by several threads at once.
-        device: where the batches are put.
+        device: of the batches.
         batch_size: the most distinct pairs in a batch; a batch that does not fit into memory is halved.
-        progress: what to call the work on a progress bar; none is shown without.
+        progress: title of a progress bar, or None.
     """
     if not len(triples):
         return
     index = group_by_query(triples)
-    queries = Queries.distinct(index, device)
+    queries = Queries.from_index(index, device)
     order = torch.from_numpy(index.order)
     rows = torch.repeat_interleave(torch.arange(len(queries)), torch.from_numpy(np.diff(index.offsets)))
     rows = rows.to(device)

@@ -18,19 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conve_tracin.influence.autodiff import loss_slopes
-from conve_tracin.influence.engine.batches import PairBatch, sweep
+from conve_tracin.influence.engine.batches import PairBatch, map_batches
 from conve_tracin.influence.engine.derivatives import FactoredDerivatives, ForwardDerivatives
 from conve_tracin.influence.engine.shared_queries import SharedQueries, features_at_once
 from conve_tracin.influence.engine.squared_norms import SquaredNorms
 from conve_tracin.influence.engine.strips import StripSizes
 from conve_tracin.influence.engine.tangent import ConvETangent
-from conve_tracin.influence.reference import LossFunction
 from conve_tracin.model.conve import ConvE
+from conve_tracin.model.triple_loss import LossFunction, loss_slopes
 from conve_tracin.settings import DEFAULT_BATCH_SIZE
 
-# Measured on a CPU: from here on one backward product for each triple is cheaper than forward products for each
-# pair and tangent (benchmarks/scale.py --growth).
+# From this many tangents on, one backward product for each triple is cheaper than forward products for each pair and
+# tangent; measured on a CPU (benchmarks/scale.py --growth).
 FACTORED_FROM = 4
 
 # With more products for heads and relations than this for each triple, the way back through whole maps is cheaper; that
@@ -57,7 +56,7 @@ def iterate_derivatives(
         triples: ids, int64.
         batch_size: the most distinct (head, relation) pairs in a batch; see `choose_batch_size`.
         low_precision: bfloat16 or float16 for the convolution and the products with `fc.weight`, or None.
-        progress: what to call the work on a progress bar; none is shown without.
+        progress: title of a progress bar, or None.
     """
     device = model.entity_embeddings.weight.device
     touched = _touched(tangents, triples)
@@ -76,7 +75,7 @@ def iterate_derivatives(
     )
     work = FactoredDerivatives(shared) if many else ForwardDerivatives(shared)
     batch_size = choose_batch_size(batch_size, features=work.features_of_pair, device=device)
-    for positions, (scores, derivatives) in sweep(
+    for positions, (scores, derivatives) in map_batches(
         triples, work, device=device, batch_size=batch_size, progress=progress
     ):
         yield positions if touched is None else torch.from_numpy(touched)[positions], scores, derivatives
@@ -103,11 +102,14 @@ def iterate_squared_norms(
         return norms * loss_slopes(scores, loss_fn) ** 2
 
     batch_size = choose_batch_size(batch_size, features=squared_norms.features_of_pair, device=device)
-    yield from sweep(triples, work, device=device, batch_size=batch_size, progress=progress)
+    yield from map_batches(triples, work, device=device, batch_size=batch_size, progress=progress)
 
 
 def choose_batch_size(batch_size: int, *, features: int, device: torch.device) -> int:
-    """Replace the default batch size by what is fast for pairs of so many features; on a CPU lower any other to it."""
+    """Return what is fast for pairs with this many features, or the given size if it is not the default.
+
+    On a CPU no batch is larger than what is fast.
+    """
     fast = max(1, features_at_once(device) // features)
     if batch_size == DEFAULT_BATCH_SIZE:
         return fast
@@ -115,7 +117,7 @@ def choose_batch_size(batch_size: int, *, features: int, device: torch.device) -
 
 
 def _touched(tangents: list[ConvETangent], triples: np.ndarray) -> np.ndarray | None:
-    """Find the triples of (N, 3) whose score some tangent moves: positions (M,), or None where it may be every one."""
+    """Find the triples of (N, 3) whose score some tangent moves: positions (M,), or None if it may be every one."""
     if any(tangent.moves_every_query for tangent in tangents):
         return None
     entities = {entity for tangent in tangents for entity in (*tangent.entity_rows, *tangent.entity_bias)}

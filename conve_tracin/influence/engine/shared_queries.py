@@ -1,4 +1,4 @@
-"""What the engines for ConvE compute of each (head, relation) pair, and share as far as it goes.
+"""What the engine computes of each (head, relation) pair, and shares among pairs.
 
 A pair's query vector needs the product of its features with `fc.weight`. The shares that the head alone and the
 relation alone have in it (see `strips`) are computed once for each of them, together with how they move along tangents.
@@ -20,8 +20,8 @@ from conve_tracin.model.conve import ConvE
 # Products of odd width take a CPU longer (docs/notes.md).
 EVEN_WIDTH = 8
 
-# The feature maps of a batch should stay in a CPU core's cache. A GPU is kept busy by large batches, as far as its
-# memory goes: each feature of a pair is there in at most four triples, and these in up to four arrays, of float32.
+# The feature maps of a batch should stay in a CPU core's cache. Large batches keep a GPU busy, within its memory: each
+# feature of a pair is there in at most four triples, and these in up to four arrays of float32.
 CPU_BATCH_FEATURES = 1_400_000
 
 GPU_BATCH_FEATURES = 2**26
@@ -43,14 +43,14 @@ def features_at_once(device: torch.device) -> int:
 
 
 class SharedQueries:
-    """The pairs' linear products, as far as they are shared, and what follows them.
+    """The shared parts of the pairs' linear products, and what follows them.
 
     Args:
         model: ConvE in eval mode.
         tangents: the n directions; the factors of their `fc.weight` directions have k rows together.
         relations: the ids of all relations that will come, (R,).
         low_precision: bfloat16 or float16 for the convolution and the products with `fc.weight`, or None.
-        sizes: how the feature maps are cut into strips; as far as the model allows it without.
+        sizes: how the feature maps are cut into strips; by default as the model allows it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Squared norms of the gradients of triples' scores, without the gradients where a closed form exists."""
+"""Squared norms of the gradients of triples' scores, without the gradients if a closed form exists."""
 
 import torch
 import torch.nn.functional as F

@@ -106,7 +106,7 @@ class Strip:
     """One strip's share in products with weights of all features, and how these shares move along n tangents.
 
     Attributes:
-        convolution: of the maps, and behind them of how these move along each tangent where any tangent moves them.
+        convolution: of the maps and, if any tangent moves them, of how they move along each.
         input_kernel: the convolution's kernel for the maps themselves, in which an image moves.
         weight: (F′, m), in the precision of the products.
         num_tangents: n.
@@ -141,7 +141,7 @@ class Strip:
 
 
 def mask_where_inactive(values: Tensor, activations: Tensor, out: Tensor | None = None) -> Tensor:
-    """Set `values` to zero where a ReLU, whose input or output `activations` are, was off: its derivative, fused."""
+    """Set `values` to zero where a ReLU with input or output `activations` was off: its derivative, fused."""
     if out is None:
         return torch.ops.aten.threshold_backward(values, activations, 0)
     return torch.ops.aten.threshold_backward.grad_input(values, activations, 0, grad_input=out)

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from conve_tracin.influence.autodiff import loss_slopes
-from conve_tracin.influence.reference import LossFunction, binary_cross_entropy
 from conve_tracin.model.conve import ConvE
+from conve_tracin.model.triple_loss import LossFunction, binary_cross_entropy, loss_slopes
 
 ENTITY_TABLE = "entity_embeddings.weight"
 

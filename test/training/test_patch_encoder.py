@@ -1,4 +1,4 @@
-"""The folded encoder against the model's own in training mode: values, gradients, running statistics."""
+"""The encoder by patches against the model's own in training mode: values, gradients, running statistics."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from conftest import make_small_conve
 from conve_examples import SIZES, trained_conve
 
-from conve_tracin.training.batch_loss import encode_rows_folded
+from conve_tracin.training.batch_loss import encode_rows_by_patches
 
 NO_DROPOUT = {"input_dropout": 0.0, "feature_map_dropout": 0.0, "output_dropout": 0.0}
 
@@ -48,7 +48,7 @@ def test_equals_the_models_encoder(setting, batch_size, dtype, tolerance):
     model, _ = trained_conve(setting, **NO_DROPOUT)
     results = [
         outcome(model, encode, batch_size=batch_size, dtype=dtype)
-        for encode in (encode_rows_folded, lambda model, *rows: model.encode_rows(*rows))
+        for encode in (encode_rows_by_patches, lambda model, *rows: model.encode_rows(*rows))
     ]
     assert_close(*results, tolerance)
 
@@ -59,7 +59,7 @@ def test_negative_scales_and_far_statistics():
         model.bn1.weight.mul_(-1)
     results = [
         outcome(model, encode, batch_size=9, dtype=torch.float64)
-        for encode in (encode_rows_folded, lambda model, *rows: model.encode_rows(*rows))
+        for encode in (encode_rows_by_patches, lambda model, *rows: model.encode_rows(*rows))
     ]
     assert_close(*results, 1e-10)
 
@@ -70,9 +70,9 @@ def test_dropout_takes_whole_maps_at_its_rate_and_keeps_the_mean():
     model.fc.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     rows = [row.detach() for row in random_rows(500, 12, torch.float64)]
     torch.manual_seed(0)
-    encode_rows_folded(model, *rows)
+    encode_rows_by_patches(model, *rows)
     model.feature_map_dropout.p = 0.0
-    encode_rows_folded(model, *rows)
+    encode_rows_by_patches(model, *rows)
     dropped, full = (features.view(500, 4, -1) for features in seen)
     is_dropped = (dropped == 0).all(dim=2)
     has_any = (full > 0).any(dim=2)

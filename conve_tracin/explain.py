@@ -1,23 +1,23 @@
-"""The work of run_tracin.py: read, trace in one of three modes, write.
+"""Explaining predictions: read, trace, write. The work of tracin_pytorch.py and of run_tracin.py.
 
 Modes: "test" traces the test triples, "single" those with the given indices, "self" ranks the training triples by
 their self-influence.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from conve_tracin import cli, parallel
+from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
-from conve_tracin.data.names import Names
+from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.triples import (
     distinct_triples,
     label_blocks,
@@ -26,13 +26,19 @@ from conve_tracin.data.triples import (
     read_triples_and_places,
     resolve_triple,
 )
-from conve_tracin.device import set_tf32, supports_bfloat16, supports_tf32
+from conve_tracin.device import choose_device, set_tf32, supports_bfloat16, supports_tf32
 from conve_tracin.errors import InputError
 from conve_tracin.files import json_text_of_many, require_usable_outputs, write_json, write_together
 from conve_tracin.influence import trace as trace_module
-from conve_tracin.influence.analyzer import Influence, rank_influences
 from conve_tracin.influence.journal import Journal, StoredTraces, digest_of, open_in_directory, resume_traces
-from conve_tracin.influence.load import CheckpointLoader, choose_learning_rates, find_checkpoints
+from conve_tracin.influence.load import (
+    CheckpointLoader,
+    NativeCheckpointLoader,
+    choose_learning_rates,
+    find_checkpoints,
+)
+from conve_tracin.influence.method import Influence, module_of, rank_influences
+from conve_tracin.influence.paths import PathFinder
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, trace, with_counts
 from conve_tracin.report import page
@@ -45,14 +51,31 @@ from conve_tracin.report.tables import (
     trace_as_table,
     write_csv,
 )
-from conve_tracin.settings import GAUSS_NEWTON, TRACIN, TracInOptions, shared_settings_without_effect
+from conve_tracin.settings import GAUSS_NEWTON, TRACIN, NativeEngine, TracInOptions, settings_without_effect
 
 logger = logging.getLogger(__name__)
 
-# What a result says of how it was computed.
-METHOD_SETTINGS = ("method", "damping", "training_loss", "checkpoints")
 # Backward passes that take about a minute; from there on the forward engine is worth a word.
 MANY_BACKWARD_PASSES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """What the two scripts do differently with the same traces.
+
+    Attributes:
+        loader: the checkpoints that the script reads.
+        directory_flag: the flag of a directory with one file for each test triple.
+        file_name: the name of such a file, for a trace and the test triple's place in its file.
+        tells_index: each result holds that place, and a file of several holds what they have in common.
+        without_effect: says which given flags change nothing, one line each.
+    """
+
+    loader: type[CheckpointLoader]
+    directory_flag: str
+    file_name: Callable[[Trace, int, Names], str]
+    tells_index: bool
+    without_effect: Callable[[TracInOptions], Iterator[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +83,7 @@ class Run:
     """What one run works on.
 
     Attributes:
+        script: which one runs.
         options: what was asked for.
         names: the mappings and what they call things.
         checkpoints, learning_rates: the models, one η each.
@@ -71,6 +95,7 @@ class Run:
         load: reads a checkpoint.
     """
 
+    script: Script
     options: TracInOptions
     names: Names
     checkpoints: list[Path]
@@ -82,12 +107,19 @@ class Run:
     test_indices: list[int]
     load: CheckpointLoader
 
+    @cached_property
+    def find_paths(self) -> PathFinder | None:
+        """Finds the paths of a test triple in the training graph; None if none are asked for."""
+        if not self.options.paths:
+            return None
+        return PathFinder(
+            self.training_triples, len(self.names.entities), limit=self.options.paths, max_hops=self.options.max_hops
+        )
+
     @property
     def method(self) -> str:
         """What the influences are computed with, in words."""
-        if self.options.method == GAUSS_NEWTON:
-            return f"Gauss–Newton, damping {self.options.damping:g}"
-        return "TracIn"
+        return module_of(self.options.method).title(self.options)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -97,8 +129,7 @@ class Run:
             "top_k": self.options.top_k,
             "learning_rate": rates[0] if len(rates) == 1 else rates,
             "method": self.options.method,
-            **({"damping": self.options.damping} if self.options.method == GAUSS_NEWTON else {}),
-            **({"training_loss": True} if self.options.training_loss and self.options.method == TRACIN else {}),
+            **module_of(self.options.method).members(self.options),
             "checkpoints": [str(path) for path in self.checkpoints],
         }
 
@@ -111,16 +142,22 @@ def run_tracin_analysis(**keywords: Any) -> dict[str, Any]:
 
     Raises InputError for files or options that cannot be used.
     """
-    return analyse(TracInOptions(**keywords), keep_content=True)
+    return explain(TracInOptions(**keywords), RUN_TRACIN, keep_content=True)
 
 
-def analyse(options: TracInOptions, *, keep_content: bool) -> dict[str, Any]:
-    """Do the same; without `keep_content` the results of many test triples go to the disk only, and {} is returned."""
-    require_outputs(options)
-    run = prepare(options)
-    if not parallel.is_main():
+def explain(options: TracInOptions, script: Script, *, keep_content: bool = False) -> dict[str, Any]:
+    """Do what a script does.
+
+    Returns the content of the JSON output, or {} without `keep_content`: results of many test triples then go to the
+    disk only.
+
+    Raises InputError for files or options that cannot be used.
+    """
+    require_outputs(options, script)
+    run = read(options, script)
+    if not parallel.is_main_process():
         return follow(run)
-    for message in settings_without_effect(run.options):
+    for message in script.without_effect(run.options):
         logger.info(message)
     if run.options.mode == "self":
         return rank_by_self_influence(run)
@@ -136,14 +173,31 @@ def follow(run: Run) -> dict[str, Any]:
     return {}
 
 
-def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = CheckpointLoader) -> Run:
-    """Read all inputs but the models, which `loader` reads."""
+# ---------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def require_outputs(options: TracInOptions, script: Script) -> None:
+    """Raise InputError if the outputs are unusable, before hours are spent on them."""
+    directory = options.output_directory
+    if script.tells_index and directory is None and Path(options.output).is_dir():
+        raise InputError(f"{options.output}: is a directory; name a file, or add --output-per-triple")
+    outputs = {"--csv-output": options.csv_path, "--report": options.report}
+    require_usable_outputs(
+        outputs if directory is not None else {"--output": options.output} | outputs,
+        directory=None if directory is None else (script.directory_flag, directory),
+        inputs=options.inputs,
+    )
+
+
+def read(options: TracInOptions, script: Script) -> Run:
+    """Read all inputs except the models, which `Run.load` reads."""
     checkpoints = find_checkpoints(options.model_path)
     names = read_names(options, checkpoints[0])
-    device = cli.choose_device(options.device)
+    device = choose_device(options.device)
     options = choose_tf32(choose_bfloat16(options, device), device)
     rates = choose_learning_rates(checkpoints, options)
-    load = loader(
+    load = script.loader(
         options,
         entities=names.entities,
         relations=names.relations,
@@ -161,6 +215,7 @@ def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = Checkpoi
     load.training_triples = training_triples
     distinct, counts = distinct_triples(training_triples)
     return Run(
+        script=script,
         options=options,
         names=names,
         checkpoints=checkpoints,
@@ -174,19 +229,6 @@ def prepare(options: TracInOptions, *, loader: type[CheckpointLoader] = Checkpoi
     )
 
 
-def require_outputs(options: TracInOptions) -> None:
-    """Raise InputError where the outputs are unusable, before hours are spent on them."""
-    directory = options.output_directory
-    if directory is None and Path(options.output).is_dir():
-        raise InputError(f"{options.output}: is a directory; name a file, or add --output-per-triple")
-    outputs = {"--csv-output": options.csv_path, "--report": options.report}
-    require_usable_outputs(
-        outputs if directory is not None else {"--output": options.output} | outputs,
-        directory=None if directory is None else ("--output-per-triple", directory),
-        inputs=options.inputs,
-    )
-
-
 def read_names(options: TracInOptions, checkpoint: Path) -> Names:
     """Read the mappings, given or beside a PyKEEN pipeline's model, and the optional names."""
     if options.entity_to_id is None:
@@ -197,7 +239,7 @@ def read_names(options: TracInOptions, checkpoint: Path) -> Names:
                 "give --entity-to-id and --relation-to-id"
             )
         options = replace(options, entity_to_id=mappings[0], relation_to_id=mappings[1])
-    return cli.read_names_from(options)
+    return read_names_from(options)
 
 
 def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[int]]:
@@ -257,7 +299,7 @@ def read_rows(path: Path, indices: Sequence[int], names: Names) -> np.ndarray:
 
 
 def choose_bfloat16(options: TracInOptions, device: str) -> TracInOptions:
-    """Keep to full precision, and say so, where bfloat16 is asked for on a device without it; return what holds."""
+    """Keep to full precision, and say so, if bfloat16 is asked for on a device without it; return what holds."""
     if not options.rounds_to_bfloat16 or supports_bfloat16(device):
         return options
     logger.info(f"--use-mixed-precision has no effect: this {device} does not compute in bfloat16")
@@ -265,7 +307,7 @@ def choose_bfloat16(options: TracInOptions, device: str) -> TracInOptions:
 
 
 def choose_tf32(options: TracInOptions, device: str) -> TracInOptions:
-    """Let the device multiply in TensorFloat-32 where the options ask for it and it makes sense; return what holds."""
+    """Let the device multiply in TensorFloat-32 if the options ask for it and it makes sense; return what holds."""
     if not options.use_tf32:
         return options
     obstacle = _obstacle_to_tf32(options, device)
@@ -285,67 +327,14 @@ def _obstacle_to_tf32(options: TracInOptions, device: str) -> str | None:
     return None if supports_tf32(device) else f"on this {device}, which has no TensorFloat-32"
 
 
-def settings_without_effect(options: TracInOptions) -> Iterator[str]:
-    """Say which given options change nothing in this run, one line each."""
-    yield from shared_settings_without_effect(options)
-    optimized = options.use_optimized_tracin or options.method == GAUSS_NEWTON
-    only_optimized = "has no effect without --use-optimized-tracin: the reference loop"
-    if options.use_mixed_precision and not optimized:
-        yield f"--use-mixed-precision {only_optimized} defines the exact scores"
-    if options.batch_size != TracInOptions.batch_size and not optimized:
-        yield f"--batch-size {only_optimized} takes one triple at a time"
-    if options.use_vectorized_gradients is not None:
-        flag = "--use-vectorized-gradients" if options.use_vectorized_gradients else "--disable-vectorized-gradients"
-        engine = "forward-mode passes need no training gradients" if optimized else "the reference loop is asked for"
-        yield f"{flag} has no effect: {engine}"
-    if options.cache_test_gradients is not None:
-        flag = "--cache-test-gradients" if options.cache_test_gradients else "--disable-test-gradient-caching"
-        yield f"{flag} has no effect: each test gradient is needed, and computed, once"
-    if options.use_torch_compile:
-        yield "--use-torch-compile has no effect: compiled passes measured no faster on a CPU"
-    yield from multi_gpu_without_effect(options)
-    if options.disable_memory_cleanup:
-        yield "--disable-memory-cleanup has no effect: there is no cleanup to leave out"
-    yield from _inputs_without_effect(options)
-
-
-def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
-    """Say where --enable-multi-gpu changes nothing, and why."""
-    if options.enable_multi_gpu and parallel.count() == 1:
-        obstacle = parallel.obstacle_to_several_gpus(
-            device=options.device, method=options.method, gpus=torch.cuda.device_count()
-        )
-        yield f"--enable-multi-gpu has no effect: {obstacle or 'the scripts start several processes, not functions'}"
-
-
-def _inputs_without_effect(options: TracInOptions) -> Iterator[str]:
-    in_mode = f"has no effect in --mode {options.mode}"
-    if options.test is not None and options.mode == "self":
-        yield f"--test {in_mode}: training triples are ranked"
-    if options.test_triples is not None and options.mode != "test":
-        yield f"--test-triples {in_mode}"
-    elif options.test_triples is not None and options.skip_unknown:
-        yield "--skip-unknown has no effect on --test-triples: each of them was asked for by name"
-    if options.test_indices and options.mode != "single":
-        yield f"--test-indices {in_mode}; --mode single analyses them"
-    if options.max_test_triples is not None and options.mode != "test":
-        yield f"--max-test-triples {in_mode}"
-    if options.report is not None and options.mode == "self":
-        yield f"--report {in_mode}: it shows predictions"
-    if options.output_per_triple and options.mode == "self":
-        yield f"--output-per-triple {in_mode}: there is one ranking"
+# ---------------------------------------------------------------------------------------------------------------
+# Tracing
 
 
 def trace_test_triples(run: Run, *, keep_content: bool) -> dict[str, Any]:
-    """Trace the test triples (modes "test" and "single") and write the results; return them where they are kept."""
-    options = run.options
-    passes = len(run.training_triples) * len(run.checkpoints) * -(-len(run.test_triples) // trace_module.GROUP_SIZE)
-    backward = options.method == TRACIN and not options.use_optimized_tracin
-    if backward and passes > MANY_BACKWARD_PASSES:
-        logger.info(
-            f"{passes:,} backward passes lie ahead; --use-optimized-tracin computes the same scores in far less time"
-        )
-    with open_journal(run) if options.mode == "test" else nullcontext() as journal:
+    """Trace the test triples (modes "test" and "single") and write the results; return them if they are kept."""
+    say_that_it_takes_long(run)
+    with open_journal(run) as journal:
         traces = collect_traces(run, journal)
         results = results_of(run, traces)
         if keep_content:
@@ -359,69 +348,31 @@ def trace_test_triples(run: Run, *, keep_content: bool) -> dict[str, Any]:
     return content_of(run, results) if keep_content else {}
 
 
-def collect_traces(run: Run, journal: Journal | None) -> list[Trace] | StoredTraces:
-    """Trace what is missing; return all traces, which stay on the disk where this run has a journal."""
-    traces = []
-    for traced in resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest)):
-        if journal is None or journal.has_other_writer:
-            traces.append(traced)
-    return traces if journal is None or journal.has_other_writer else StoredTraces(journal)
-
-
-def results_of(run: Run, traces: Iterable[Trace]) -> Iterator[dict[str, Any]]:
-    """Yield the JSON of each trace."""
-    method = {name: value for name, value in run.settings.items() if name in METHOD_SETTINGS}
-    for index, result in zip(run.test_indices, traces, strict=True):
-        yield trace_as_json(
-            result,
-            run.names,
-            top_k=run.options.top_k,
-            learning_rate=run.settings["learning_rate"],
-            method=method | {"test_index": index},
+def say_that_it_takes_long(run: Run) -> None:
+    """Point to the faster engine if the backward loop will take minutes."""
+    passes = len(run.training_triples) * len(run.checkpoints) * -(-len(run.test_triples) // trace_module.GROUP_SIZE)
+    backward = run.options.method == TRACIN and not run.options.use_optimized_tracin
+    if run.script.tells_index and backward and passes > MANY_BACKWARD_PASSES:
+        logger.info(
+            f"{passes:,} backward passes lie ahead; --use-optimized-tracin computes the same scores in far less time"
         )
 
 
-def content_of(run: Run, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of the JSON as one file: a single result itself in mode "single"."""
-    if run.options.mode == "single" and len(results) == 1:
-        return results[0]
-    return {"mode": run.options.mode, **run.settings, "results": results}
+def collect_traces(run: Run, journal: Journal | None) -> list[Trace] | StoredTraces:
+    """Trace what is missing; return all traces, which stay on the disk if this run has a journal.
 
-
-def write_more(run: Run, traces: list[Trace] | StoredTraces) -> list[Path]:
-    """Write the table and the page, as far as they are wanted; return their paths."""
-    options, written = run.options, []
-    if options.csv_path is not None:
-        own = self_influences_of(run, {influence.position for result in traces for influence in result.influences})
-        rows = (row for result in traces for row in trace_as_csv_rows(result, run.names, own))
-        write_csv(options.csv_path, rows)
-        written.append(options.csv_path)
-    if options.report is not None:
-        write_report(run, list(traces))
-        written.append(options.report)
-    return written
-
-
-def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:
-    """Print what people read, after all files are written: the reader of a pipe may leave."""
-    for table in tables:
-        print(table)
-    for output in written:
-        print(f"Written: {output}")
-
-
-def write_report(run: Run, traces: list[Trace]) -> None:
-    """Write the page of --report."""
-    settings = page.settings_of(run.options) | {"Device": str(run.load.device)}
-    if run.options.known:
-        settings["Known triples"] = "\n".join(map(str, run.options.known))
-    computation = page.describe_computation(
-        method=run.options.method,
-        checkpoints=dict(zip(run.checkpoints, run.learning_rates, strict=True)),
-        train=Path(run.options.train),
-        settings=settings,
-    )
-    page.write_report(run.options.report, traces, run.names, computation)
+    A file for each test triple is written as soon as its trace is there.
+    """
+    kept = []
+    traces = resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest))
+    for index, traced in zip(run.test_indices, traces, strict=True):
+        if run.options.output_directory is not None:
+            name = run.script.file_name(traced, index, run.names)
+            write_json(run.options.output_directory / name, result_of(run, index, traced))
+        # Whether another process has the journal shows when the first traces are to be added.
+        if journal is None or journal.has_other_writer:
+            kept.append(traced)
+    return kept if journal is None or journal.has_other_writer else StoredTraces(journal)
 
 
 def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
@@ -433,20 +384,25 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
         run.training_triples,
         top_k=run.options.top_k,
         batch_size=run.options.batch_size,
-        describe=SummarySettings.of(run.names, run.known_triples, run.training_triples),
+        describe=SummarySettings.of(
+            run.names, run.known_triples, run.training_triples, side=run.options.predicted_side
+        ),
         summarised=run.options.report is not None,
+        side=run.options.predicted_side,
+        find_paths=run.find_paths if parallel.is_main_process() else None,
     )
     return (with_counts(traced, run.training_counts) for traced in traces)
 
 
-def open_journal(run: Run) -> Journal:
-    """Open what a killed run with these inputs and settings has finished, beside its output."""
-    digest = digest_of_run(run)
+def open_journal(run: Run) -> Any:
+    """Open what a killed run with these inputs and settings has finished, beside its output; None for single ones."""
     directory = run.options.output_directory
     if directory is not None:
-        return open_in_directory(directory, digest)
+        return open_in_directory(directory, digest_of_run(run))
+    if run.options.mode == "single" or run.options.test_triple is not None:
+        return nullcontext()
     output = Path(run.options.output)
-    return Journal(output.with_name(f"{output.name}.unfinished"), digest)
+    return Journal(output.with_name(f"{output.name}.unfinished"), digest_of_run(run))
 
 
 def digest_of_run(run: Run) -> str:
@@ -463,26 +419,85 @@ def digest_of_run(run: Run) -> str:
     )
 
 
+# ---------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def result_of(run: Run, index: int, traced: Trace) -> dict[str, Any]:
+    """Arrange a trace as the documented JSON."""
+    settings = run.settings
+    top_k, learning_rate = settings.pop("top_k"), settings.pop("learning_rate")
+    if run.script.tells_index:
+        settings["test_index"] = index
+    return trace_as_json(traced, run.names, top_k=top_k, learning_rate=learning_rate, method=settings)
+
+
+def results_of(run: Run, traces: Iterable[Trace]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON of each trace."""
+    return (result_of(run, index, traced) for index, traced in zip(run.test_indices, traces, strict=True))
+
+
+def content_of(run: Run, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the content of the JSON as one file: a single result itself in mode "single"."""
+    if run.options.mode == "single" and len(results) == 1:
+        return results[0]
+    return {"mode": run.options.mode, **run.settings, "results": results}
+
+
 def write_results(run: Run, results: Iterable[dict[str, Any]]) -> str:
-    """Write the JSON, as one file or as one for each test triple; return what was written, in words."""
-    directory = run.options.output_directory
-    if directory is None:
-        output = Path(run.options.output)
-        if run.options.mode == "single":
-            write_json(output, content_of(run, list(results)))
-        else:
-            text = json_text_of_many({"mode": run.options.mode, **run.settings}, "results", results)
-            write_together({output: text})
-        return str(output)
-    for result in results:
-        triple = result["test_triple"]
-        labels = (
-            run.names.entities.labels[triple["head"]],
-            run.names.relations.labels[triple["relation"]],
-            run.names.entities.labels[triple["tail"]],
-        )
-        write_json(directory / safe_file_name(f"test_{result['test_index']}", *labels, suffix=".json"), result)
-    return f"{len(run.test_indices)} files in {directory}"
+    """Write the JSON as one file, unless each test triple has its own; return what is written, in words."""
+    directory, output = run.options.output_directory, Path(run.options.output)
+    if directory is not None:
+        return f"{len(run.test_indices)} files in {directory}"
+    if not run.script.tells_index:
+        (result,) = results
+        write_json(output, result)
+    elif run.options.mode == "single":
+        write_json(output, content_of(run, list(results)))
+    else:
+        text = json_text_of_many({"mode": run.options.mode, **run.settings}, "results", results)
+        write_together({output: text})
+    return str(output)
+
+
+def write_more(run: Run, traces: list[Trace] | StoredTraces) -> list[Path]:
+    """Write the table and the page if they are wanted; return their paths."""
+    options, written = run.options, []
+    if options.csv_path is not None:
+        own = self_influences_of(run, {influence.position for result in traces for influence in result.influences})
+        rows = (row for result in traces for row in trace_as_csv_rows(result, run.names, own))
+        write_csv(options.csv_path, rows)
+        written.append(options.csv_path)
+    if options.report is not None:
+        write_report(run, list(traces))
+        written.append(options.report)
+    return written
+
+
+def write_report(run: Run, traces: list[Trace]) -> None:
+    """Write the page of --report."""
+    settings = page.settings_of(run.options) | {"Device": str(run.load.device)}
+    if run.options.known:
+        settings["Known triples"] = "\n".join(map(str, run.options.known))
+    computation = page.describe_computation(
+        method=run.options.method,
+        checkpoints=dict(zip(run.checkpoints, run.learning_rates, strict=True)),
+        train=Path(run.options.train),
+        settings=settings,
+    )
+    page.write_report(run.options.report, traces, run.names, computation)
+
+
+def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:
+    """Print what people read, after all files are written: the reader of a pipe may leave."""
+    for table in tables:
+        print(table)
+    for output in written:
+        print(f"Written: {output}")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Self-influence
 
 
 def rank_by_self_influence(run: Run) -> dict[str, Any]:
@@ -527,13 +542,66 @@ def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool, shared
     for path in run.checkpoints:
         loaded = run.load(path)
         compute = partial(
-            loaded.analyzer.self_products,
+            loaded.method.self_products,
             batch_size=run.options.batch_size,
             progress=f"{path.name}: self-influence" if progress else None,
         )
-        shared = shared and loaded.analyzer.shares_training_triples
+        shared = shared and loaded.method.shares_training_triples
         with trace_module.naming_the_checkpoint(path):
             products = parallel.compute_shared(compute, triples) if shared else compute(triples)
         trace_module.require_finite_influences(products, path)
         total = total + loaded.weight * products
     return total
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The two scripts
+
+
+def _numbered_file(traced: Trace, index: int, names: Names) -> str:
+    head, relation, tail = traced.test_triple
+    labels = (names.entities.labels[head], names.relations.labels[relation], names.entities.labels[tail])
+    return safe_file_name(f"test_{index}", *labels, suffix=".json")
+
+
+def _file_of_ids(traced: Trace, _: int, __: Names) -> str:
+    return "triple_{}_{}_{}.json".format(*traced.test_triple)
+
+
+def run_tracin_without_effect(options: TracInOptions) -> Iterator[str]:
+    """Say which given options change nothing in this run, one line each."""
+    yield from settings_without_effect(options)
+    yield from multi_gpu_without_effect(options)
+
+
+def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
+    """Say where --enable-multi-gpu changes nothing, and why."""
+    if options.enable_multi_gpu and parallel.world_size() == 1:
+        obstacle = parallel.obstacle_to_several_gpus(
+            device=options.device, method=options.method, gpus=torch.cuda.device_count()
+        )
+        yield f"--enable-multi-gpu has no effect: {obstacle or 'the scripts start several processes, not functions'}"
+
+
+def tracin_pytorch_without_effect(options: TracInOptions) -> Iterator[str]:
+    """Say which given flags of tracin_pytorch.py change nothing in this run, one line each."""
+    # The flags of its own stand for this option.
+    yield from settings_without_effect(replace(options, cache_test_gradients=None))
+    yield from settings_without_effect(NativeEngine.of(options), options)
+    yield from multi_gpu_without_effect(options)
+
+
+TRACIN_PYTORCH = Script(
+    loader=NativeCheckpointLoader,
+    directory_flag="--output-dir",
+    file_name=_file_of_ids,
+    tells_index=False,
+    without_effect=tracin_pytorch_without_effect,
+)
+RUN_TRACIN = Script(
+    loader=CheckpointLoader,
+    directory_flag="--output-per-triple",
+    file_name=_numbered_file,
+    tells_index=True,
+    without_effect=run_tracin_without_effect,
+)
