@@ -255,9 +255,9 @@ def test_integers_that_are_ids_and_labels_ask_which_is_meant(project):
     assert sorted(ask(*asked, "--labels")["tail"]) == [1, 5]
     # A name and a relation whose label is its id are no question, but the candidates still are.
     asked = ("--head", "Aspirin (drug)", "--relation", "1", "--node-name-dict", "names.txt", "--candidates")
-    assert refused(*asked, "candidates.txt").startswith("candidates.txt: means some entities by ids and others by labels")
+    assert refused(*asked, "candidates.txt").startswith("candidates.txt: means some entities by ids and others")
     Path("candidates.txt").write_text("Headache\n1\n")
-    assert refused(*asked, "candidates.txt").startswith("candidates.txt:2: '1' is the label of one entity and the id of")
+    assert refused(*asked, "candidates.txt").startswith("candidates.txt:2: '1' is the label of one entity and the id")
     assert sorted(ask(*asked, "candidates.txt", "--labels")["tail"]) == [1, 3]
 
 
