@@ -118,9 +118,7 @@ def _labels(triple: Any) -> Labels:
     return head, relation, tail
 
 
-def _ids(
-    triple: Labels, entities: Vocabulary, relations_of: Mapping[str, list[int]]
-) -> list[tuple[int, int, int]]:
+def _ids(triple: Labels, entities: Vocabulary, relations_of: Mapping[str, list[int]]) -> list[tuple[int, int, int]]:
     """Translate labels to ids: a triple for each relation that the name stands for, none for unknown labels."""
     head, relation, tail = triple
     if head not in entities.index or tail not in entities.index:

@@ -17,6 +17,7 @@ from conve_tracin.checkpoint import build_model, load_checkpoint, uses_inverse_t
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, digest_of_file
 from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch
+from conve_tracin.influence.both_sides import both_sides_effects
 from conve_tracin.influence.gauss_newton import (
     GaussNewtonMethod,
     RowCurvature,
@@ -112,7 +113,15 @@ def gauss_newton(*, labels_alone: bool = True, damping: float = 1.0) -> ScoreTri
     return score
 
 
+def both_sides(trained: TrainedModel, test: np.ndarray) -> np.ndarray:
+    """Score by the labels' effects on a prediction's score as tail and as head together."""
+    if not trained.inverse_triples:
+        raise InputError(f"{trained.path}: has no inverse triples; only such models score heads as well")
+    return both_sides_effects(trained.model, test, trained.train, curvature=trained.curvature).numpy()
+
+
 LABELS_ALONE = "gauss-newton, labels alone"
+BOTH_SIDES = "gauss-newton, labels alone, both sides"
 TRACIN_ALL = "TracIn, all parameters"
 TRACIN_ROWS = "TracIn, embeddings alone"
 METHODS: dict[str, ScoreTriples] = {
@@ -122,6 +131,7 @@ METHODS: dict[str, ScoreTriples] = {
     "gauss-newton": gauss_newton(labels_alone=False),
     LABELS_ALONE: gauss_newton(),
     "gauss-newton, labels alone, damping 0.1": gauss_newton(damping=0.1),
+    BOTH_SIDES: both_sides,
 }
 
 

@@ -1,0 +1,179 @@
+"""Exams of models that were trained already: against known reasons, and against one another."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from conve_tracin.errors import InputError
+from conve_tracin.influence.graph_paths import Adjacency
+from conve_tracin.triples import Vocabulary, read_triples, read_vocabulary
+from truth_lib.agreement import agreements
+from truth_lib.graph_rules import RULES
+from truth_lib.known_reasons import Explained, measure, read_reasons
+from truth_lib.lds import bootstrap
+from truth_lib.trained import METHODS, ScoreCache, TrainedModel
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """Predictions with known reasons, and models that make them.
+
+    Attributes:
+        entities: labels of the graph's entities.
+        train: the training triples (N, 3).
+        explained: the n predictions that every model ranks high enough.
+        models: native checkpoints of one graph, trained with several seeds.
+        ranks: of the predictions' tails by each model, filtered: (models, n).
+        cache: of scores.
+    """
+
+    entities: Vocabulary
+    train: np.ndarray
+    explained: list[Explained]
+    models: list[TrainedModel]
+    ranks: np.ndarray
+    cache: ScoreCache
+
+    @property
+    def test(self) -> np.ndarray:
+        """The predictions: (n, 3)."""
+        return np.stack([each.triple for each in self.explained])
+
+    @cached_property
+    def adjacency(self) -> Adjacency:
+        """The training triples around each entity."""
+        return Adjacency.of(self.train, len(self.entities))
+
+    def scores(self, method: str) -> np.ndarray:
+        """Score the training triples by each model, for each prediction: (models, n, N)."""
+        return np.stack([self.cache.scores(model, method, self.test) for model in self.models])
+
+    def rule_scores(self, name: str) -> np.ndarray:
+        """Score the training triples by a rule, for each prediction: (n, N)."""
+        return np.stack([RULES[name](each.triple, self.train, self.adjacency) for each in self.explained])
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was examined, for the results."""
+        return {
+            "predictions": len(self.explained),
+            "training_triples": len(self.train),
+            "models": len(self.models),
+            "mrr_of_predictions": [float((1 / ranks).mean()) for ranks in self.ranks],
+        }
+
+
+def load_exam(*, data: Path, reasons: Path, model_paths: Sequence[Path], max_rank: float, cache: Path) -> Exam:
+    """Read a data folder (as `prepare_data.py` writes it), a file of reasons and native checkpoints.
+
+    Raises:
+        InputError: a file cannot be used, or no prediction is ranked within `max_rank` by every model.
+    """
+    entities = read_vocabulary(data / "entity_to_id.tsv", "entity")
+    relations = read_vocabulary(data / "relation_to_id.tsv", "relation")
+    train, valid, test = (read_triples(data / f"{split}.txt", entities, relations) for split in SPLITS)
+    edge_map = data / "edge_map.json"
+    explained = read_reasons(
+        reasons, train, entities=entities, relations=relations, edge_map=edge_map if edge_map.is_file() else None
+    )
+    models = [TrainedModel(path, train) for path in model_paths]
+    predictions = np.stack([each.triple for each in explained])
+    known = np.concatenate([valid, test])
+    ranks = np.stack([model.rank_tails(predictions, known) for model in tqdm(models, desc="ranks")])
+    kept = np.flatnonzero((ranks <= max_rank).all(axis=0))
+    if not len(kept):
+        raise InputError(f"{reasons}: none of its predictions is ranked within --max-rank {max_rank:g} by every model")
+    return Exam(entities, train, [explained[i] for i in kept], models, ranks[:, kept], ScoreCache(cache))
+
+
+def normalized(scores: np.ndarray) -> np.ndarray:
+    """Divide scores (…, N) by the largest size in each row, so that models weigh alike in a sum."""
+    return scores / np.maximum(np.abs(scores).max(axis=-1, keepdims=True), 1e-30)
+
+
+def summarize(values: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Average measures over predictions, those that are NaN left out, with their bootstrap intervals."""
+    summary = {}
+    for name in values[0]:
+        known = np.array([each[name] for each in values if not np.isnan(each[name])])
+        summary[name] = asdict(bootstrap(known)) | {"predictions": len(known)} if len(known) else None
+    return summary
+
+
+def measures_of_all(exam: Exam, measured: Callable[[int, np.ndarray], dict[str, float]]) -> dict[str, Any]:
+    """Measure every method with each model and with all models summed, and every rule.
+
+    Args:
+        exam: the predictions and models.
+        measured: the place of a prediction and the scores (N,) of the training triples, to measures.
+
+    Returns:
+        {method or rule: {"by_model": [measures of each model], "mean": over models and predictions, "sum": of all}}.
+    """
+    places = range(len(exam.explained))
+    results: dict[str, Any] = {}
+    for name in tqdm(METHODS, desc="methods"):
+        scores = exam.scores(name)
+        values = [[measured(i, of_model[i]) for i in places] for of_model in scores]
+        results[name] = {"by_model": [summarize(each) for each in values], "mean": summarize(averages(values))}
+        if len(scores) > 1:
+            total = normalized(scores).sum(axis=0)
+            results[name]["sum"] = summarize([measured(i, total[i]) for i in places])
+    for name in tqdm(RULES, desc="rules"):
+        scores = exam.rule_scores(name)
+        results[name] = {"mean": summarize([measured(i, scores[i]) for i in places])}
+    return results
+
+
+def averages(values: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+    """Average each prediction's measures over the models: `values` has a list of predictions for each model."""
+    names = values[0][0]
+    return [
+        {name: float(np.mean([each[name] for each in of_models])) for name in names}
+        for of_models in zip(*values, strict=True)
+    ]
+
+
+def reasons_exam(exam: Exam) -> dict[str, Any]:
+    """Measure how well scores find the known reasons among all training triples."""
+    return measures_of_all(exam, lambda i, scores: measure(scores, exam.train, exam.explained[i]))
+
+
+def stability_exam(exam: Exam) -> dict[str, Any]:
+    """Measure how much two models, and two sums of as many, agree about one prediction.
+
+    Returns:
+        {method: {number of models in each sum: measures}}. Own triples are those of relations that reasons have.
+    """
+    relations = np.unique(exam.train[np.concatenate([each.reasons for each in exam.explained]), 1])
+    results: dict[str, Any] = {}
+    for name in tqdm(METHODS, desc="methods"):
+        scores = normalized(exam.scores(name))
+        results[name] = {}
+        for size in range(1, len(scores) // 2 + 1):
+            values = []
+            for left, right in disjoint_groups(len(scores), size):
+                sums = [scores[list(group)].sum(axis=0) for group in (left, right)]
+                values.append(
+                    [
+                        agreements(one, other, exam.train, each.triple, relations=relations)
+                        for one, other, each in zip(*sums, exam.explained, strict=True)
+                    ]
+                )
+            results[name][str(size)] = summarize(averages(values)) | {"pairs": len(values)}
+    return results
+
+
+def disjoint_groups(count: int, size: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """List pairs of groups of `size` of `count` models that share none, each pair once."""
+    for left in itertools.combinations(range(count), size):
+        rest = [i for i in range(left[0] + 1, count) if i not in left]
+        for right in itertools.combinations(rest, size):
+            yield left, right

@@ -1,0 +1,99 @@
+"""Exam: paths of the graph, ranked in several ways, against known reasons."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from conve_tracin.influence.path_ranking import PathRanker, RankedPaths, best_first
+from truth_lib.exams import Exam, averages, normalized, summarize
+from truth_lib.known_reasons import Explained
+from truth_lib.path_exam import first_listed_rank, first_whole_path, listed_triples
+from truth_lib.trained import METHODS
+
+# How paths are ordered, from the ranker, the prediction (3,) and the influences (N,).
+Order = Callable[[PathRanker, np.ndarray, np.ndarray], list[RankedPaths]]
+
+
+def by_score(ranker: PathRanker, triple: np.ndarray, influences: np.ndarray) -> list[RankedPaths]:
+    """Order paths by influence, support and kind: the method of `path_ranking`."""
+    return ranker.rank(triple.tolist(), influences)
+
+
+def by_weaker_influence(ranker: PathRanker, triple: np.ndarray, influences: np.ndarray) -> list[RankedPaths]:
+    """Order paths of two triples by the weaker of their two influences."""
+    paths = ranker.rank(triple.tolist(), influences)[0].paths
+    return [RankedPaths(paths, influences[paths.positions].min(axis=1), np.zeros(len(paths)))]
+
+
+def by_weaker_influence_through_others(
+    ranker: PathRanker, triple: np.ndarray, influences: np.ndarray
+) -> list[RankedPaths]:
+    """Do the same, but paths among heads and tails of the prediction's relation come last."""
+    ranked = ranker.rank(triple.tolist(), influences)[0]
+    return [RankedPaths(ranked.paths, influences[ranked.paths.positions].min(axis=1), ranked.groups)]
+
+
+ORDERS: dict[str, Order] = {
+    "weaker influence": by_weaker_influence,
+    "weaker influence, analogies last": by_weaker_influence_through_others,
+    "ranked paths": by_score,
+}
+
+
+def measure_order(
+    ranked: list[RankedPaths], explained: Explained, influences: np.ndarray, is_through: np.ndarray
+) -> dict[str, float]:
+    """Compute where an order has the first reason and the first path that consists of reasons.
+
+    Args:
+        ranked: the paths.
+        explained: the prediction.
+        influences: of the training triples, (N,); triples on no listed path follow in this order.
+        is_through: the entities that the paths of the last measure lead through, (E,) bool.
+    """
+    is_reason = np.zeros(len(influences), dtype=bool)
+    is_reason[explained.reasons] = True
+    listed = listed_triples([ranked[i].paths.positions[j] for i, j in best_first(ranked)])
+    two = ranked[0]
+    # Groups weigh more than scores do, and scores are finite.
+    keys = two.scores - 1e9 * two.groups
+    through = is_through[two.paths.entities[:, 1]]
+    return {
+        "first_reason": 1 / first_listed_rank(listed, is_reason, influences),
+        "first_whole_path": first_whole_path(keys, two.paths.positions, is_reason),
+        "first_whole_path_through": first_whole_path(keys[through], two.paths.positions[through], is_reason),
+    }
+
+
+def paths_exam(exam: Exam, through: str) -> dict[str, Any]:
+    """Measure every order with the influences of every method, of each model and of all summed, and without any.
+
+    Args:
+        exam: predictions and models.
+        through: how the labels of entities begin that the last measure is about.
+
+    Returns:
+        {order: {method: {"by_model": […], "mean": …, "sum": …}}}; "no model" has influences that are all alike.
+    """
+    ranker = PathRanker(exam.train, len(exam.entities))
+    is_through = np.array([label.startswith(through) for label in exam.entities.labels])
+
+    def measured(order: Order, influences: np.ndarray) -> list[dict[str, float]]:
+        return [
+            measure_order(order(ranker, each.triple, of_one), each, of_one, is_through)
+            for each, of_one in zip(exam.explained, influences, strict=True)
+        ]
+
+    nothing = np.zeros((len(exam.explained), len(exam.train)))
+    results = {name: {"no model": {"mean": summarize(measured(order, nothing))}} for name, order in ORDERS.items()}
+    for method in tqdm(METHODS, desc="methods"):
+        scores = exam.scores(method)
+        for name, order in ORDERS.items():
+            values = [measured(order, of_model) for of_model in scores]
+            result = {"by_model": [summarize(each) for each in values], "mean": summarize(averages(values))}
+            if len(scores) > 1:
+                result["sum"] = summarize(measured(order, normalized(scores).sum(axis=0)))
+            results[name][method] = result
+    return results

@@ -1,0 +1,212 @@
+"""The order of the graph's paths between a prediction's head and tail, by influence, support and kind.
+
+A path's first triple touches the prediction's head and its last one the tail. For each of these two ends the place of
+the triple among all of that entity's triples of the same relation is taken twice, 1 being the best: by influence, and
+by support. Comparing within a relation leaves out how much larger the influences of one relation are than another's.
+With ρ for the places by influence, σ for those by support, and the sum over the two ends, a path's score is
+
+    score = −Σ (log ρ + ½ log σ) + KIND_WEIGHT · lift(kind).
+
+- Weight of a path: Π (degree of its triple's head in that relation · that of its tail)^−½ over its triples. Summed over
+  the paths between two entities it is the degree-weighted path count (Himmelstein and Baranzini, 2015,
+  https://doi.org/10.1371/journal.pcbi.1004259): a path through a hub says little.
+- Support of a triple: the weights of the paths of three triples that it is on, between the prediction's two entities.
+- Kind of a path: its relations, and which way each is walked. lift(kind) is the logarithm of how many times the weight
+  of its paths is between the pairs that the relation joins in training of what it is between pairs of the same heads
+  and tails put together at random. Only the training graph is looked at.
+
+Before the score comes what a path leads through. Paths over an entity that is neither a head nor a tail of the
+prediction's relation come first: of two triples, then of three. Those that stay among such entities (a similar drug
+that treats the disease) are analogies rather than mechanisms, and follow.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from conve_tracin.influence.graph_paths import Adjacency, GraphPaths, find_graph_paths
+
+SUPPORT_WEIGHT = 0.5
+KIND_WEIGHT = 2.0
+# Pairs of each sort that kinds are counted between, and triples that each search for them may look at.
+SAMPLED_PAIRS = 400
+SAMPLED_STEPS = 2**18
+HOPS = (2, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class RankedPaths:
+    """Paths of one length in no order, with what they are ordered by: groups (P,), the lowest first, and scores (P,)."""
+
+    paths: GraphPaths
+    scores: np.ndarray
+    groups: np.ndarray
+
+    @property
+    def hops(self) -> int:
+        """How many triples each path has."""
+        return self.paths.positions.shape[1]
+
+
+def best_first(ranked: Sequence[RankedPaths], limit: int | None = None) -> list[tuple[int, int]]:
+    """List the best paths as (place in `ranked`, place among its paths): by group, then score, then as found."""
+    places = [(i, j) for i, each in enumerate(ranked) for j in range(len(each.paths))]
+    if not places:
+        return []
+    groups = np.concatenate([each.groups for each in ranked])
+    scores = np.concatenate([each.scores for each in ranked])
+    return [places[i] for i in np.lexsort((-scores, groups))[:limit].tolist()]
+
+
+class PathRanker:
+    """Orders the paths of one training graph.
+
+    Args:
+        triples: the training triples (N, 3).
+        num_entities: of the graph.
+        sampled_pairs, seed: for the kinds of paths, see `kind_lifts`.
+    """
+
+    def __init__(
+        self, triples: np.ndarray, num_entities: int, *, sampled_pairs: int = SAMPLED_PAIRS, seed: int = 0
+    ) -> None:
+        self.triples = triples
+        self.adjacency = Adjacency.of(triples, num_entities)
+        self.sampled_pairs = sampled_pairs
+        self.seed = seed
+        self._lifts: dict[tuple[int, int], dict[int, float]] = {}
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """The factor of each triple in a path's weight: (N,)."""
+        return triple_weights(self.triples)
+
+    def rank(self, triple: Sequence[int], influences: np.ndarray) -> list[RankedPaths]:
+        """Find and score the paths of a prediction (h, r, t), for the influences (N,) of the training triples on it."""
+        head, relation, tail = (int(value) for value in triple)
+        found = [find_graph_paths(self.adjacency, head, tail, hops=hops) for hops in HOPS]
+        support = self._support(found[-1])
+        return [
+            RankedPaths(paths, self._scores(paths, relation, influences, support), self._groups(paths, relation))
+            for paths in found
+        ]
+
+    def lifts(self, relation: int, hops: int) -> dict[int, float]:
+        """Return how much each kind of path of a length speaks for a relation; computed once."""
+        if (relation, hops) not in self._lifts:
+            self._lifts[relation, hops] = kind_lifts(self, relation, hops)
+        return self._lifts[relation, hops]
+
+    def kinds(self, paths: GraphPaths) -> np.ndarray:
+        """Number the kinds of paths: (P,)."""
+        forward = self.triples[paths.positions, 0] == paths.entities[:, :-1]
+        steps = 2 * self.triples[paths.positions, 1] + forward
+        base = 2 * (int(self.triples[:, 1].max(initial=0)) + 1)
+        return steps @ (base ** np.arange(steps.shape[1]))
+
+    def _scores(self, paths: GraphPaths, relation: int, influences: np.ndarray, support: np.ndarray) -> np.ndarray:
+        scores = np.zeros(len(paths))
+        if not len(paths):
+            return scores
+        for column in (0, -1):
+            end = paths.entities[0, column]
+            scores -= log_places(self.adjacency, self.triples, influences, end, paths.positions[:, column])
+            places = log_places(self.adjacency, self.triples, support, end, paths.positions[:, column])
+            scores -= SUPPORT_WEIGHT * places
+        lifts = self.lifts(relation, paths.positions.shape[1])
+        return scores + KIND_WEIGHT * np.array([lifts.get(kind, 0.0) for kind in self.kinds(paths).tolist()])
+
+    def _support(self, paths: GraphPaths) -> np.ndarray:
+        weights = self.weights[paths.positions].prod(axis=1)
+        return sum(np.bincount(paths.positions[:, column], weights, minlength=len(self.triples)) for column in (0, -1))
+
+    def _groups(self, paths: GraphPaths, relation: int) -> np.ndarray:
+        hops = paths.positions.shape[1]
+        among_ends = self._is_end(relation)[paths.entities[:, 1:-1]].all(axis=1)
+        return hops + among_ends * len(HOPS)
+
+    def _is_end(self, relation: int) -> np.ndarray:
+        is_end = np.zeros(len(self.adjacency.degrees), dtype=bool)
+        is_end[self.triples[self.triples[:, 1] == relation][:, [0, 2]]] = True
+        return is_end
+
+
+def triple_weights(triples: np.ndarray) -> np.ndarray:
+    """Compute (degree of the head in the relation · degree of the tail in it)^−½ of triples (N, 3): (N,)."""
+    num_relations = int(triples[:, 1].max(initial=0)) + 1
+    product = np.ones(len(triples))
+    for column in (0, 2):
+        _, places, counts = np.unique(
+            triples[:, column] * num_relations + triples[:, 1], return_inverse=True, return_counts=True
+        )
+        product *= counts[places]
+    return product**-0.5
+
+
+def log_places(
+    adjacency: Adjacency, triples: np.ndarray, scores: np.ndarray, entity: int, positions: np.ndarray
+) -> np.ndarray:
+    """Compute the logarithms of places, 1 being the best, among an entity's triples of the same relation.
+
+    Args:
+        adjacency, triples: of the training set; triples (N, 3).
+        scores: of the triples, (N,); equal ones share the better place.
+        entity: one end of the triples at `positions` (P,).
+
+    Returns:
+        (P,).
+    """
+    own = adjacency.positions[adjacency.around(entity)]
+    places = np.empty(len(positions))
+    relations = triples[positions, 1]
+    for relation in np.unique(relations):
+        rising = np.sort(scores[own[triples[own, 1] == relation]])
+        here = relations == relation
+        places[here] = 1 + len(rising) - np.searchsorted(rising, scores[positions[here]], side="right")
+    return np.log(places)
+
+
+def kind_lifts(ranker: PathRanker, relation: int, hops: int) -> dict[int, float]:
+    """Compute how many times the weight of each kind of path is between related pairs of what chance makes it.
+
+    Args:
+        ranker: of the graph.
+        relation: whose training pairs are looked at, at most `sampled_pairs`, and as many of their heads and tails
+            put together at random.
+        hops: length of the paths.
+
+    Returns:
+        {kind: logarithm of the ratio}. The weight of one mean path of the kind is added on both sides, so that a kind
+        that was seen once or twice says little.
+    """
+    generator = np.random.default_rng(ranker.seed)
+    related = ranker.triples[ranker.triples[:, 1] == relation][:, [0, 2]]
+    key = np.array([len(ranker.adjacency.degrees), 1])
+    joined = related @ key
+    related = related[generator.permutation(len(related))[: ranker.sampled_pairs]]
+    mixed = np.stack([generator.permutation(related[:, 0]), generator.permutation(related[:, 1])], axis=1)
+    mixed = mixed[~np.isin(mixed @ key, joined)]
+    (weight, paths), (weight_of_mixed, paths_of_mixed) = (_weigh(ranker, pairs, hops) for pairs in (related, mixed))
+    lifts = {}
+    for kind in weight.keys() | weight_of_mixed.keys():
+        sums = [weight.get(kind, 0.0), weight_of_mixed.get(kind, 0.0)]
+        mean = sum(sums) / (paths.get(kind, 0) + paths_of_mixed.get(kind, 0))
+        chance = (sums[1] + mean) / max(len(mixed), 1)
+        lifts[kind] = float(np.log((sums[0] + mean) / len(related) / chance))
+    return lifts
+
+
+def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> tuple[dict[int, float], dict[int, int]]:
+    """Sum the weights of the paths between pairs (m, 2), and count the paths, kind by kind."""
+    weights: dict[int, float] = {}
+    counts: dict[int, int] = {}
+    for head, tail in pairs.tolist():
+        paths = find_graph_paths(ranker.adjacency, head, tail, hops=hops, max_steps=SAMPLED_STEPS)
+        kinds, places = np.unique(ranker.kinds(paths), return_inverse=True)
+        sums = np.bincount(places, ranker.weights[paths.positions].prod(axis=1), minlength=len(kinds))
+        for kind, total, count in zip(kinds.tolist(), sums.tolist(), np.bincount(places).tolist(), strict=True):
+            weights[kind] = weights.get(kind, 0.0) + total
+            counts[kind] = counts.get(kind, 0) + count
+    return weights, counts
