@@ -55,8 +55,8 @@ def _section(title: str, result: Mapping[str, Any], methods: Mapping[str, Any]) 
     return [
         f"## {title}",
         "",
-        f"{result['predictions']} predictions within {result['max_rank']:g} of all {result['models']} models (their MRR "
-        f"{mrr}), {result['training_triples']:,} training triples.",
+        f"{result['predictions']} predictions within {result['max_rank']:g} of all {result['models']} models "
+        f"(their MRR {mrr}), {result['training_triples']:,} training triples.",
         "",
         *markdown_table(["scores", *(MEASURES[name] for name in names)], rows),
         "",

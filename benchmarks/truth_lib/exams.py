@@ -22,14 +22,16 @@ from truth_lib.trained import METHODS, ScoreCache, TrainedModel
 SPLITS = ("train", "valid", "test")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Exam:
     """Predictions with known reasons, and models that make them.
 
     Attributes:
         entities: labels of the graph's entities.
         train: the training triples (N, 3).
-        explained: the n predictions that every model ranks high enough.
+        predictions: all that have reasons, (P, 3); they are scored together, so that the cache serves every rank.
+        kept: the places of those that every model ranks high enough, (n,).
+        explained: these n predictions.
         models: native checkpoints of one graph, trained with several seeds.
         ranks: of the predictions' tails by each model, filtered: (models, n).
         cache: of scores.
@@ -37,15 +39,12 @@ class Exam:
 
     entities: Vocabulary
     train: np.ndarray
+    predictions: np.ndarray
+    kept: np.ndarray
     explained: list[Explained]
     models: list[TrainedModel]
     ranks: np.ndarray
     cache: ScoreCache
-
-    @property
-    def test(self) -> np.ndarray:
-        """The predictions: (n, 3)."""
-        return np.stack([each.triple for each in self.explained])
 
     @cached_property
     def adjacency(self) -> Adjacency:
@@ -54,7 +53,7 @@ class Exam:
 
     def scores(self, method: str) -> np.ndarray:
         """Score the training triples by each model, for each prediction: (models, n, N)."""
-        return np.stack([self.cache.scores(model, method, self.test) for model in self.models])
+        return np.stack([self.cache.scores(model, method, self.predictions)[self.kept] for model in self.models])
 
     def rule_scores(self, name: str) -> np.ndarray:
         """Score the training triples by a rule, for each prediction: (n, N)."""
@@ -90,7 +89,16 @@ def load_exam(*, data: Path, reasons: Path, model_paths: Sequence[Path], max_ran
     kept = np.flatnonzero((ranks <= max_rank).all(axis=0))
     if not len(kept):
         raise InputError(f"{reasons}: none of its predictions is ranked within --max-rank {max_rank:g} by every model")
-    return Exam(entities, train, [explained[i] for i in kept], models, ranks[:, kept], ScoreCache(cache))
+    return Exam(
+        entities=entities,
+        train=train,
+        predictions=predictions,
+        kept=kept,
+        explained=[explained[i] for i in kept],
+        models=models,
+        ranks=ranks[:, kept],
+        cache=ScoreCache(cache),
+    )
 
 
 def normalized(scores: np.ndarray) -> np.ndarray:

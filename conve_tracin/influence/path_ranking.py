@@ -38,7 +38,7 @@ HOPS = (2, 3)
 
 @dataclass(frozen=True, eq=False)
 class RankedPaths:
-    """Paths of one length in no order, with what they are ordered by: groups (P,), the lowest first, and scores (P,)."""
+    """Paths of one length, and what they are ordered by: groups (P,), the lowest first, then scores (P,)."""
 
     paths: GraphPaths
     scores: np.ndarray
