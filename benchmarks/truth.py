@@ -12,6 +12,7 @@ import itertools
 import shlex
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def examine(args: argparse.Namespace) -> None:
     from common import machine
     from truth_lib import exam_tables, tables
     from truth_lib.exams import load_exam, reasons_exam, stability_exam
-    from truth_lib.path_orders import paths_exam
+    from truth_lib.path_orders import paths_exam, scores_in_path_order
+    from truth_lib.trained import BOTH_SIDES, LABELS_ALONE
 
     exam = load_exam(
         data=args.data,
@@ -121,8 +123,11 @@ def examine(args: argparse.Namespace) -> None:
     )
     if args.command == "paths":
         result = paths_exam(exam, args.through)
+    elif args.command == "stability":
+        transform = partial(scores_in_path_order, exam)
+        result = stability_exam(exam, transform=transform, transformed=(LABELS_ALONE, BOTH_SIDES))
     else:
-        result = {"reasons": reasons_exam, "stability": stability_exam}[args.command](exam)
+        result = reasons_exam(exam)
     content = tables.merge_result(
         args.results,
         [args.command, args.name or args.data.resolve().name],

@@ -64,7 +64,8 @@ def test_scores_follow_the_formula(graph):
                 score -= SUPPORT_WEIGHT * np.log(1 + sum(support[j] > support[position] for j in own))
             assert each.scores[i] == pytest.approx(score)
             among_ends = all(e in ends for e in each.paths.entities[i, 1:-1].tolist())
-            assert each.groups[i] == each.hops + 2 * among_ends
+            level = 2 if among_ends else int((graph[positions, 1] == 1).any())
+            assert each.groups[i] == 4 * level + each.hops
 
 
 def planted_graph():

@@ -1,7 +1,7 @@
 """Exams of models that were trained already: against known reasons, and against one another."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -154,32 +154,55 @@ def reasons_exam(exam: Exam) -> dict[str, Any]:
     return measures_of_all(exam, lambda i, scores: measure(scores, exam.train, exam.explained[i]))
 
 
-def stability_exam(exam: Exam) -> dict[str, Any]:
+def stability_exam(
+    exam: Exam, *, transform: Callable[[np.ndarray], np.ndarray], transformed: Sequence[str]
+) -> dict[str, Any]:
     """Measure how much two models, and two sums of as many, agree about one prediction.
+
+    Args:
+        exam: predictions and models.
+        transform: influences (m, n, N) to scores in the order of ranked paths.
+        transformed: the methods whose agreement is also measured in that order.
 
     Returns:
         {method: {number of models in each sum: measures}}. Own triples are those of relations that reasons have.
     """
-    relations = np.unique(exam.train[np.concatenate([each.reasons for each in exam.explained]), 1])
     results: dict[str, Any] = {}
     for name in tqdm(METHODS, desc="methods"):
         scores = normalized(exam.scores(name))
-        results[name] = {}
+        by_size, in_path_order = {}, {}
         for size in range(1, len(scores) // 2 + 1):
-            values = []
-            for left, right in disjoint_groups(len(scores), size):
-                sums = [scores[list(group)].sum(axis=0) for group in (left, right)]
-                values.append(
-                    [
-                        agreements(one, other, exam.train, each.triple, relations=relations)
-                        for one, other, each in zip(*sums, exam.explained, strict=True)
-                    ]
-                )
-            results[name][str(size)] = summarize(averages(values)) | {"pairs": len(values)}
+            pairs = list(disjoint_groups(len(scores), size))
+            sums = {group: scores[list(group)].sum(axis=0) for pair in pairs for group in pair}
+            by_size[str(size)] = _agreement_of_pairs(exam, pairs, sums)
+            if name in transformed:
+                ordered = transform(np.stack(list(sums.values())))
+                in_path_order[str(size)] = _agreement_of_pairs(exam, pairs, dict(zip(sums, ordered, strict=True)))
+        results[name] = by_size
+        if in_path_order:
+            results[f"{name}, in the order of ranked paths"] = in_path_order
     return results
 
 
-def disjoint_groups(count: int, size: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+Group = tuple[int, ...]
+
+
+def _agreement_of_pairs(
+    exam: Exam, pairs: Sequence[tuple[Group, Group]], scores: Mapping[Group, np.ndarray]
+) -> dict[str, Any]:
+    """Average the agreements of pairs of groups of models, whose scores are (n, N) each."""
+    relations = np.unique(exam.train[np.concatenate([each.reasons for each in exam.explained]), 1])
+    values = [
+        [
+            agreements(one, other, exam.train, each.triple, relations=relations)
+            for one, other, each in zip(scores[left], scores[right], exam.explained, strict=True)
+        ]
+        for left, right in pairs
+    ]
+    return summarize(averages(values)) | {"pairs": len(values)}
+
+
+def disjoint_groups(count: int, size: int) -> Iterator[tuple[Group, Group]]:
     """List pairs of groups of `size` of `count` models that share none, each pair once."""
     for left in itertools.combinations(range(count), size):
         rest = [i for i in range(left[0] + 1, count) if i not in left]

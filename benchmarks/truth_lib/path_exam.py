@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from truth_lib.known_reasons import first_rank
+from truth_lib.lds import average_ranks
 
 
 def listed_triples(paths: Sequence[np.ndarray]) -> np.ndarray:
@@ -26,6 +27,13 @@ def first_listed_rank(listed: np.ndarray, is_reason: np.ndarray, rest: np.ndarra
     scores = rest.astype(np.float64)
     scores[listed] = -np.inf
     return len(listed) + first_rank(scores, is_reason)
+
+
+def scores_of_list(listed: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Turn a list of positions (m,), best first, that the other triples follow by score (N,), into scores: (N,)."""
+    scores = average_ranks(rest) / len(rest)
+    scores[listed] = 1 + np.arange(len(listed), 0, -1)
+    return scores
 
 
 def first_whole_path(scores: np.ndarray, positions: np.ndarray, is_reason: np.ndarray) -> float:

@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from conve_tracin.influence.path_ranking import PathRanker, RankedPaths, best_first
 from truth_lib.exams import Exam, averages, normalized, summarize
-from truth_lib.known_reasons import Explained
-from truth_lib.path_exam import first_listed_rank, first_whole_path, listed_triples
+from truth_lib.known_reasons import Explained, own_auc
+from truth_lib.path_exam import first_listed_rank, first_whole_path, listed_triples, scores_of_list
 from truth_lib.trained import METHODS
 
 # How paths are ordered, from the ranker, the prediction (3,) and the influences (N,).
@@ -43,7 +43,12 @@ ORDERS: dict[str, Order] = {
 
 
 def measure_order(
-    ranked: list[RankedPaths], explained: Explained, influences: np.ndarray, is_through: np.ndarray
+    ranked: list[RankedPaths],
+    explained: Explained,
+    influences: np.ndarray,
+    train: np.ndarray,
+    *,
+    is_through: np.ndarray,
 ) -> dict[str, float]:
     """Compute where an order has the first reason and the first path that consists of reasons.
 
@@ -51,11 +56,15 @@ def measure_order(
         ranked: the paths.
         explained: the prediction.
         influences: of the training triples, (N,); triples on no listed path follow in this order.
+        train: (N, 3).
         is_through: the entities that the paths of the last measure lead through, (E,) bool.
     """
-    is_reason = np.zeros(len(influences), dtype=bool)
+    is_reason = np.zeros(len(train), dtype=bool)
     is_reason[explained.reasons] = True
-    listed = listed_triples([ranked[i].paths.positions[j] for i, j in best_first(ranked)])
+    others = (train != explained.triple).any(axis=1)
+    influences = np.where(others, influences, -np.inf)
+    listed = list_triples(ranked)
+    scores = scores_of_list(listed, influences)
     two = ranked[0]
     # Groups weigh more than scores do, and scores are finite.
     keys = two.scores - 1e9 * two.groups
@@ -64,7 +73,14 @@ def measure_order(
         "first_reason": 1 / first_listed_rank(listed, is_reason, influences),
         "first_whole_path": first_whole_path(keys, two.paths.positions, is_reason),
         "first_whole_path_through": first_whole_path(keys[through], two.paths.positions[through], is_reason),
+        "head_auc": own_auc(scores, train, explained, end=0, seen=others),
+        "tail_auc": own_auc(scores, train, explained, end=2, seen=others),
     }
+
+
+def list_triples(ranked: list[RankedPaths]) -> np.ndarray:
+    """List the triples of paths, best path first: positions (m,)."""
+    return listed_triples([ranked[i].paths.positions[j] for i, j in best_first(ranked)])
 
 
 def paths_exam(exam: Exam, through: str) -> dict[str, Any]:
@@ -82,7 +98,7 @@ def paths_exam(exam: Exam, through: str) -> dict[str, Any]:
 
     def measured(order: Order, influences: np.ndarray) -> list[dict[str, float]]:
         return [
-            measure_order(order(ranker, each.triple, of_one), each, of_one, is_through)
+            measure_order(order(ranker, each.triple, of_one), each, of_one, exam.train, is_through=is_through)
             for each, of_one in zip(exam.explained, influences, strict=True)
         ]
 
@@ -97,3 +113,13 @@ def paths_exam(exam: Exam, through: str) -> dict[str, Any]:
                 result["sum"] = summarize(measured(order, normalized(scores).sum(axis=0)))
             results[name][method] = result
     return results
+
+
+def scores_in_path_order(exam: Exam, influences: np.ndarray) -> np.ndarray:
+    """Turn influences (models, n, N) into scores that follow the ranked paths, then the influences: (models, n, N)."""
+    ranker = PathRanker(exam.train, len(exam.entities))
+    scores = np.empty(influences.shape)
+    for of_model, out in zip(influences, scores, strict=True):
+        for each, of_one, row in zip(exam.explained, of_model, out, strict=True):
+            row[:] = scores_of_list(list_triples(ranker.rank(each.triple.tolist(), of_one)), of_one)
+    return scores

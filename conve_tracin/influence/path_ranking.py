@@ -15,9 +15,15 @@ With ρ for the places by influence, σ for those by support, and the sum over t
   of its paths is between the pairs that the relation joins in training of what it is between pairs of the same heads
   and tails put together at random. Only the training graph is looked at.
 
-Before the score comes what a path leads through. Paths over an entity that is neither a head nor a tail of the
-prediction's relation come first: of two triples, then of three. Those that stay among such entities (a similar drug
-that treats the disease) are analogies rather than mechanisms, and follow.
+Before the score comes what a path leads through, and within that its length:
+
+0. an entity that is neither a head nor a tail of the prediction's relation, and no triple of that relation (a drug's
+   target that is a gene of the disease): what a mechanism is made of;
+1. such an entity, but another triple of the prediction's relation as well (a drug with the same target treats it);
+2. heads and tails of the prediction's relation alone (a similar drug treats it): an analogy.
+
+The two weights were chosen on predictions of Hetionet that were held out of training, and no figure that is reported
+as the method's was measured on those (docs/truth_hetionet_findings.md).
 """
 
 from collections.abc import Sequence
@@ -26,10 +32,10 @@ from functools import cached_property
 
 import numpy as np
 
-from conve_tracin.influence.graph_paths import Adjacency, GraphPaths, find_graph_paths
+from conve_tracin.influence.graph_paths import MAX_HOPS, Adjacency, GraphPaths, find_graph_paths
 
 SUPPORT_WEIGHT = 0.5
-KIND_WEIGHT = 2.0
+KIND_WEIGHT = 3.0
 # Pairs of each sort that kinds are counted between, and triples that each search for them may look at.
 SAMPLED_PAIRS = 400
 SAMPLED_STEPS = 2**18
@@ -123,9 +129,10 @@ class PathRanker:
         return sum(np.bincount(paths.positions[:, column], weights, minlength=len(self.triples)) for column in (0, -1))
 
     def _groups(self, paths: GraphPaths, relation: int) -> np.ndarray:
-        hops = paths.positions.shape[1]
         among_ends = self._is_end(relation)[paths.entities[:, 1:-1]].all(axis=1)
-        return hops + among_ends * len(HOPS)
+        uses_relation = (self.triples[paths.positions, 1] == relation).any(axis=1)
+        level = np.where(among_ends, 2, uses_relation)
+        return level * (MAX_HOPS + 1) + paths.positions.shape[1]
 
     def _is_end(self, relation: int) -> np.ndarray:
         is_end = np.zeros(len(self.adjacency.degrees), dtype=bool)
