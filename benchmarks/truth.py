@@ -101,6 +101,7 @@ def add_exam_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--through", default="", help="of paths: how labels begin that one measure's paths lead through"
     )
+    parser.add_argument("--methods", nargs="+", help="names of the methods that are examined; all without")
     parser.add_argument("--name", help="of the exam in the results; the name of the data folder without")
     parser.add_argument("--cache", type=Path, default=Path("benchmarks/cache"), help="where scores are kept")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/exams.json"), help="JSON to add to")
@@ -112,8 +113,10 @@ def examine(args: argparse.Namespace) -> None:
     from truth_lib import exam_tables, tables
     from truth_lib.exams import load_exam, reasons_exam, stability_exam
     from truth_lib.path_orders import paths_exam, scores_in_path_order
-    from truth_lib.trained import BOTH_SIDES, LABELS_ALONE
+    from truth_lib.trained import BOTH_SIDES, LABELS_ALONE, METHODS, require_methods
 
+    methods = args.methods or list(METHODS)
+    require_methods(methods)
     exam = load_exam(
         data=args.data,
         reasons=args.reasons,
@@ -122,12 +125,12 @@ def examine(args: argparse.Namespace) -> None:
         cache=args.cache,
     )
     if args.command == "paths":
-        result = paths_exam(exam, args.through)
+        result = paths_exam(exam, args.through, methods)
     elif args.command == "stability":
         transform = partial(scores_in_path_order, exam)
-        result = stability_exam(exam, transform=transform, transformed=(LABELS_ALONE, BOTH_SIDES))
+        result = stability_exam(exam, methods, transform=transform, transformed=(LABELS_ALONE, BOTH_SIDES))
     else:
-        result = reasons_exam(exam)
+        result = reasons_exam(exam, methods)
     content = tables.merge_result(
         args.results,
         [args.command, args.name or args.data.resolve().name],

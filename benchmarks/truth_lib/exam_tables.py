@@ -49,6 +49,9 @@ def _section(title: str, result: Mapping[str, Any], methods: Mapping[str, Any]) 
     rows = []
     for method, values in methods.items():
         rows.append([method, *(_cell(name, values) for name in names)])
+        if "above_no_model" in values:
+            above = values["above_no_model"]
+            rows.append([f"{method}, above no model (paired)", *(_interval(above[name]) for name in names)])
         if "sum" in values:
             rows.append([f"{method}, {result['models']} summed", *(_interval(values["sum"][name]) for name in names)])
     mrr = ", ".join(shortest(value) for value in result["mrr_of_predictions"])

@@ -17,7 +17,7 @@ from truth_lib.agreement import agreements
 from truth_lib.graph_rules import RULES
 from truth_lib.known_reasons import Explained, measure, read_reasons
 from truth_lib.lds import bootstrap
-from truth_lib.trained import METHODS, ScoreCache, TrainedModel
+from truth_lib.trained import ScoreCache, TrainedModel
 
 SPLITS = ("train", "valid", "test")
 
@@ -83,6 +83,8 @@ def load_exam(*, data: Path, reasons: Path, model_paths: Sequence[Path], max_ran
         reasons, train, entities=entities, relations=relations, edge_map=edge_map if edge_map.is_file() else None
     )
     models = [TrainedModel(path, train) for path in model_paths]
+    for model in models:
+        model.require_mappings(entities, relations)
     predictions = np.stack([each.triple for each in explained])
     known = np.concatenate([valid, test])
     ranks = np.stack([model.rank_tails(predictions, known) for model in tqdm(models, desc="ranks")])
@@ -115,11 +117,14 @@ def summarize(values: Sequence[dict[str, float]]) -> dict[str, Any]:
     return summary
 
 
-def measures_of_all(exam: Exam, measured: Callable[[int, np.ndarray], dict[str, float]]) -> dict[str, Any]:
+def measures_of_all(
+    exam: Exam, methods: Sequence[str], measured: Callable[[int, np.ndarray], dict[str, float]]
+) -> dict[str, Any]:
     """Measure every method with each model and with all models summed, and every rule.
 
     Args:
         exam: the predictions and models.
+        methods: of METHODS.
         measured: the place of a prediction and the scores (N,) of the training triples, to measures.
 
     Returns:
@@ -127,7 +132,7 @@ def measures_of_all(exam: Exam, measured: Callable[[int, np.ndarray], dict[str, 
     """
     places = range(len(exam.explained))
     results: dict[str, Any] = {}
-    for name in tqdm(METHODS, desc="methods"):
+    for name in tqdm(methods, desc="methods"):
         scores = exam.scores(name)
         values = [[measured(i, of_model[i]) for i in places] for of_model in scores]
         results[name] = {"by_model": [summarize(each) for each in values], "mean": summarize(averages(values))}
@@ -149,18 +154,23 @@ def averages(values: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, flo
     ]
 
 
-def reasons_exam(exam: Exam) -> dict[str, Any]:
+def reasons_exam(exam: Exam, methods: Sequence[str]) -> dict[str, Any]:
     """Measure how well scores find the known reasons among all training triples."""
-    return measures_of_all(exam, lambda i, scores: measure(scores, exam.train, exam.explained[i]))
+    return measures_of_all(exam, methods, lambda i, scores: measure(scores, exam.train, exam.explained[i]))
 
 
 def stability_exam(
-    exam: Exam, *, transform: Callable[[np.ndarray], np.ndarray], transformed: Sequence[str]
+    exam: Exam,
+    methods: Sequence[str],
+    *,
+    transform: Callable[[np.ndarray], np.ndarray],
+    transformed: Sequence[str],
 ) -> dict[str, Any]:
     """Measure how much two models, and two sums of as many, agree about one prediction.
 
     Args:
         exam: predictions and models.
+        methods: of METHODS.
         transform: influences (m, n, N) to scores in the order of ranked paths.
         transformed: the methods whose agreement is also measured in that order.
 
@@ -168,7 +178,7 @@ def stability_exam(
         {method: {number of models in each sum: measures}}. Own triples are those of relations that reasons have.
     """
     results: dict[str, Any] = {}
-    for name in tqdm(METHODS, desc="methods"):
+    for name in tqdm(methods, desc="methods"):
         scores = normalized(exam.scores(name))
         by_size, in_path_order = {}, {}
         for size in range(1, len(scores) // 2 + 1):

@@ -1,6 +1,6 @@
 """Exam: paths of the graph, ranked in several ways, against known reasons."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ from conve_tracin.influence.path_ranking import PathRanker, RankedPaths, best_fi
 from truth_lib.exams import Exam, averages, normalized, summarize
 from truth_lib.known_reasons import Explained, own_auc
 from truth_lib.path_exam import first_listed_rank, first_whole_path, listed_triples, scores_of_list
-from truth_lib.trained import METHODS
 
 # How paths are ordered, from the ranker, the prediction (3,) and the influences (N,).
 Order = Callable[[PathRanker, np.ndarray, np.ndarray], list[RankedPaths]]
@@ -83,15 +82,17 @@ def list_triples(ranked: list[RankedPaths]) -> np.ndarray:
     return listed_triples([ranked[i].paths.positions[j] for i, j in best_first(ranked)])
 
 
-def paths_exam(exam: Exam, through: str) -> dict[str, Any]:
+def paths_exam(exam: Exam, through: str, methods: Sequence[str]) -> dict[str, Any]:
     """Measure every order with the influences of every method, of each model and of all summed, and without any.
 
     Args:
         exam: predictions and models.
-        through: how the labels of entities begin that the last measure is about.
+        through: how the labels of entities begin that one measure is about.
+        methods: of METHODS.
 
     Returns:
-        {order: {method: {"by_model": […], "mean": …, "sum": …}}}; "no model" has influences that are all alike.
+        {order: {method: {"by_model": […], "mean": …, "sum": …, "above_no_model": …}}}; "no model" has influences that
+        are all alike, and the last is the paired difference from it, prediction by prediction.
     """
     ranker = PathRanker(exam.train, len(exam.entities))
     is_through = np.array([label.startswith(through) for label in exam.entities.labels])
@@ -103,12 +104,18 @@ def paths_exam(exam: Exam, through: str) -> dict[str, Any]:
         ]
 
     nothing = np.zeros((len(exam.explained), len(exam.train)))
-    results = {name: {"no model": {"mean": summarize(measured(order, nothing))}} for name, order in ORDERS.items()}
-    for method in tqdm(METHODS, desc="methods"):
+    without = {name: measured(order, nothing) for name, order in ORDERS.items()}
+    results = {name: {"no model": {"mean": summarize(values)}} for name, values in without.items()}
+    for method in tqdm(methods, desc="methods"):
         scores = exam.scores(method)
         for name, order in ORDERS.items():
             values = [measured(order, of_model) for of_model in scores]
             result = {"by_model": [summarize(each) for each in values], "mean": summarize(averages(values))}
+            above = [
+                {measure: with_model[measure] - alone[measure] for measure in alone}
+                for with_model, alone in zip(averages(values), without[name], strict=True)
+            ]
+            result["above_no_model"] = summarize(above)
             if len(scores) > 1:
                 result["sum"] = summarize(measured(order, normalized(scores).sum(axis=0)))
             results[name][method] = result

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conve_tracin.checkpoint import build_model, load_checkpoint, uses_inverse_triples
+from conve_tracin.checkpoint import build_model, load_checkpoint, require_matching_mappings, uses_inverse_triples
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, digest_of_file
 from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch
@@ -27,7 +27,7 @@ from conve_tracin.influence.gauss_newton import (
 from conve_tracin.model import ConvE
 from conve_tracin.queries import Queries
 from conve_tracin.ranking import rank_triples
-from conve_tracin.triples import distinct_triples, group_by_query, with_inverse_triples
+from conve_tracin.triples import Vocabulary, distinct_triples, group_by_query, with_inverse_triples
 
 EMBEDDINGS = ("entity_embeddings.weight", "relation_embeddings.weight")
 # Predictions that are scored in one pass over the training triples.
@@ -65,6 +65,10 @@ class TrainedModel:
         """The curvature of the training objective; rows are computed when they are asked for."""
         config = GaussNewtonMethod.for_training(self.approach).curvature
         return training_curvature(self.model, self.train, config, inverse_triples=self.inverse_triples)
+
+    def require_mappings(self, entities: Vocabulary, relations: Vocabulary) -> None:
+        """Raise InputError where the checkpoint is of other mappings."""
+        require_matching_mappings(self._checkpoint, entities, relations, source=self.path)
 
     def model_triples(self, triples: np.ndarray) -> np.ndarray:
         """Translate triples (n, 3) from the files' relation ids to the model's."""
@@ -135,6 +139,13 @@ METHODS: dict[str, ScoreTriples] = {
 }
 
 
+def require_methods(names: Sequence[str]) -> None:
+    """Raise InputError where a name is none of METHODS."""
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"--methods: there is no {name!r}; give one of: {'; '.join(METHODS)}")
+
+
 @dataclass(frozen=True)
 class ScoreCache:
     """A folder of scores; a name holds a digest of all that the scores depend on."""
@@ -143,8 +154,6 @@ class ScoreCache:
 
     def scores(self, trained: TrainedModel, method: str, test: np.ndarray) -> np.ndarray:
         """Score the training triples for predictions (n, 3): (n, N) float32; computed once."""
-        if method not in METHODS:
-            raise InputError(f"unknown method {method!r}; give one of: {'; '.join(METHODS)}")
         content = f"{digest_of_file(trained.path)} {method}".encode() + test.tobytes() + trained.train.tobytes()
         path = self.folder / f"scores_{hashlib.sha256(content).hexdigest()[:16]}.npz"
         if not path.is_file():
