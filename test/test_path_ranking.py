@@ -51,7 +51,7 @@ def test_scores_follow_the_formula(graph):
     ranked = ranker.rank((head, 1, tail), influences)
     weights = triple_weights(graph)
     support = np.zeros(len(graph))
-    for positions in ranked[1].paths.positions:
+    for positions in ranked[2].paths.positions:
         support[positions[[0, 2]]] += weights[positions].prod()
     ends = set(graph[graph[:, 1] == 1][:, [0, 2]].ravel().tolist())
     for each in ranked:
@@ -64,7 +64,7 @@ def test_scores_follow_the_formula(graph):
                 score -= SUPPORT_WEIGHT * np.log(1 + sum(support[j] > support[position] for j in own))
             assert each.scores[i] == pytest.approx(score)
             among_ends = all(e in ends for e in each.paths.entities[i, 1:-1].tolist())
-            level = 2 if among_ends else int((graph[positions, 1] == 1).any())
+            level = 0 if each.hops == 1 else 2 if among_ends else int((graph[positions, 1] == 1).any())
             assert each.groups[i] == 4 * level + each.hops
 
 
@@ -83,7 +83,7 @@ def planted_graph():
 
 def test_kinds_that_join_related_pairs_are_lifted():
     ranker = PathRanker(planted_graph(), 61)
-    paths = ranker.rank((0, 0, 20), np.zeros(len(ranker.triples)))[0].paths
+    paths = ranker.rank((0, 0, 20), np.zeros(len(ranker.triples)))[1].paths
     kinds = dict(zip(paths.entities[:, 1].tolist(), ranker.kinds(paths).tolist(), strict=True))
     lifts = kind_lifts(ranker, 0, 2)
     assert lifts[kinds[40]] > 1
@@ -97,6 +97,13 @@ def test_analogies_follow_and_the_own_gene_is_first():
     assert order[0] == [0, 40, 20]
     assert order.index([0, 60, 20]) < order.index([0, 1, 20])
     assert len(best_first(ranked, 3)) == 3
+
+
+def test_a_single_triple_comes_first_and_the_prediction_itself_is_left_out():
+    triples = np.array([[0, 0, 1], [1, 1, 0], [0, 1, 2], [2, 1, 1]])
+    ranked = PathRanker(triples, 3).rank((0, 0, 1), np.zeros(4))
+    order = [ranked[i].paths.positions[j].tolist() for i, j in best_first(ranked)]
+    assert order == [[1], [2, 3]]
 
 
 def test_no_paths():

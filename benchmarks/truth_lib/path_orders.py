@@ -20,9 +20,14 @@ def by_score(ranker: PathRanker, triple: np.ndarray, influences: np.ndarray) -> 
     return ranker.rank(triple.tolist(), influences)
 
 
+def of_two_hops(ranked: Sequence[RankedPaths]) -> RankedPaths:
+    """Return the paths of two triples."""
+    return next(each for each in ranked if each.hops == 2)
+
+
 def by_weaker_influence(ranker: PathRanker, triple: np.ndarray, influences: np.ndarray) -> list[RankedPaths]:
     """Order paths of two triples by the weaker of their two influences."""
-    paths = ranker.rank(triple.tolist(), influences)[0].paths
+    paths = of_two_hops(ranker.rank(triple.tolist(), influences)).paths
     return [RankedPaths(paths, influences[paths.positions].min(axis=1), np.zeros(len(paths)))]
 
 
@@ -30,7 +35,7 @@ def by_weaker_influence_through_others(
     ranker: PathRanker, triple: np.ndarray, influences: np.ndarray
 ) -> list[RankedPaths]:
     """Do the same, but paths among heads and tails of the prediction's relation come last."""
-    ranked = ranker.rank(triple.tolist(), influences)[0]
+    ranked = of_two_hops(ranker.rank(triple.tolist(), influences))
     return [RankedPaths(ranked.paths, influences[ranked.paths.positions].min(axis=1), ranked.groups)]
 
 
@@ -64,7 +69,7 @@ def measure_order(
     influences = np.where(others, influences, -np.inf)
     listed = list_triples(ranked)
     scores = scores_of_list(listed, influences)
-    two = ranked[0]
+    two = of_two_hops(ranked)
     # Groups weigh more than scores do, and scores are finite.
     keys = two.scores - 1e9 * two.groups
     through = is_through[two.paths.entities[:, 1]]

@@ -77,12 +77,12 @@ def find_graph_paths(
     max_steps: int = MAX_STEPS,
     max_paths: int = MAX_PATHS,
 ) -> GraphPaths:
-    """Find the paths of two or three triples from head to tail, in either direction, no entity twice.
+    """Find the paths of one to three triples from head to tail, in either direction, no entity twice.
 
     Args:
         adjacency: of the training triples.
         head, tail: the ends; equal ones have no paths.
-        hops: 2 or 3.
+        hops: 1, 2 or 3.
         max_steps: triples looked at in the middle of a path of three. Where there are more, paths over entities of
             the most triples are left out.
         max_paths: where there are more, those stay that have the smallest product of their middles' degrees.
@@ -92,7 +92,11 @@ def find_graph_paths(
     """
     if head == tail:
         return _as_paths(np.empty((0, hops), dtype=np.int64), adjacency, head)
-    slots = _two_hops(adjacency, head, tail) if hops == 2 else _three_hops(adjacency, head, tail, max_steps)
+    if hops == 1:
+        slots = adjacency.around(tail)[:, None]
+        slots = slots[adjacency.neighbours[slots[:, 0]] == head]
+    else:
+        slots = _two_hops(adjacency, head, tail) if hops == 2 else _three_hops(adjacency, head, tail, max_steps)
     if len(slots) > max_paths:
         middles = adjacency.neighbours[slots[:, :-1]]
         weight = np.log(adjacency.degrees[middles]).sum(axis=1)

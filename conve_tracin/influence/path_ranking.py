@@ -17,8 +17,8 @@ With ρ for the places by influence, σ for those by support, and the sum over t
 
 Before the score comes what a path leads through, and within that its length:
 
-0. an entity that is neither a head nor a tail of the prediction's relation, and no triple of that relation (a drug's
-   target that is a gene of the disease): what a mechanism is made of;
+0. nothing, as a single triple joins the two; or an entity that is neither a head nor a tail of the prediction's
+   relation, and no triple of that relation (a drug's target that is a gene of the disease), as mechanisms are made of;
 1. such an entity, but another triple of the prediction's relation as well (a drug with the same target treats it);
 2. heads and tails of the prediction's relation alone (a similar drug treats it): an analogy.
 
@@ -39,7 +39,7 @@ KIND_WEIGHT = 3.0
 # Pairs of each sort that kinds are counted between, and triples that each search for them may look at.
 SAMPLED_PAIRS = 400
 SAMPLED_STEPS = 2**18
-HOPS = (2, 3)
+HOPS = (1, 2, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,8 @@ class PathRanker:
         """Find and score the paths of a prediction (h, r, t), for the influences (N,) of the training triples on it."""
         head, relation, tail = (int(value) for value in triple)
         found = [find_graph_paths(self.adjacency, head, tail, hops=hops) for hops in HOPS]
+        # The prediction explains itself only where it is known, and then says nothing.
+        found[0] = found[0].take((self.triples[found[0].positions[:, 0]] != (head, relation, tail)).any(axis=1))
         support = self._support(found[-1])
         return [
             RankedPaths(paths, self._scores(paths, relation, influences, support), self._groups(paths, relation))
@@ -129,10 +131,12 @@ class PathRanker:
         return sum(np.bincount(paths.positions[:, column], weights, minlength=len(self.triples)) for column in (0, -1))
 
     def _groups(self, paths: GraphPaths, relation: int) -> np.ndarray:
+        hops = paths.positions.shape[1]
+        if hops == 1:
+            return np.full(len(paths), hops)
         among_ends = self._is_end(relation)[paths.entities[:, 1:-1]].all(axis=1)
         uses_relation = (self.triples[paths.positions, 1] == relation).any(axis=1)
-        level = np.where(among_ends, 2, uses_relation)
-        return level * (MAX_HOPS + 1) + paths.positions.shape[1]
+        return np.where(among_ends, 2, uses_relation) * (MAX_HOPS + 1) + hops
 
     def _is_end(self, relation: int) -> np.ndarray:
         is_end = np.zeros(len(self.adjacency.degrees), dtype=bool)
