@@ -11,32 +11,30 @@ from truth_lib.exams import Exam, averages, normalized, summarize
 from truth_lib.known_reasons import Explained, own_auc
 from truth_lib.path_exam import first_listed_rank, first_whole_path, listed_triples, scores_of_list
 
-# How paths are ordered, from the ranker, the prediction (3,) and the influences (N,).
-Order = Callable[[PathRanker, np.ndarray, np.ndarray], list[RankedPaths]]
+# How paths are ordered, from those that the ranker found and scored, and the influences (N,).
+Order = Callable[[list[RankedPaths], np.ndarray], list[RankedPaths]]
 
 
-def by_score(ranker: PathRanker, triple: np.ndarray, influences: np.ndarray) -> list[RankedPaths]:
+def by_score(ranked: list[RankedPaths], _influences: np.ndarray) -> list[RankedPaths]:
     """Order paths by influence, support and kind: the method of `path_ranking`."""
-    return ranker.rank(triple.tolist(), influences)
+    return ranked
+
+
+def by_weaker_influence(ranked: list[RankedPaths], influences: np.ndarray) -> list[RankedPaths]:
+    """Order paths of two triples by the weaker of their two influences."""
+    paths = of_two_hops(ranked).paths
+    return [RankedPaths(paths, influences[paths.positions].min(axis=1), np.zeros(len(paths)))]
+
+
+def by_weaker_influence_through_others(ranked: list[RankedPaths], influences: np.ndarray) -> list[RankedPaths]:
+    """Do the same, but paths among heads and tails of the prediction's relation come last."""
+    two = of_two_hops(ranked)
+    return [RankedPaths(two.paths, influences[two.paths.positions].min(axis=1), two.groups)]
 
 
 def of_two_hops(ranked: Sequence[RankedPaths]) -> RankedPaths:
     """Return the paths of two triples."""
     return next(each for each in ranked if each.hops == 2)
-
-
-def by_weaker_influence(ranker: PathRanker, triple: np.ndarray, influences: np.ndarray) -> list[RankedPaths]:
-    """Order paths of two triples by the weaker of their two influences."""
-    paths = of_two_hops(ranker.rank(triple.tolist(), influences)).paths
-    return [RankedPaths(paths, influences[paths.positions].min(axis=1), np.zeros(len(paths)))]
-
-
-def by_weaker_influence_through_others(
-    ranker: PathRanker, triple: np.ndarray, influences: np.ndarray
-) -> list[RankedPaths]:
-    """Do the same, but paths among heads and tails of the prediction's relation come last."""
-    ranked = of_two_hops(ranker.rank(triple.tolist(), influences))
-    return [RankedPaths(ranked.paths, influences[ranked.paths.positions].min(axis=1), ranked.groups)]
 
 
 ORDERS: dict[str, Order] = {
@@ -102,29 +100,41 @@ def paths_exam(exam: Exam, through: str, methods: Sequence[str]) -> dict[str, An
     ranker = PathRanker(exam.train, len(exam.entities))
     is_through = np.array([label.startswith(through) for label in exam.entities.labels])
 
-    def measured(order: Order, influences: np.ndarray) -> list[dict[str, float]]:
-        return [
-            measure_order(order(ranker, each.triple, of_one), each, of_one, exam.train, is_through=is_through)
-            for each, of_one in zip(exam.explained, influences, strict=True)
-        ]
+    def measured(influences: np.ndarray) -> dict[str, list[dict[str, float]]]:
+        values: dict[str, list[dict[str, float]]] = {name: [] for name in ORDERS}
+        for each, of_one in zip(exam.explained, influences, strict=True):
+            ranked = ranker.rank(each.triple.tolist(), of_one)
+            for name, order in ORDERS.items():
+                values[name].append(
+                    measure_order(order(ranked, of_one), each, of_one, exam.train, is_through=is_through)
+                )
+        return values
 
-    nothing = np.zeros((len(exam.explained), len(exam.train)))
-    without = {name: measured(order, nothing) for name, order in ORDERS.items()}
+    without = measured(np.zeros((len(exam.explained), len(exam.train))))
     results = {name: {"no model": {"mean": summarize(values)}} for name, values in without.items()}
     for method in tqdm(methods, desc="methods"):
         scores = exam.scores(method)
-        for name, order in ORDERS.items():
-            values = [measured(order, of_model) for of_model in scores]
-            result = {"by_model": [summarize(each) for each in values], "mean": summarize(averages(values))}
-            above = [
-                {measure: with_model[measure] - alone[measure] for measure in alone}
-                for with_model, alone in zip(averages(values), without[name], strict=True)
-            ]
-            result["above_no_model"] = summarize(above)
-            if len(scores) > 1:
-                result["sum"] = summarize(measured(order, normalized(scores).sum(axis=0)))
-            results[name][method] = result
+        by_model = [measured(of_model) for of_model in scores]
+        of_sum = measured(normalized(scores).sum(axis=0)) if len(scores) > 1 else None
+        for name in ORDERS:
+            results[name][method] = _compared([values[name] for values in by_model], without[name])
+            if of_sum is not None:
+                results[name][method]["sum"] = summarize(of_sum[name])
     return results
+
+
+def _compared(values: Sequence[Sequence[dict[str, float]]], without: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Summarize each model's measures, their mean, and how far it is above that without a model, paired."""
+    mean = averages(values)
+    above = [
+        {measure: with_model[measure] - alone[measure] for measure in alone}
+        for with_model, alone in zip(mean, without, strict=True)
+    ]
+    return {
+        "by_model": [summarize(each) for each in values],
+        "mean": summarize(mean),
+        "above_no_model": summarize(above),
+    }
 
 
 def scores_in_path_order(exam: Exam, influences: np.ndarray) -> np.ndarray:
