@@ -22,8 +22,8 @@ Before the score comes what a path leads through, and within that its length:
 1. such an entity, but another triple of the prediction's relation as well (a drug with the same target treats it);
 2. heads and tails of the prediction's relation alone (a similar drug treats it): an analogy.
 
-The two weights were chosen on predictions of Hetionet that were held out of training, and no figure that is reported
-as the method's was measured on those (docs/truth_hetionet_findings.md).
+The two weights were chosen on predictions of Hetionet that were held out of training;
+docs/truth_hetionet_findings.md says which figures are of those, and what influence adds to the order.
 """
 
 from collections.abc import Sequence
