@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from conve_tracin import cli
 from conve_tracin.errors import InputError
-from conve_tracin.outputs import require_usable_outputs
+from conve_tracin.files import require_usable_outputs
 
 if TYPE_CHECKING:
-    from conve_tracin.pykeen_bridge import Conversion
+    from conve_tracin.checkpoint.pykeen import Conversion
 
 __getattr__ = cli.lazy_exports(
     {
-        "convert_pytorch_to_pykeen_state_dict": "conve_tracin.conversion",
-        "convert_pykeen_to_native_state_dict": "conve_tracin.conversion",
+        "convert_pytorch_to_pykeen_state_dict": "conve_tracin.checkpoint.conversion",
+        "convert_pykeen_to_native_state_dict": "conve_tracin.checkpoint.conversion",
     }
 )
 
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def convert_one(source: Path, target: Path, *, force: bool, options: dict) -> bool:
     """Convert a single file and print what was done; return whether its verification passed."""
-    from conve_tracin.pykeen_bridge import VerificationError, convert_file
+    from conve_tracin.checkpoint.pykeen import VerificationError, convert_file
 
     require_usable_outputs({"--output": target})
     if target.exists() and not force:
@@ -92,7 +92,7 @@ def convert_directory(input_dir: Path, output_dir: Path, *, pattern: str, force:
 
     Outputs that exist are kept, unless `force` is given, and outputs of an earlier run are no inputs of this one.
     """
-    from conve_tracin.pykeen_bridge import VerificationError, convert_file
+    from conve_tracin.checkpoint.pykeen import VerificationError, convert_file
 
     suffix = f"_{options['to']}"
     found = [path for path in input_dir.glob(pattern) if path.is_file() and not path.stem.endswith(suffix)]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from conve_tracin import cli
 from conve_tracin.errors import InputError
-from conve_tracin.outputs import require_usable_outputs
+from conve_tracin.files import require_usable_outputs
 
 if TYPE_CHECKING:
-    from conve_tracin.preparation import Graph
+    from conve_tracin.data.prepare import Graph
 
 # The keys of conve_tracin.kgx.STYLES, without importing it: --help answers at once.
 STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat")
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     require_matching_flags(args, parser)
     require_usable_outputs({}, directory=("--output-dir", args.output_dir))
 
-    from conve_tracin.preparation import summary, write_graph
+    from conve_tracin.data.prepare import summary, write_graph
 
     if args.nodes is not None:
         graph = prepare_kgx(args)
@@ -79,8 +79,8 @@ def require_matching_flags(args: argparse.Namespace, parser: argparse.ArgumentPa
 
 def prepare_kgx(args: argparse.Namespace) -> "Graph":
     """Read a KGX graph, write its files and print what was kept; raises InputError where a line is wrong."""
-    from conve_tracin.kgx import describe, read_kgx, write_kgx
-    from conve_tracin.preparation import require_inputs_kept
+    from conve_tracin.data.kgx import describe, read_kgx, write_kgx
+    from conve_tracin.data.prepare import require_inputs_kept
 
     require_inputs_kept(args.output_dir, [args.nodes, args.edges])
     kgx = read_kgx(
@@ -100,7 +100,7 @@ def prepare_kgx(args: argparse.Namespace) -> "Graph":
 
 def read_graph(args: argparse.Namespace) -> "Graph":
     """Read the source that the arguments name; raises InputError where it is malformed."""
-    from conve_tracin import preparation
+    from conve_tracin.data import prepare as preparation
 
     fractions = {"valid": args.valid_fraction, "test": args.test_fraction}
     if args.dataset is not None:

@@ -6,7 +6,7 @@ As a script it is `run_tracin.py` without `--use-optimized-tracin`.
 
 from conve_tracin import cli
 
-__getattr__ = cli.lazy_exports({"TracInAnalyzer": "conve_tracin.influence.pykeen_analyzer"})
+__getattr__ = cli.lazy_exports({"TracInAnalyzer": "conve_tracin.influence.analyzers"})
 
 if __name__ == "__main__":
     import run_tracin

@@ -8,7 +8,7 @@ import sys
 
 from conve_tracin import cli
 
-__getattr__ = cli.lazy_exports({"TracInAnalyzer": "conve_tracin.influence.pykeen_analyzer:TracInAnalyzerOptimized"})
+__getattr__ = cli.lazy_exports({"TracInAnalyzer": "conve_tracin.influence.analyzers:TracInAnalyzerOptimized"})
 
 if __name__ == "__main__":
     import run_tracin

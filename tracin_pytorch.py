@@ -5,16 +5,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from conve_tracin import cli
-from conve_tracin.options import TracInOptions
+from conve_tracin import cli, settings
+from conve_tracin.settings import NativeEngine, TracInOptions
 
-__getattr__ = cli.lazy_exports({"TracInAnalyzerPyTorch": "conve_tracin.influence.analyzer"})
+__getattr__ = cli.lazy_exports({"TracInAnalyzerPyTorch": "conve_tracin.influence.analyzers"})
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Declare the command line."""
     parser = cli.make_parser(__doc__)
-    files = parser.add_argument_group("files")
+    files = parser.group("files")
     files.add_argument(
         "--model-path", type=Path, nargs="+", required=True, metavar="CHECKPOINT",
         help="checkpoints of train_pytorch.py, or their directory; the influences of several add up (TracInCP)",
@@ -25,18 +25,12 @@ def build_parser() -> argparse.ArgumentParser:
     wanted = files.add_mutually_exclusive_group(required=True)
     wanted.add_argument(
         "--test-triple", nargs=3, metavar=("H", "R", "T"),
-        help="ids; where not integers, labels, or names of --node-name-dict and predicates of --edge-map",
+        help="ids; if not integers, labels, or names of --node-name-dict and predicates of --edge-map",
     )  # fmt: skip
     wanted.add_argument("--test-triples", type=Path, metavar="FILE", help="one test triple a line; needs --output-dir")
     files.add_argument("--output", type=Path, help="JSON file for --test-triple")
     files.add_argument("--output-dir", type=Path, help="directory for --test-triples: triple_H_R_T.json each")
-    cli.add_report_argument(files)
-    cli.add_influence_arguments(parser)
-    parser.add_argument(
-        "--engine", choices=("forward", "reference"), default="forward",
-        help="how the same scores are computed: fast, or by the definition's backward loop",
-    )  # fmt: skip
-    parser.add_argument("--no-cache-test-gradients", action="store_true", help="keep no gradients of test triples")
+    cli.add_settings(parser, settings.pick(TracInOptions, "report", "known") | settings.native_settings())
     return parser
 
 
@@ -46,30 +40,27 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     require_consistent(parser, args)
 
-    cli.start_on_all_gpus(args)
-    from conve_tracin.distributed import processes
-    from conve_tracin.native_analysis import run_native_analysis
+    from conve_tracin.parallel import processes, run_on_all_gpus_if_asked
+
+    run_on_all_gpus_if_asked(args)
+    from conve_tracin.explain import TRACIN_PYTORCH, explain
 
     with processes():
-        run_native_analysis(**options_from(args))
+        explain(TracInOptions(**options_from(args)), TRACIN_PYTORCH)
 
 
 def require_consistent(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Exit with one line where flags do not go together."""
-    if (args.output is None) == (args.test_triples is None):
-        parser.error("--test-triple goes with --output, --test-triples with --output-dir")
-    if (args.output_dir is None) != (args.test_triples is None):
+    """Exit with one line if flags do not go together."""
+    several = args.test_triples is not None
+    if (args.output is None) != several or (args.output_dir is not None) != several:
         parser.error("--test-triple goes with --output, --test-triples with --output-dir")
 
 
 def options_from(args: argparse.Namespace) -> dict[str, Any]:
     """Put the flags in the words of `TracInOptions`."""
-    return cli.members_of(TracInOptions, args) | {
-        "output": args.output or args.output_dir,
-        "output_per_triple": args.output_dir is not None,
-        "use_optimized_tracin": args.engine == "forward",
-        "cache_test_gradients": False if args.no_cache_test_gradients else None,
-    }
+    engine = NativeEngine(**cli.members_of(NativeEngine, args)).as_options()
+    outputs = {"output": args.output or args.output_dir, "output_per_triple": args.output_dir is not None}
+    return cli.members_of(TracInOptions, args) | engine | outputs
 
 
 if __name__ == "__main__":

@@ -22,13 +22,16 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
-from conve_tracin.batch_loss import BatchLoss
-from conve_tracin.influence import reference, vectorized
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
-from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
-from conve_tracin.model import ConvE
-from conve_tracin.precision import set_tf32
-from conve_tracin.training import TrainingConfig, new_state, run_epoch, training_queries
+from conve_tracin.device import set_tf32
+from conve_tracin.influence import autodiff, reference
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
+from conve_tracin.influence.gauss_newton import GaussNewton
+from conve_tracin.influence.scorers import ConvEScorer
+from conve_tracin.model.conve import ConvE
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.batch_loss import BatchLoss
+from conve_tracin.training.loop import run_epoch, training_queries
+from conve_tracin.training.state import new_state
 
 LINEAR_AND_CONVOLUTION = ["fc.weight", "fc.bias", "conv1.weight", "conv1.bias"]
 
@@ -103,7 +106,7 @@ def measure(model: ConvE, triples: np.ndarray, args: argparse.Namespace) -> dict
     time_gauss_newton(model, tests[:4], triples, rates)
 
     few = torch.from_numpy(triples[sample[:50]]).to(device)
-    loop_norms = reference.self_products(reference.ConvEScorer(model), few)
+    loop_norms = reference.self_products(ConvEScorer(model), few)
     loop_rate = rates["backward loop"]
     return {
         "benchmark": "influence",
@@ -132,10 +135,8 @@ def time_gauss_newton(model: ConvE, tests: np.ndarray, triples: np.ndarray, rate
     """Time Gauss–Newton influence on one test triple at a time, each with curvatures of its own."""
 
     def one_by_one() -> Tensor:
-        analyzers = [GaussNewtonAnalyzer(model, training_approach="kvsall") for _ in tests]
-        return torch.cat(
-            [one.gradient_products(test[None], triples) for one, test in zip(analyzers, tests, strict=True)]
-        )
+        methods = [GaussNewton(model, training_approach="kvsall") for _ in tests]
+        return torch.cat([one.products(test[None], triples) for one, test in zip(methods, tests, strict=True)])
 
     best_of(one_by_one, rates, "Gauss–Newton, one test triple", len(tests) * len(triples), repeats=1)
 
@@ -144,7 +145,7 @@ def time_loop(
     model: ConvE, tests: np.ndarray, sample: np.ndarray, rates: dict[str, float], device: torch.device
 ) -> Tensor:
     """Time the backward loop over all parameters, and return its products (1, S)."""
-    scorer = reference.ConvEScorer(model)
+    scorer = ConvEScorer(model)
     rows = torch.from_numpy(sample).to(device)
     gradients = [reference.triple_gradient(scorer, torch.from_numpy(tests[0]).to(device))]
 
@@ -158,14 +159,14 @@ def time_vmap(
     model: ConvE, tests: np.ndarray, sample: np.ndarray, rates: dict[str, float], device: torch.device
 ) -> None:
     """Time `vmap(grad)`, over all parameters and over fc alone."""
-    scorer = reference.ConvEScorer(model)
+    scorer = ConvEScorer(model)
     rows = torch.from_numpy(sample).to(device)
     linear = ["fc.weight", "fc.bias"]
     for name, layers, count in (("vmap(grad)", None, 64), ("vmap(grad), fc alone", linear, len(rows))):
         gradients = [reference.triple_gradient(scorer, torch.from_numpy(tests[0]).to(device), names=layers)]
         chosen = rows[:count]
         best_of(
-            lambda g=gradients, c=chosen: vectorized.gradient_products(scorer, g, c, batch_size=16),
+            lambda g=gradients, c=chosen: autodiff.gradient_products(scorer, g, c, batch_size=16),
             rates,
             name,
             len(chosen),
@@ -181,7 +182,7 @@ def time_captum(
         from captum.influence import TracInCP
     except ImportError:
         return
-    scorer = reference.ConvEScorer(model)
+    scorer = ConvEScorer(model)
     data = torch.utils.data.TensorDataset(torch.from_numpy(sample).to(device), torch.ones(len(sample), device=device))
     tracer = TracInCP(
         scorer, data, checkpoints=["the model as it is"], checkpoints_load_func=lambda *_: 1.0,
@@ -201,7 +202,7 @@ def time_dattri(
         from dattri.task import AttributionTask
     except ImportError:
         return
-    scorer = reference.ConvEScorer(model).to(device)
+    scorer = ConvEScorer(model).to(device)
 
     def loss(parameters: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
         triples, labels = data

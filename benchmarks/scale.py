@@ -20,12 +20,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
-from conve_tracin.influence.gauss_newton_analyzer import GaussNewtonAnalyzer
-from conve_tracin.influence.tracing import make_trace
-from conve_tracin.model import ConvE
-from conve_tracin.options import DEFAULT_BATCH_SIZE
-from conve_tracin.precision import set_tf32
+from conve_tracin.device import set_tf32
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
+from conve_tracin.influence.gauss_newton import GaussNewton
+from conve_tracin.influence.trace import make_trace
+from conve_tracin.model.conve import ConvE
+from conve_tracin.settings import DEFAULT_BATCH_SIZE
 
 ENTITIES, RELATIONS = 400_000, 300
 # Distinct (head, relation) pairs for each triple, about as in FB15k-237.
@@ -90,12 +90,12 @@ def time_influence(triples: np.ndarray, height: int, width: int, tests: int, arg
         embedding_width=width,
     ).to(args.device)
     if args.method == "tracin":
-        analyzer = TracInAnalyzerPyTorch(model, use_mixed_precision=args.use_mixed_precision)
+        method = TracInAnalyzerPyTorch(model, use_mixed_precision=args.use_mixed_precision).method
     else:
-        analyzer = GaussNewtonAnalyzer(model, training_approach="kvsall")
+        method = GaussNewton(model, training_approach="kvsall")
 
     def work() -> None:
-        products = analyzer.gradient_products(
+        products = method.products(
             triples[:tests],
             triples,
             batch_size=args.batch_size,
@@ -109,7 +109,8 @@ def time_influence(triples: np.ndarray, height: int, width: int, tests: int, arg
 
 def measure_loading(triples: np.ndarray) -> dict[str, float]:
     """Write the graph as files with labels, and time reading them."""
-    from conve_tracin.triples import read_triples, read_vocabulary
+    from conve_tracin.data.triples import read_triples
+    from conve_tracin.data.vocabulary import read_vocabulary
 
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / name for name in ("train.txt", "entities.tsv", "relations.tsv")}

@@ -28,19 +28,13 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
-from conve_tracin.model import ConvE
-from conve_tracin.precision import set_tf32
-from conve_tracin.queries import Queries
+from conve_tracin.data.queries import Queries
+from conve_tracin.device import set_tf32
+from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking import rank_triples
-from conve_tracin.training import (
-    TrainingConfig,
-    choose_batch_loss,
-    keep_freed_memory,
-    new_state,
-    train_batch,
-    training_queries,
-)
-from conve_tracin.triples import group_by_query
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.loop import choose_batch_loss, keep_freed_memory, train_batch, training_queries
+from conve_tracin.training.state import new_state
 
 LABEL_SMOOTHING = 0.1
 # A GPU works while the program prepares its next batches, as in training, and records the first ones.
@@ -226,7 +220,7 @@ def pykeen_loop(args: argparse.Namespace) -> dict[str, float]:
 def dense_loop(args: argparse.Namespace, *, mixed: bool = False) -> dict[str, float]:
     """The plain PyTorch loop: all scores, a label matrix, binary cross-entropy, Adam."""
     triples, num_entities, num_relations = load_graph(args)
-    queries = Queries.distinct(group_by_query(triples), args.device)
+    queries = Queries.distinct(triples, args.device)
     torch.manual_seed(args.seed)
     model = ConvE(num_entities=num_entities, num_relations=num_relations).to(args.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
@@ -305,14 +299,14 @@ def evaluation(args: argparse.Namespace) -> dict[str, float]:
     from pykeen.evaluation import RankBasedEvaluator
     from pykeen.triples import CoreTriplesFactory
 
-    from conve_tracin.conversion import convert_pytorch_to_pykeen_state_dict
-    from conve_tracin.pykeen_bridge import build_pykeen_conve
+    from conve_tracin.checkpoint.conversion import convert_pytorch_to_pykeen_state_dict
+    from conve_tracin.checkpoint.pykeen import build_pykeen_conve
 
     triples, num_entities, num_relations = load_graph(args)
     torch.manual_seed(args.seed)
     model = ConvE(num_entities=num_entities, num_relations=num_relations).to(args.device).eval()
     chosen = np.random.default_rng(args.seed).permutation(triples)
-    known = Queries.distinct(group_by_query(np.unique(triples, axis=0)), args.device)
+    known = Queries.distinct(np.unique(triples, axis=0), args.device)
     ours, theirs = chosen[: args.batches * 256], chosen[:128]
 
     def rank(some: np.ndarray) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conve_tracin.cli import (
-    choose_device,
     fraction,
     make_parser,
     members_of,
@@ -144,7 +143,8 @@ def setup_of(args: argparse.Namespace) -> Any:
     from truth_lib.retraining import require_same_setup
     from truth_lib.setups import Setup
 
-    from conve_tracin.training import TrainingConfig
+    from conve_tracin.device import choose_device
+    from conve_tracin.settings import TrainingConfig
 
     setup = Setup(
         data_dir=args.data,

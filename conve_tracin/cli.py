@@ -7,30 +7,44 @@ import argparse
 import importlib
 import io
 import logging
-import math
 import os
-import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from conve_tracin.errors import InputError, TerminatedError, exit_code_of
-from conve_tracin.options import DEFAULT_BATCH_SIZE, METHODS, TRACIN
-
-if TYPE_CHECKING:
-    from conve_tracin.names import Names
-
-# Of torch's whole numbers, sizes and seeds among them.
-LARGEST_INT = 2**63 - 1
+from conve_tracin.settings import (  # noqa: F401  (the types of flags are for the scripts)
+    TracInOptions,
+    about,
+    file_to_write,
+    flag_of,
+    fraction,
+    is_switch,
+    non_negative_float,
+    non_negative_int,
+    pick,
+    positive_float,
+    positive_int,
+)
 
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, without the usage in front."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.groups: dict[str, argparse._ArgumentGroup] = {}
+
+    def group(self, title: str) -> argparse._ArgumentGroup:
+        """Return the group of flags of this title."""
+        if title not in self.groups:
+            self.groups[title] = self.add_argument_group(title)
+        return self.groups[title]
 
     def error(self, message: str) -> NoReturn:
         """Print the message on stderr and exit with code 2."""
@@ -40,10 +54,11 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names the defaults that say something, so neither None nor that a switch is off."""
+    """Names the defaults that say something: not None, nothing, or that a switch is off."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+        says_nothing = action.default is None or action.default is False or action.default == ()
+        return action.help if says_nothing else super()._get_help_string(action)
 
 
 def make_parser(description: str, *, parents: tuple[argparse.ArgumentParser, ...] = ()) -> OneLineParser:
@@ -131,9 +146,8 @@ def add_mapping_arguments(group: argparse._ArgumentGroup, *, required: bool = Tr
     but = "" if required else "; may be left out for the directory of a PyKEEN pipeline"
     group.add_argument("--entity-to-id", type=Path, required=required, help=f"entity mapping: label<TAB>id{but}")
     group.add_argument("--relation-to-id", type=Path, required=required, help=f"relation mapping: label<TAB>id{but}")
-    group.add_argument(
-        "--skip-unknown", action="store_true", help="drop triples with unknown labels instead of stopping"
-    )
+    for each in pick(TracInOptions, "skip_unknown").values():
+        add_setting(group, each)
 
 
 def add_name_arguments(group: argparse._ArgumentGroup) -> None:
@@ -142,159 +156,28 @@ def add_name_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--edge-map", type=Path, help="JSON of predicates: {'{\"predicate\": …}': relation label}")
 
 
-def add_report_argument(group: argparse._ArgumentGroup) -> None:
-    """Declare the report, a page to read beside the JSON."""
-    group.add_argument(
-        "--report", type=file_to_write, metavar="FILE.html",
-        help="also write a self-contained page: evidence, paths, relations, and how it was computed",
-    )  # fmt: skip
-    group.add_argument(
-        "--known", type=Path, nargs="+", default=(), metavar="FILE",
-        help="further true triples, such as valid and test: the prediction's rank passes over their tails, too",
-    )  # fmt: skip
+def add_settings(parser: OneLineParser, settings: Mapping[str, Field]) -> None:
+    """Declare the flags of settings, each in its group."""
+    for each in settings.values():
+        add_setting(parser.group(about(each).group), each)
 
 
-def read_names_from(args: argparse.Namespace) -> "Names":
-    """Read the mappings and names that `add_mapping_arguments` and `add_name_arguments` declare."""
-    from conve_tracin.names import Names
-    from conve_tracin.triples import read_names, read_predicates, read_vocabulary
-
-    entities = read_vocabulary(args.entity_to_id, "entity")
-    return Names(
-        entities=entities,
-        relations=read_vocabulary(args.relation_to_id, "relation"),
-        entity_names={} if args.node_name_dict is None else read_names(args.node_name_dict, entities),
-        predicates={} if args.edge_map is None else read_predicates(args.edge_map),
-    )
-
-
-def add_influence_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare how influence is computed, as far as all influence scripts share it."""
-    influence = parser.add_argument_group("influence")
-    influence.add_argument(
-        "--method", choices=METHODS, default=TRACIN,
-        help="tracin: the documented definition; gauss-newton: what agrees best with models that were retrained",
-    )  # fmt: skip
-    influence.add_argument(
-        "--damping", type=positive_float, default=1.0, help="of gauss-newton, over the mean eigenvalue of a curvature"
-    )
-    influence.add_argument(
-        "--learning-rate", type=positive_float, metavar="η",
-        help="factor of every score (default: 0.001; with several checkpoints the one stored in each)",
-    )  # fmt: skip
-    influence.add_argument(
-        "--training-loss", action="store_true",
-        help="ℓ of tracin is the objective that the model was trained with, not the loss of the triple's own score",
-    )  # fmt: skip
-    influence.add_argument("--top-k", type=positive_int, default=10, help="how many influences to list")
-    influence.add_argument(
-        "--use-last-layers-only", action="store_true",
-        help="track only the last tensors before the scoring layer; it agrees with retraining less",
-    )  # fmt: skip
-    influence.add_argument("--num-last-layers", type=positive_int, default=2, help="how many tensors that is")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--batch-size", type=positive_int, default=DEFAULT_BATCH_SIZE,
-        help="(head, relation) pairs in a batch; the default is replaced by what fills a cache, or a GPU",
-    )  # fmt: skip
-    machine.add_argument(
-        "--auto-batch-size", action="store_true",
-        help="always on here: a batch that does not fit into memory is halved, which changes no result",
-    )  # fmt: skip
-    machine.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
-    machine.add_argument("--use-mixed-precision", action="store_true", help="matrix products in bfloat16")
-    machine.add_argument("--use-tf32", action="store_true", help="products on a GPU with TensorFloat-32's 10 bits")
-    machine.add_argument("--use-gradient-checkpointing", action="store_true", help="accepted; see the message")
-    machine.add_argument("--enable-multi-gpu", action="store_true", help="one process for each visible GPU")
-
-
-def start_on_all_gpus(args: argparse.Namespace) -> None:
-    """Exit when the run that --enable-multi-gpu started on all GPUs has ended; return where one process does it all."""
-    if args.enable_multi_gpu:
-        from conve_tracin import distributed
-
-        exit_code = distributed.start_on_all_gpus(device=args.device, method=args.method)
-        if exit_code is not None:
-            sys.exit(exit_code)
+def add_setting(group: argparse._ActionsContainer, declared: Field) -> None:
+    """Declare the flag of a setting in a group of the parser."""
+    said, flag, name = about(declared), flag_of(declared.name), declared.name
+    if said.off:
+        both = group.add_mutually_exclusive_group()
+        both.add_argument(flag, dest=name, action="store_true", default=None, help=said.help)
+        both.add_argument(said.off, dest=name, action="store_false", default=None, help=said.help)
+    elif is_switch(declared):
+        group.add_argument(flag, action="store_true", help=said.help)
+    else:
+        group.add_argument(
+            flag, type=said.kind, choices=said.choices or None, default=declared.default, metavar=said.metavar,
+            nargs="+" if said.many else None, help=said.help,
+        )  # fmt: skip
 
 
 def members_of(dataclass_type: type, args: argparse.Namespace) -> dict[str, Any]:
     """Pick the arguments that have the names of the dataclass's fields."""
     return {field.name: getattr(args, field.name) for field in fields(dataclass_type) if hasattr(args, field.name)}
-
-
-def choose_device(name: str) -> str:
-    """Turn `--device` into a device, which then multiplies float32 exactly: "auto" is the GPU where there is one.
-
-    Raises InputError for a device that this machine lacks, or of a kind on which nothing here was tried.
-    """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise InputError(f"--device {name}: use auto, cpu, cuda or cuda:N")
-
-    import torch
-
-    from conve_tracin.distributed import own_gpu
-    from conve_tracin.precision import set_tf32
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    name = own_gpu(name)
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not available here; use --device cpu") from error
-    set_tf32(allowed=False)
-    return name
-
-
-# Argument types: argparse turns their errors into its own one-line message.
-
-
-def file_to_write(text: str) -> Path:
-    """Take the path of a file that may be there or not; a directory is none."""
-    if Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a directory; name a file")
-    return Path(text)
-
-
-def positive_int(text: str) -> int:
-    """Parse a whole number of at least 1."""
-    return _whole_number(text, at_least=1)
-
-
-def non_negative_int(text: str) -> int:
-    """Parse a whole number of at least 0."""
-    return _whole_number(text, at_least=0)
-
-
-def _whole_number(text: str, *, at_least: int) -> int:
-    value = int(text)
-    if value < at_least:
-        raise argparse.ArgumentTypeError(f"{text} is below {at_least}")
-    if value > LARGEST_INT:
-        raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_INT}")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """Parse a finite number above 0."""
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
-    return value
-
-
-def non_negative_float(text: str) -> float:
-    """Parse a finite number of at least 0."""
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
-    return value
-
-
-def fraction(text: str) -> float:
-    """Parse a number of at least 0 and below 1."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
-    return value

@@ -9,6 +9,11 @@ class TerminatedError(BaseException):
     """SIGTERM has arrived."""
 
 
+def first_line_of(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if there is none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def exit_code_of(error: BaseException) -> int:
     """Return the exit code of a script that an error ends."""
     if isinstance(error, SystemExit):

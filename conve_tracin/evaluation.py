@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conve_tracin import cli
+from conve_tracin.data.prepare import single_line
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.preparation import single_line
 
 if TYPE_CHECKING:
-    from conve_tracin.model import ConvE
-    from conve_tracin.names import Names
+    from conve_tracin.data.names import Names
+    from conve_tracin.model.conve import ConvE
 
 COLUMNS = (
     "tail_rank", "head_rank", "score", "head", "relation", "tail", "head_name", "relation_name", "tail_name",
@@ -47,44 +47,37 @@ def rank_triples_of(
     """Rank the triples of the last of `splits` (train, valid, test), filtered against all three.
 
     Args:
-        model: in eval mode; with inverse triples its relations are 2r and 2r + 1.
+        model: in eval mode.
         splits: (N, 3) ids each, relations as in the files.
         inverse_triples: whether the model has inverse relations, so that heads can be ranked too.
         batch_size: triples ranked at once; fewer where there are many entities.
     """
     import torch
 
-    from conve_tracin.queries import Queries
-    from conve_tracin.ranking import choose_batch_size, rank_both_sides
-    from conve_tracin.triples import group_by_query, with_inverse_triples
+    from conve_tracin.data.queries import examples_of, known_tails
+    from conve_tracin.ranking import choose_batch_size, rank_triples
 
     device = next(model.parameters()).device
     test = splits[-1]
-    known = np.unique(np.concatenate(splits), axis=0)
-    if inverse_triples:
-        known = with_inverse_triples(known)
-    ranks = rank_both_sides(
+    examples = examples_of(test, inverse_triples=inverse_triples)
+    ranks = rank_triples(
         model,
-        test,
-        Queries.distinct(group_by_query(known), device),
+        examples,
+        known_tails(splits, inverse_triples=inverse_triples, device=device),
         num_relations=model.config.num_relations,
-        inverse_triples=inverse_triples,
         batch_size=choose_batch_size(model.config.num_entities, at_most=batch_size),
         progress="ranking",
     ).numpy()
-    heads, relations, tails = torch.from_numpy(test).to(device).unbind(dim=1)
-    if inverse_triples:
-        relations = 2 * relations
+    parts = torch.from_numpy(examples[: len(test)]).to(device).split(batch_size)
     with torch.no_grad():
-        parts = zip(*(ids.split(batch_size) for ids in (heads, relations, tails)), strict=True)
-        scores = torch.cat([model.score(*ids) for ids in parts]).double().cpu().numpy()
+        scores = torch.cat([model.score(*part.unbind(dim=1)) for part in parts]).double().cpu().numpy()
     return RankedTriples(test, scores, ranks[: len(test)], ranks[len(test) :] if inverse_triples else None)
 
 
 def choose_best(ranked: RankedTriples, number: int) -> np.ndarray:
     """Return the `number` best-ranked distinct triples, (number, 3).
 
-    Raises InputError where there are fewer.
+    Raises InputError if there are fewer.
     """
     in_order = ranked.triples[ranked.best_first()]
     first = np.sort(np.unique(in_order, axis=0, return_index=True)[1])
@@ -132,24 +125,26 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, rank, write."""
     args = build_parser().parse_args(argv)
 
-    from conve_tracin.checkpoint import (
+    from conve_tracin.checkpoint.native import (
         build_model,
         load_checkpoint,
         require_matching_mappings,
         uses_inverse_triples,
     )
-    from conve_tracin.outputs import require_usable_outputs
-    from conve_tracin.triples import read_triples
+    from conve_tracin.data.names import read_names_from
+    from conve_tracin.data.triples import read_triples
+    from conve_tracin.device import choose_device
+    from conve_tracin.files import require_usable_outputs
 
     mappings = (args.entity_to_id, args.relation_to_id, args.node_name_dict, args.edge_map)
     require_usable_outputs(
         {"--output": args.output, "--best-output": args.best_output},
         inputs=(args.model_path, args.train, args.valid, args.test, *mappings),
     )
-    names = cli.read_names_from(args)
+    names = read_names_from(args)
     checkpoint = load_checkpoint(args.model_path)
     require_matching_mappings(checkpoint, names.entities, names.relations, source=args.model_path)
-    model = build_model(checkpoint, source=args.model_path).to(cli.choose_device(args.device)).eval()
+    model = build_model(checkpoint, source=args.model_path).to(choose_device(args.device)).eval()
     ranked = rank_triples_of(
         model,
         tuple(

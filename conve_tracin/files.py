@@ -1,4 +1,4 @@
-"""Files are written beside their place and moved there, so that a reader never meets half a file."""
+"""Output files: checked before the work, written beside their place, and moved there whole."""
 
 import glob
 import hashlib
@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import combinations
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,7 +29,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     killed process left is removed. Missing parent directories are made. A link stays one, and its target is written.
     A pipe or a device, such as /dev/stdout, is yielded itself: it cannot be moved to.
 
-    Raises InputError where the place cannot be written.
+    Raises InputError if the place cannot be written.
     """
     path = Path(path)
     if path.is_dir():
@@ -40,8 +41,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             with _moved_into_place(Path(os.path.realpath(path))) as temporary:
                 yield temporary
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{path}: cannot be written ({reason}); free the disk or choose another place") from error
+        raise not_writable(path, error) from error
+
+
+def not_writable(path: Path, error: OSError) -> InputError:
+    """Say why a file cannot be written."""
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); free the disk or choose another place")
 
 
 @contextmanager
@@ -56,7 +61,7 @@ def _moved_into_place(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
     finally:
-        # Where the place itself is bad (a file for a directory), so is the temporary path.
+        # If the place itself is bad (a file for a directory), so is the temporary path.
         with suppress(OSError):
             temporary.unlink()
 
@@ -82,7 +87,7 @@ def remove_abandoned_parts(path: Path) -> None:
 
 
 def is_gone(process_id: int) -> bool:
-    """Whether no process of this machine has the id; False where that cannot be known."""
+    """Whether no process of this machine has the id; False if that cannot be known."""
     # Elsewhere, os.kill ends a process that is there.
     if os.name != "posix":
         return False
@@ -96,10 +101,7 @@ def is_gone(process_id: int) -> bool:
 
 
 def lock_file(file: BinaryIO, *, wait: bool) -> bool:
-    """Take an open file for this process until it is closed; False where another has it and there is no waiting.
-
-    True, too, where there are no locks.
-    """
+    """Lock an open file until it is closed; False if another process has it, but True on systems without locks."""
     if fcntl is None:
         return True
     try:
@@ -112,9 +114,9 @@ def lock_file(file: BinaryIO, *, wait: bool) -> bool:
 
 
 def write_together(files: Mapping[Path, Iterable[str]]) -> None:
-    """Write the text of several files in UTF-8; where one cannot be written, none of them changes.
+    """Write the text of several files in UTF-8.
 
-    Raises InputError where a place cannot be written.
+    Raises InputError if one cannot be written; none of them changes then.
     """
     with ExitStack() as stack:
         for path, text in files.items():
@@ -129,20 +131,17 @@ def write_json(path: str | Path, content: object) -> None:
 
 
 def json_text(content: object) -> Iterator[str]:
-    """Yield the pieces of `content` as indented JSON.
-
-    Names of files that are no Unicode come back as Python has them.
-    """
+    """Yield the pieces of `content` as indented JSON."""
     for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(content):
-        # What JSON has for half a character happens to be what Python writes with backslashes.
+        # Names of files may hold half a character, for which Python's backslashes are JSON, too.
         yield piece.encode("utf-8", "backslashreplace").decode("utf-8")
     yield "\n"
 
 
 def json_text_of_many(content: Mapping[str, Any], name: str, members: Iterable[object]) -> Iterator[str]:
-    """Yield the pieces of `content`, a mapping that is not empty, and after it the list `name`, a member at a time.
+    """Yield the text of `json_text` for `content`, which is not empty, with the list `name` of members at its end.
 
-    The text is that of `json_text`, but never as a whole in memory.
+    No more than one member is in memory at a time.
     """
     whole = "".join(json_text(content))
     yield whole.removesuffix("\n}\n") + f",\n  {json.dumps(name)}: ["
@@ -156,7 +155,7 @@ def json_text_of_many(content: Mapping[str, Any], name: str, members: Iterable[o
 def digest_of_file(path: Path) -> str:
     """Return the SHA-256 of a file, as hexadecimal digits.
 
-    Raises InputError where the file cannot be read.
+    Raises InputError if the file cannot be read.
     """
     digest = hashlib.sha256()
     try:
@@ -166,3 +165,61 @@ def digest_of_file(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     return digest.hexdigest()
+
+
+# What is read from the directory of a model: checkpoints, and the mappings of a PyKEEN pipeline.
+MODEL_SUFFIXES = (".pt", ".pkl", ".gz")
+
+
+def require_usable_outputs(
+    files: Mapping[str, Path | str | None],
+    *,
+    directory: tuple[str, Path | str] | None = None,
+    inputs: Iterable[Path | str | None] = (),
+) -> None:
+    """Refuse outputs that cannot be written, that name one file twice, or that would replace an input.
+
+    Args:
+        files: {flag: file}; None if the output is not wanted.
+        directory: flag and path of a directory that gets further files.
+        inputs: files that are read, and directories of models; None is ignored.
+
+    Raises InputError for the first that is unusable.
+    """
+    wanted = {flag: Path(path) for flag, path in files.items() if path is not None}
+    kept = list(_files_of(inputs))
+    for flag, path in wanted.items():
+        if path.is_dir():
+            raise InputError(f"{path}: is a directory; {flag} needs a file")
+        if any(_is_same_file(path, source) for source in kept):
+            raise InputError(f"{path}: is an input, which {flag} would replace; choose another")
+        _require_writable(path.parent, path)
+    for (flag, path), (other_flag, other) in combinations(wanted.items(), 2):
+        if path.resolve() == other.resolve():
+            raise InputError(f"{path}: {flag} and {other_flag} name the same file; choose another")
+    if directory is not None:
+        flag, path = directory[0], Path(directory[1])
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is a file; {flag} needs a directory")
+        _require_writable(path, path)
+
+
+def _files_of(inputs: Iterable[Path | str | None]) -> Iterable[Path]:
+    for path in inputs:
+        if path is not None:
+            # Beside a model there may lie results of an earlier run, which are no inputs.
+            yield from (found for found in Path(path).rglob("*") if found.suffix in MODEL_SUFFIXES)
+            yield from [Path(path)] if Path(path).is_file() else []
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    return path.exists() and path.samefile(other)
+
+
+def _require_writable(directory: Path, output: Path) -> None:
+    # Missing directories are made; what counts is the directory that they are made in.
+    existing = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise InputError(f"{output}: cannot be written, as {existing} is a file; choose another place")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{output}: cannot be written, as {existing} is not writable; choose another place")

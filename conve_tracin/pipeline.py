@@ -3,24 +3,25 @@
 Commands are lists of words and never pass through a shell, so that directories may be called anything.
 """
 
-import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from conve_tracin import settings
+from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_in
+from conve_tracin.data.prepare import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
+from conve_tracin.data.text import suggestion
 from conve_tracin.errors import InputError
 from conve_tracin.files import digest_of_file, lock_file, write_json
-from conve_tracin.preparation import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
 from conve_tracin.report.index_page import write_index_page
-from conve_tracin.triples import suggestion
+from conve_tracin.settings import TrainingConfig, flag_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 
@@ -28,18 +29,6 @@ PIPELINE_DEFAULTS: dict[str, Any] = {
     "base": "results", "style": "keepall", "num_explained": 5, "explain_together": False, "explain_threads": 1,
 }  # fmt: skip
 SOURCES = ("dataset", "triples", "nodes")
-SET_BY_THE_PIPELINE = {
-    "help", "debug", "output_dir", *SPLITS, "entity_to_id", "relation_to_id", "node_name_dict", "edge_map",
-    "checkpoint_dir", "resume_from_checkpoint", "model_path", "test_triple", "test_triples", "output", "report",
-    "known", "device",
-}  # fmt: skip
-
-# What may change without a new start: training then goes on from the last checkpoint.
-FREE_ON_RESUME = {
-    "num_epochs", "early_stopping_patience", "eval_frequency", "checkpoint_frequency", "num_workers",
-    "disable_memory_cleanup", "no_gpu", "use_torch_compile", "auto_batch_size",
-}  # fmt: skip
-CHECKPOINT_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pt")
 
 
 class StepFailedError(Exception):
@@ -141,7 +130,7 @@ class Pipeline:
 
     @property
     def pages(self) -> list[Path]:
-        """The report of each triple, where each has a job of its own."""
+        """The report of each triple, if each has a job of its own."""
         return [path.with_suffix(".html") for path in self.explanations]
 
     @property
@@ -181,7 +170,7 @@ class Pipeline:
         execute(command, log=log, threads=threads)
 
     def train(self, *, log: Path, threads: int) -> None:
-        """Train, from the last checkpoint where a run with the same data and settings was interrupted."""
+        """Train, from the last checkpoint if a run with the same data and settings was interrupted."""
         files = ("train", "valid", "test", "entity_to_id", "relation_to_id")
         inputs = [self.data[name] for name in files]
         command = script("train_pytorch.py", *self._file_flags(*files), *self.train_settings)
@@ -194,15 +183,15 @@ class Pipeline:
         Snakemake knows nothing of them, or it would delete them before it runs a killed job again. `run.json` says
         what they were trained with.
         """
-        settings = {name: value for name, value in self.config.items() if name in self._train_flags}
+        bound = {name for name, each in self._train_flags.items() if not settings.may_change_in_a_run(each)}
         run = {
-            "settings": {name: value for name, value in settings.items() if name not in FREE_ON_RESUME},
+            "settings": {name: value for name, value in self.config.items() if name in bound},
             "inputs": {path.name: digest_of_file(path) for path in inputs},
         }
         note = self.model / "run.json"
-        checkpoints = list((self.model / "checkpoints").glob("checkpoint_epoch_*.pt"))
-        epochs = [int(match[1]) for path in checkpoints if (match := CHECKPOINT_NAME.fullmatch(path.name))]
-        last_epoch = settings.get("num_epochs") or self._train_flags["num_epochs"].default
+        checkpoints = list((self.model / "checkpoints").glob(EPOCH_CHECKPOINTS))
+        epochs = [epoch_in(path) for path in checkpoints]
+        last_epoch = self.config.get("num_epochs") or TrainingConfig.num_epochs
         same_run = note.is_file() and json.loads(note.read_text(encoding="utf-8")) == run
         if same_run and max(epochs, default=0) <= last_epoch:
             return
@@ -242,7 +231,7 @@ class Pipeline:
     def info(self) -> str:
         """Describe the configuration: directories, source, training, and what one batch needs."""
         source = next(name for name in SOURCES if self.setting(name))
-        batch_size = int(self.setting("batch_size") or self._train_flags["batch_size"].default)
+        batch_size = int(self.setting("batch_size") or TrainingConfig.batch_size)
         lines = [
             f"Everything goes to   {self.root}",
             f"Graph                {source}: {', '.join(self.sources) or self.setting('dataset')}",
@@ -281,56 +270,39 @@ class Pipeline:
         return ["--device", "cpu"] if self.setting("no_gpu") else []
 
     def _file_flags(self, *names: str) -> list[str]:
-        return [word for name in names for word in (flag_name(name), str(self.data[name]))]
+        return [word for name in names for word in (flag_of(name), str(self.data[name]))]
 
     @cached_property
-    def _prepare_flags(self) -> dict[str, argparse.Action]:
-        from prepare_data import build_parser
-
-        return actions_of(build_parser())
+    def _prepare_flags(self) -> dict[str, Field]:
+        return settings.with_flags(settings.PrepareSettings)
 
     @cached_property
-    def _train_flags(self) -> dict[str, argparse.Action]:
-        from train_pytorch import build_parser
-
-        # Whether labels are unknown is decided when the graph is prepared.
-        return {name: action for name, action in actions_of(build_parser()).items() if name != "skip_unknown"}
+    def _train_flags(self) -> dict[str, Field]:
+        return settings.with_flags(*settings.TRAINING_SETTINGS)
 
     @cached_property
-    def _explain_flags(self) -> dict[str, argparse.Action]:
-        from tracin_pytorch import build_parser
-
-        # What both know, such as the batch size and the learning rate, is a setting of training.
-        actions = actions_of(build_parser())
-        return {name: action for name, action in actions.items() if name not in self._train_flags}
+    def _explain_flags(self) -> dict[str, Field]:
+        # What both know, such as the batch size and the learning rate, is a setting of training; so is the device.
+        known = {*self._train_flags, "device"}
+        return {name: each for name, each in settings.native_settings().items() if name not in known}
 
 
-def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Return what a parser knows, by name, without what the pipeline sets itself."""
-    return {action.dest: action for action in parser._actions if action.dest not in SET_BY_THE_PIPELINE}
-
-
-def flag_name(name: str) -> str:
-    """Return the flag of a setting: batch_size is --batch-size."""
-    return "--" + name.replace("_", "-")
-
-
-def flags_of(config: Mapping[str, Any], known: Mapping[str, argparse.Action]) -> list[str]:
+def flags_of(config: Mapping[str, Any], known: Mapping[str, Field]) -> list[str]:
     """Write the settings that are `known` as words of a command line, in the order of the script's --help.
 
     Raises InputError for a switch that is neither true nor false.
     """
     words = []
-    for name, action in known.items():
+    for name, declared in known.items():
         value = config.get(name)
         if value is None or value == "":
             continue
-        if action.nargs == 0:
+        if settings.is_switch(declared):
             if not isinstance(value, bool):
                 raise InputError(f"config.yaml: {name} is {value!r}; give true or false")
-            words += [flag_name(name)] if value else []
+            words += [flag_of(name)] if value else []
         else:
-            words += [flag_name(name), *map(str, value if isinstance(value, list) else [value])]
+            words += [flag_of(name), *map(str, value if isinstance(value, list) else [value])]
     return words
 
 
@@ -345,7 +317,7 @@ def execute(command: Sequence[str], *, log: Path, threads: int, first: Callable[
     A step that a killed Snakemake has left behind still runs, and writes what this one would. So each step holds a
     lock beside its log, and waits for it.
 
-    Raises StepFailedError with the log's last line where the command fails.
+    Raises StepFailedError with the log's last line if the command fails.
     """
     variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     search_path = os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")]))
@@ -370,7 +342,7 @@ def execute(command: Sequence[str], *, log: Path, threads: int, first: Callable[
 
 
 def wait_for_lock(lock: BinaryIO, *, of: Path) -> None:
-    """Lock an open file, once no other process has it; where there are no locks, do nothing."""
+    """Lock an open file, once no other process has it; if there are no locks, do nothing."""
     if not lock_file(lock, wait=False):
         print(f"{of}: this step still runs, left behind by an earlier run; waiting until it ends", file=sys.stderr)
         lock_file(lock, wait=True)

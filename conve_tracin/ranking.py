@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conve_tracin.memory import compute_in_batches
-from conve_tracin.queries import Queries
-from conve_tracin.triples import group_by_query, with_inverse_triples
+from conve_tracin.data.queries import Queries, group_by_query, pair_keys, pairs_of_keys
+from conve_tracin.device import compute_in_batches
 
 HITS_AT = (1, 3, 5, 10)
 # Scores held at once: a quarter of a gigabyte, and a few times that with what is counted in them.
@@ -35,14 +34,14 @@ def filtered_ranks(scores: Tensor, targets: Tensor, known_rows: Tensor, known_ta
             itself may be among them.
 
     Returns:
-        Ranks from 1, shape (B,), float64; halves where ties are even. A score that is no number counts
-        against the target: a broken model must not look perfect.
+        Ranks from 1, shape (B,), float64; ties may give halves. A NaN counts against the target: a broken model must
+        not look perfect.
     """
     target_scores = scores.gather(1, targets[:, None])  # (B, 1)
-    # To add up truth values, torch makes a number of each, and those of 64 bits are larger than the scores.
+    # Sums of truth values take 64 bits each by default, which are larger than the scores.
     lower = (scores < target_scores).sum(dim=1, dtype=torch.int32)
     equal = (scores == target_scores).sum(dim=1, dtype=torch.int32)
-    # Counting the known tails and taking them off spares a masked copy of the scores.
+    # Subtracting the known tails' counts saves a masked copy of the scores.
     is_other = known_tails != targets[known_rows]
     known_scores, their_target = scores[known_rows, known_tails], target_scores[known_rows, 0]
     candidates = torch.full_like(lower, scores.shape[1])
@@ -54,7 +53,7 @@ def filtered_ranks(scores: Tensor, targets: Tensor, known_rows: Tensor, known_ta
             (equal, known_scores == their_target),
         )
     )
-    # The target equals itself, unless its score is no number.
+    # The target equals itself, unless its score is NaN.
     return candidates - lower - (equal.clamp(min=1).double() - 1) / 2
 
 
@@ -78,11 +77,11 @@ def rank_triples(
 
     Args:
         score_all_tails: heads (B,) and relations (B,) to scores (B, K).
-        triples: what to rank.
+        triples: what to rank, in relation rows; see `examples_of` for both sides.
         known: the true tails of each distinct query, those of `triples` included.
         num_relations: the number of relation ids in `known`.
-        batch_size: triples ranked at once; halved where the memory does not suffice.
-        progress: what to call the work on a progress bar; none is shown without.
+        batch_size: triples ranked at once; halved if memory does not suffice.
+        progress: title of a progress bar, or None.
     """
     device = known.heads.device
     index = group_by_query(triples)
@@ -90,10 +89,10 @@ def rank_triples(
     known_ids = known.find(heads, relations, num_relations=num_relations)  # (N,)
 
     def rank(batch: slice) -> Tensor:
-        # Triples of the same query stand together: each query is scored once and compared with all its tails.
-        keys = heads[batch] * num_relations + relations[batch]
+        # Triples of a query stand together: each query is scored once.
+        keys = pair_keys(heads[batch], relations[batch], num_relations)
         distinct, rows = keys.unique_consecutive(return_inverse=True)  # (D,), (B,)
-        scores = score_all_tails(distinct // num_relations, distinct % num_relations)  # (D, K)
+        scores = score_all_tails(*pairs_of_keys(distinct, num_relations))  # (D, K)
         if len(distinct) < len(rows):
             scores = scores[rows]  # (B, K)
         known_rows, known_tails = known.tails_of(known_ids[batch])
@@ -104,29 +103,3 @@ def rank_triples(
     ranks = torch.empty_like(in_query_order)
     ranks[torch.from_numpy(index.order)] = in_query_order
     return ranks
-
-
-def rank_both_sides(
-    score_all_tails: Callable[[Tensor, Tensor], Tensor],
-    triples: np.ndarray,
-    known: Queries,
-    *,
-    num_relations: int,
-    inverse_triples: bool,
-    batch_size: int = MAX_BATCH_SIZE,
-    progress: str | None = None,
-) -> Tensor:
-    """Rank tails and, where the model has inverse relations, heads too: (N,) or (2N,) ranks, tails first.
-
-    `triples` hold the relation ids of the files; with inverse triples `known` and the model hold 2r and 2r + 1.
-    """
-    if inverse_triples:
-        triples = with_inverse_triples(triples)
-    return rank_triples(
-        score_all_tails,
-        triples,
-        known,
-        num_relations=num_relations,
-        batch_size=batch_size,
-        progress=progress,
-    )

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from conve_tracin.model import ConvE
-from conve_tracin.training import TrainingConfig, TrainingData, train
+from conve_tracin.model.conve import ConvE
+from conve_tracin.report.charts import write_training_curves
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.loop import TrainingData, train
 
 # The models are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
@@ -101,6 +103,7 @@ def run(graph, tmp_path):
             model_sizes={**SMALL_CONVE, **dict(sizes)},
             output_dir=tmp_path / name,
             resume_from=resume,
+            draw_curves=write_training_curves,
         )
 
     return run

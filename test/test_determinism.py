@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from fault_injection import ROOT, finish
-from test_cli_training import SMALL_MODEL
-from test_training import assert_same_training, checkpoint_of
+from training_runs import SMALL_MODEL, assert_same_training, checkpoint_of
 
 SETTINGS = {
     "1vsall": "--lr-decay 0.9",

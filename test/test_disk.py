@@ -8,17 +8,17 @@ import sys
 import pytest
 import torch
 from fault_injection import finish, limit_file_size, print_into, remove_at_call
-from test_cli_training import QUICK, run_main
-from test_kill import assert_all_whole
-from test_resuming import arguments as tracin_arguments
-from test_resuming import content_of, files  # noqa: F401 - `files` is a fixture
+from tracin_runs import arguments as tracin_arguments
+from tracin_runs import content_of, files  # noqa: F401 - `files` is a fixture
+from training_runs import QUICK, run_main
+from whole_files import assert_all_whole
 
 import train_pytorch
 from conve_tracin import cli
-from conve_tracin.checkpoint import build_model, load_checkpoint
+from conve_tracin.checkpoint.native import build_model, load_checkpoint
 from conve_tracin.files import write_together
-from conve_tracin.training import OUTPUT_FILES
-from conve_tracin.training_state import newest_checkpoint
+from conve_tracin.training.loop import OUTPUT_FILES
+from conve_tracin.training.resume import newest_checkpoint
 
 # Every script that writes, and what it is to write below the directory that stands for OUT. A full disk stops each at
 # a file of its own: the limit is below the size of the last one named.
@@ -36,7 +36,7 @@ WRITERS = {
 
 
 @pytest.fixture
-def words(files, graph_files):  # noqa: F811
+def words(files, graph_files):
     """The arguments of a script with OUT replaced by a directory."""
 
     def words(name, output):
@@ -163,7 +163,7 @@ def test_a_directory_in_the_place_of_each_output_is_one_line_and_stays(tmp_path,
 
 def test_inputs_that_vanish_while_training_are_no_longer_needed(graph_files, tmp_path):
     faults = [
-        (remove_at_call, "conve_tracin.training", "train_batch", 2, path)
+        (remove_at_call, "conve_tracin.training.loop", "train_batch", 2, path)
         for path in (graph_files.train, graph_files.valid, graph_files.test, graph_files.entity_to_id)
     ]
     given = [*graph_files.arguments(), *QUICK, "--output-dir", tmp_path / "out"]
@@ -174,7 +174,7 @@ def test_inputs_that_vanish_while_training_are_no_longer_needed(graph_files, tmp
 def test_a_best_model_that_vanishes_while_training_is_one_line_and_comes_back(graph_files, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log.txt"
     given = [*graph_files.arguments(), *QUICK, "--output-dir", out, "--resume-from-checkpoint", "auto"]
-    fault = (remove_at_call, "conve_tracin.training", "rank_test_triples", 1, out / "best_model.pt")
+    fault = (remove_at_call, "conve_tracin.training.loop", "rank_test_triples", 1, out / "best_model.pt")
     assert finish("train_pytorch.py", *given, log=log, faults=[fault]) == 2
     assert "best_model.pt: no such file" in assert_one_line(log, "train_pytorch.py")
     assert not (out / "test_results.json").exists()
@@ -183,7 +183,7 @@ def test_a_best_model_that_vanishes_while_training_is_one_line_and_comes_back(gr
 
 
 @pytest.mark.parametrize("script", ["run_tracin.py", "tracin_pytorch.py"])
-def test_a_checkpoint_that_vanishes_while_tracing_is_one_line_and_the_run_goes_on_later(files, tmp_path, script):  # noqa: F811
+def test_a_checkpoint_that_vanishes_while_tracing_is_one_line_and_the_run_goes_on_later(files, tmp_path, script):
     second, log = tmp_path / "second.pt", tmp_path / "log.txt"
     kept = files["model.pt"].read_bytes()
     second.write_bytes(kept)
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_vanishes_while_tracing_is_one_line_and_the_run_goes_o
     # Loaded anew for each group of test triples, and digested for the report.
     for number, call in enumerate((2, 4)):
         out, log = tmp_path / f"out {number}", tmp_path / f"log {number}.txt"
-        fault = (remove_at_call, "conve_tracin.influence.loading", "build_model", call, second)
+        fault = (remove_at_call, "conve_tracin.influence.load", "build_model", call, second)
         assert finish(script, *given(out), log=log, faults=[fault]) == 2
         assert f"{second}: " in assert_one_line(log, script)
         assert_all_whole(out)
@@ -212,7 +212,7 @@ def test_a_checkpoint_that_vanishes_while_tracing_is_one_line_and_the_run_goes_o
     assert content_of(tmp_path / "out 0") == content_of(tmp_path / "out 1") == content_of(tmp_path / "undisturbed")
 
 
-def test_a_checkpoint_that_vanishes_before_the_report_is_one_line(files, tmp_path):  # noqa: F811
+def test_a_checkpoint_that_vanishes_before_the_report_is_one_line(files, tmp_path):
     fault = (remove_at_call, "conve_tracin.report.page", "describe_computation", 1, files["model.pt"])
     given = [
         "--test-triple",
@@ -235,11 +235,11 @@ def test_a_checkpoint_that_vanishes_before_the_report_is_one_line(files, tmp_pat
     ("script", "given", "fault", "message"),
     [
         ("convert_checkpoint.py", ("--input", "model.pt", "--output"), ("torch", "load"), "model.pt: "),
-        ("prepare_data.py", ("--triples", "train.txt", "--output-dir"), ("conve_tracin.preparation", "graph_from_file"),
-         "train.txt: no such file"),
+        ("prepare_data.py", ("--triples", "train.txt", "--output-dir"),
+         ("conve_tracin.data.prepare", "graph_from_file"), "train.txt: no such file"),
     ],
 )  # fmt: skip
-def test_an_input_that_vanishes_while_it_is_read_is_one_line(files, tmp_path, script, given, fault, message):  # noqa: F811
+def test_an_input_that_vanishes_while_it_is_read_is_one_line(files, tmp_path, script, given, fault, message):
     flag, name, output_flag = given
     words, log = [flag, files[name], output_flag, tmp_path / "out" / "made"], tmp_path / "log.txt"
     assert finish(script, *words, log=log, faults=[(remove_at_call, *fault, 1, files[name])]) == 2
@@ -265,7 +265,7 @@ def test_files_are_written_together_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("script", ["convert_checkpoint.py", "tracin_pytorch.py"])
-def test_a_full_standard_output_is_one_line_once_the_files_are_written(files, tmp_path, script):  # noqa: F811
+def test_a_full_standard_output_is_one_line_once_the_files_are_written(files, tmp_path, script):
     output = tmp_path / "out"
     given = ["--input", files["model.pt"], "--output", output]
     if script == "tracin_pytorch.py":

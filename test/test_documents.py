@@ -1,6 +1,7 @@
 """The commands of the README and of docs/, run in their order in one directory, as a reader would run them."""
 
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -9,13 +10,18 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from documents import DOCUMENTS, ROOT, commands_in, commands_outside, flags_in, read
+from documents import DOCUMENTS, FENCED, ROOT, commands_in, commands_outside, flags_in, read
+
+from conve_tracin import settings
 
 # In the order in which a reader meets them: the README's commands make what the others' need.
-RUN_HERE = ["README.md", "docs/tracin.md", "docs/checkpoints.md", "docs/training.md"]
+RUN_HERE = ["README.md", "docs/tracin.md", "docs/evidence.md", "docs/checkpoints.md", "docs/training.md"]
 # test_pipeline.py runs them, for they need Snakemake and a KGX graph.
 RUN_ELSEWHERE = ["docs/pipeline.md"]
-WITHOUT_COMMANDS = ["CHANGELOG.md", "docs/notes.md", "docs/truth_hetionet_findings.md"]
+WITHOUT_COMMANDS = [
+    "CHANGELOG.md", "docs/notes.md", "docs/promises.md", "docs/truth_curvature_findings.md",
+    "docs/truth_hetionet_findings.md",
+]  # fmt: skip
 
 # What stands behind a command for it to end within minutes.
 SMALLER = {
@@ -106,6 +112,8 @@ install x`, but not `make`.
 def test_every_flag_exists(document):
     sources = [*ROOT.glob("*.py"), *ROOT.glob("conve_tracin/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
     declared = {flag for path in sources for flag in re.findall(r'"(--[a-z][a-z0-9-]+)"', path.read_text("utf-8"))}
+    declared |= {settings.flag_of(name) for name in settings.with_flags(*settings.TRAINING_SETTINGS)}
+    declared |= {settings.flag_of(name) for name in settings.with_flags(settings.TracInOptions, settings.NativeEngine)}
     assert flags_in(read(document)) - declared - FLAGS_OF_OTHERS == set()
 
 
@@ -136,7 +144,38 @@ def test_documented_installations_resolve(tmp_path):
 
 
 def test_promises_name_tests_that_are_there():
-    promised = re.findall(r"`(test/\w+\.py)::(\w+)`", read("README.md"))
-    assert promised
+    promises = read("docs/promises.md")
+    promised = re.findall(r"`(test/[\w/]+\.py)::(\w+)`", promises)
+    assert len(promised) >= len(re.findall(r"^- ", promises, re.MULTILINE)) > 0
     for file, name in promised:
         assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_somewhere(document):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", read(document)):
+        file, _, anchor = target.partition("#")
+        path = (ROOT / document).parent / file if file else ROOT / document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors_of(path.read_text(encoding="utf-8")), target
+
+
+def anchors_of(text: str) -> set[str]:
+    """Return what GitHub calls the headings of a text."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_module_and_file_of_the_project_exists(document):
+    named = re.findall(r"`((?:conve_tracin|test|benchmarks|docs|profiles)/[\w./-]*)(?:::\w+)?`", read(document))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    for name in re.findall(r"\bconve_tracin(?:\.\w+)+", read(document)):
+        assert pkgutil.resolve_name(name)
+
+
+def test_the_readme_lists_the_folders_of_the_package_and_the_scripts():
+    rows = re.findall(r"^\| (`.*?) \| [^|]+ \|$", read("README.md"), re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    folders = {f"{path.parent.name}/" for path in ROOT.glob("conve_tracin/*/__init__.py")}
+    assert folders | {path.name for path in ROOT.glob("*.py")} <= listed

@@ -7,11 +7,12 @@ import torch
 from conftest import make_small_conve
 
 from conve_tracin import evaluation
-from conve_tracin.checkpoint import save_checkpoint
+from conve_tracin.checkpoint.native import save_checkpoint
+from conve_tracin.data.names import Names
+from conve_tracin.data.triples import read_test_triples
+from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.evaluation import RankedTriples, choose_best, rank_triples_of
-from conve_tracin.names import Names
-from conve_tracin.triples import Vocabulary, read_test_triples
 
 
 def rank_by_hand(model, head, relation, tail, known_tails):

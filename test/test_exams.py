@@ -13,9 +13,10 @@ from conve_examples import native_checkpoint, trained_conve
 from truth_lib import exams
 from truth_lib.trained import BOTH_SIDES, LABELS_ALONE, METHODS, TRACIN_ROWS
 
-from conve_tracin.checkpoint import save_checkpoint
+from conve_tracin.checkpoint.native import save_checkpoint
+from conve_tracin.data.triples import write_triples
+from conve_tracin.data.vocabulary import Vocabulary, write_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.triples import Vocabulary, write_triples, write_vocabulary
 
 ENTITIES = [f"e{i}" for i in range(30)]
 RELATIONS = ["r0", "r1", "r2", "r3"]

@@ -11,9 +11,12 @@ from documents import ROOT, read
 NUMBER = r"[−-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:·10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?"
 SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
-TRAINING, INFLUENCE = ("training", "contenders"), ("influence", "pairs_per_second")
-TRAINING_ON_GPU = ("training_gpu", "contenders")
+EVIDENCE, NOTES = "docs/evidence.md", "docs/notes.md"
+INFLUENCE, TRAINING_ON_GPU = ("influence", "pairs_per_second"), ("training_gpu", "contenders")
 RATIO = ("influence", "ratio_to_backward_loop")
+RECIPES = {
+    "UMLS": "umls", "Kinships": "kinships", "Nations": "nations", "FB15k-237": "fb15k-237", "WN18RR": "wn18rr",
+}  # fmt: skip
 KVSALL = ("umls-kvsall-inverse", "kinships-kvsall-inverse", "nations-kvsall-inverse")
 LDS_COLUMNS = (*KVSALL, "umls-1vsall", "kinships-1vsall")
 LDS_ROWS = {
@@ -48,24 +51,55 @@ def removed(method):
     ]
 
 
-# (document, words with {} for each figure, where each was recorded: results file and the members that lead to it).
+def planted(score):
+    return [("truth", "planted", column, "auc", score) for column in KVSALL[:2]]
+
+
+def accuracy(recipe, *metrics):
+    return [("accuracy", recipe, "42", metric) for metric in metrics]
+
+
+def in_minutes(seconds):
+    return seconds / 60
+
+
+def against_backward_loop(rate):
+    return rate / recorded((*INFLUENCE, "backward loop"))
+
+
+# (document, words with {} for each figure, where each was recorded: results file and the members that
+# lead to it, or what turns them into the figure).
 FIGURES = [
-    (
-        "README.md",
-        "takes {} training triples a second for one test triple, and {} pairs a second for sixteen: {} and {} times",
-        [(*INFLUENCE, "one test triple"), (*INFLUENCE, "16 test triples"), (*RATIO, "one test triple"),
-         (*RATIO, "16 test triples")],
-    ),
-    ("README.md", "captum's TracInCP ({} a second", [(*INFLUENCE, "captum TracInCP, fc and conv1")]),
     *(
-        ("README.md", f"| {name} | {{}} | {{}} |",
-         [("accuracy", recipe, "42", metric) for metric in ("mean_reciprocal_rank", "hits@10")])
-        for name, recipe in (("UMLS", "umls"), ("Kinships", "kinships"), ("Nations", "nations"),
-                             ("FB15k-237", "fb15k-237"), ("WN18RR", "wn18rr"))
+        ("README.md", f"| {row} | {{}} {unit} | {{}} × the backward loop |", [(*INFLUENCE, name), (*RATIO, name)])
+        for row, unit, name in (
+            ("exact TracIn, one test triple", "training triples a second", "one test triple"),
+            ("exact TracIn, 16 test triples", "pairs a second", "16 test triples"),
+            ("captum's TracInCP, two layers only", "pairs a second", "captum TracInCP, fc and conv1"),
+        )
     ),
     (
-        "README.md", "takes {} seconds a test triple at d = 32 and {} at d = 200, in {} GB",
-        [("scale", 0, "influence_seconds"), ("scale", 1, "influence_seconds"), ("scale", 1, "peak_memory_gb")],
+        "README.md", "d = 32 | {} seconds a test triple | 2 CPU cores |", [("scale", 0, "influence_seconds")],
+    ),
+    (
+        "README.md", "d = 200 | {} seconds a test triple | 2 CPU cores, {} GB |",
+        [("scale", 1, "influence_seconds"), ("scale", 1, "peak_memory_gb")],
+    ),
+    ("README.md", "d = 200 | {} seconds a test triple | NVIDIA H100 |", [("scale_gpu", "influence_seconds")]),
+    *(
+        ("README.md", f"| training on an H200, {how} | {{}} queries a second | {{}} × a plain dense PyTorch loop |",
+         [(*TRAINING_ON_GPU, name, "queries_per_second"), ("training_gpu", "against_dense", name)])
+        for how, name in (("float32", "ours"), ("bfloat16, compiled", "ours, compiled, mixed"))
+    ),
+    *(
+        (document, f"| {name} | {{}} | {{}} |", accuracy(recipe, "mean_reciprocal_rank", "hits@10"))
+        for document in ("README.md", EVIDENCE) for name, recipe in RECIPES.items()
+    ),
+    *(
+        (EVIDENCE, f"| {name} | {{}} | {{}} | {{}} | {{}} |",
+         [*accuracy(recipe, "mean_reciprocal_rank", "hits@10", "epochs"),
+          ("accuracy", recipe, "42", "training_seconds", in_minutes)])
+        for name, recipe in RECIPES.items()
     ),
     *(
         ("README.md", f"| {row} | {{}} | {{}} | {{}} |",
@@ -84,38 +118,59 @@ FIGURES = [
          ("truth", "lds", KVSALL[2], "methods", "same (r, t)", "mean")],
     ),
     *(
-        ("docs/tracin.md", f"| {row} |" + (" **{} ({} to {})** |" if "**" in row else " {} ({} to {}) |") * 5,
+        (EVIDENCE, f"| {row} |" + (" **{} ({} to {})** |" if "**" in row else " {} ({} to {}) |") * 5,
          lds(method, *LDS_COLUMNS))
         for row, method in LDS_ROWS.items()
     ),
     (
-        "docs/tracin.md", "from the seeds' agreement | {} | {} | {} | {} | {} |",
+        EVIDENCE, "from the seeds' agreement | {} | {} | {} | {} | {} |",
         [("truth", "lds", column, "ceiling") for column in LDS_COLUMNS],
     ),
     (
-        "docs/tracin.md", "(paired intervals, from {} on UMLS to {} with 1vsAll)",
+        EVIDENCE, "(paired intervals, from {} on UMLS to {} with 1vsAll)",
         [("truth", "lds", column, "recommended_above_best_baseline", "mean")
          for column in (KVSALL[0], "umls-1vsall")],
     ),
     *(
-        ("docs/tracin.md", f"| {row} |" + (" **{} ± {}** |" if "**" in row else " {} ± {} |") * 2, removed(method))
+        (EVIDENCE, f"| {row} |" + (" **{} ± {}** |" if "**" in row else " {} ± {} |") * 2, removed(method))
         for row, method in REMOVED_ROWS.items()
     ),
-    (
-        "docs/tracin.md",
-        "trained anew with nothing removed the 100 have an MRR of {}, without random triples that share an entity {}, "
-        "without the proponents of `gauss-newton` {}, of TracIn over all parameters {}.",
-        [("truth", "remove", "fb15k-237-kvsall-inverse", "removed", name, "mrr")
-         for name in ("nothing", "random triples that share an entity", "gauss-newton (recommended)",
-                      "TracIn, all parameters")],
-    ),
-    (
-        "docs/tracin.md", "{} on UMLS and {} on Kinships, TracIn's self-influence with {} and {}.",
-        [("truth", "planted", column, "auc", name)
-         for name in ("loss", "TracIn self-influence, all parameters") for column in KVSALL[:2]],
+    *(
+        (EVIDENCE, f"| {row} | {{}} |", [("truth", "remove", "fb15k-237-kvsall-inverse", "removed", name, "mrr")])
+        for row, name in {
+            "nothing": "nothing",
+            "random triples that share an entity": "random triples that share an entity",
+            "Gauss–Newton": "gauss-newton (recommended)",
+            "TracIn, all parameters": "TracIn, all parameters",
+        }.items()
     ),
     *(
-        ("docs/tracin.md", f"| {row} | {{}} | {{}} |", [(*INFLUENCE, name), (*RATIO, name)])
+        (EVIDENCE, f"| {row} | {{}} | {{}} |", planted(name))
+        for row, name in (("the model's loss on the triple", "loss"),
+                          ("TracIn's self-influence (`--mode self`)", "TracIn self-influence, all parameters"))
+    ),
+    *(
+        (NOTES, f"| {row} | {{}} | {{}} |", planted(name))
+        for row, name in {
+            "the model's own loss": "loss",
+            "leverage × squared slope": "Gauss–Newton self-influence (leverage × slope²)",
+            "TracIn's self-influence": "TracIn self-influence, all parameters",
+            "leverage alone": "Gauss–Newton leverage",
+            "plain TracIn on clean validation triples": "TracIn on clean validation triples",
+            "Gauss–Newton on clean validation triples": "Gauss–Newton on clean validation triples",
+        }.items()
+    ),
+    *(
+        (NOTES, f"| {row} | {{}} | {{}} |",
+         [("truth", "remove", column, "removed", name, "mrr") for column in KVSALL[:2]])
+        for row, name in {
+            "labels alone": "Gauss–Newton rows, labels alone",
+            "with shares": "gauss-newton (recommended)",
+            "with shares, three models summed": "gauss-newton (recommended), 3 models summed",
+        }.items()
+    ),
+    *(
+        (EVIDENCE, f"| {row} | {{}} | {{}} |", [(*INFLUENCE, name), (*RATIO, name)])
         for row, name in {
             "backward loop": "backward loop",
             "`vmap(grad)`": "vmap(grad)",
@@ -131,96 +186,87 @@ FIGURES = [
             "one test triple, `gauss-newton`": "Gauss–Newton, one test triple",
         }.items()
     ),
+    *(
+        (EVIDENCE, f"| dattri 0.3.0 TracIn{layers} | {{}} | {{}} |",
+         [(*INFLUENCE, name), (*INFLUENCE, name, against_backward_loop)])
+        for layers, name in (("", "dattri TracIn"), (", `fc` alone", "dattri TracIn, fc alone"))
+    ),
     (
-        "docs/tracin.md", "The largest difference from the loop is {} of",
+        EVIDENCE, "The largest difference from the loop is {} of",
         [("influence", "largest_difference_from_loop")],
     ),
     (
-        "docs/tracin.md", "correlation of 16 test triples with full precision is {},",
+        EVIDENCE, "correlation of 16 test triples with full precision is {},",
         [("influence", "mixed_precision", "lowest_spearman")],
     ),
-    (
-        "docs/tracin.md",
-        "reading its files takes {} s, one test triple {} s at d = 32 and {} s at d = 200, ranking included; peak "
-        "memory {} GB. `gauss-newton` takes {} s",
-        [("scale", 0, "loading_seconds"), ("scale", 0, "influence_seconds"), ("scale", 1, "influence_seconds"),
-         ("scale", 1, "peak_memory_gb"), ("scale", 2, "influence_seconds")],
-    ),
     *(
-        ("docs/training.md", f"| {row} | {{}} | {{}} GB |",
-         [(*TRAINING, name, "queries_per_second"), (*TRAINING, name, "peak_memory_gb")])
-        for row, name in {
-            "PyKEEN 1.11.1, LCWA, BCE": "pykeen", "plain dense PyTorch loop": "dense",
-            "the same in mixed precision": "dense, mixed", "`--use-torch-compile`": "ours, compiled",
+        (EVIDENCE, f"| {row} | {{}} | {{}} GB |", [(*run, "influence_seconds"), (*run, "peak_memory_gb")])
+        for row, run in {
+            "TracIn, d = 32 | Xeon": ("scale", 0),
+            "TracIn, d = 200 | Xeon": ("scale", 1),
+            "`gauss-newton`, d = 32 | Xeon": ("scale", 2),
+            "TracIn, d = 200 | H100": ("scale_gpu",),
         }.items()
     ),
-    (
-        "docs/training.md", "| `train_pytorch.py`, float32 | {} ({} × PyKEEN, {} × dense) | {} GB |",
-        [(*TRAINING, "ours", "queries_per_second"), ("training", "against_pykeen", "ours"),
-         ("training", "against_dense", "ours"), (*TRAINING, "ours", "peak_memory_gb")],
-    ),
-    (
-        "docs/training.md", "| `--use-mixed-precision` | {} ({} × dense float32) | {} GB |",
-        [(*TRAINING, "ours, mixed", "queries_per_second"), ("training", "against_dense", "ours, mixed"),
-         (*TRAINING, "ours, mixed", "peak_memory_gb")],
+    (EVIDENCE, "Reading the files takes another {} s.", [("scale", 0, "loading_seconds")]),
+    *(
+        (EVIDENCE, f"| {row} | {{}} | | | {{}} GB |",
+         [(file, "contenders", "pykeen", "queries_per_second"), (file, "contenders", "pykeen", "peak_memory_gb")])
+        for row, file in (("PyKEEN 1.11.1, LCWA, BCE", "training"),
+                          ("PyKEEN 1.11.1, LCWA, BCE, on the GPU", "training_gpu"))
     ),
     *(
-        ("docs/training.md", f"| {row}, on the GPU | {words} | {{}} GB |",
-         [(*TRAINING_ON_GPU, name, "queries_per_second"), *(("training_gpu", base, name) for base in bases),
-          (*TRAINING_ON_GPU, name, "peak_memory_gb")])
-        for row, name, words, bases in (
-            ("PyKEEN 1.11.1, LCWA, BCE", "pykeen", "{}", ()),
-            ("plain dense PyTorch loop", "dense", "{} ({} × PyKEEN)", ("against_pykeen",)),
-            ("the same in mixed precision", "dense, mixed", "{}", ()),
-            ("`train_pytorch.py`, float32", "ours", "{} ({} × PyKEEN, {} × dense)",
-             ("against_pykeen", "against_dense")),
-            ("`--use-mixed-precision`", "ours, mixed", "{} ({} × dense float32)", ("against_dense",)),
+        (EVIDENCE, f"| {row}{where} | {{}} | {{}} | 1 | {{}} GB |" if name == "dense"
+         else f"| {row}{where} | {{}} | {{}} | {{}} | {{}} GB |",
+         [(file, "contenders", name, "queries_per_second"), (file, "against_pykeen", name),
+          *([] if name == "dense" else [(file, "against_dense", name)]),
+          (file, "contenders", name, "peak_memory_gb")])
+        for file, where, row, name in (
+            *(
+                (file, where, row, name)
+                for file, where in (("training", ""), ("training_gpu", ", on the GPU"))
+                for row, name in (("plain dense PyTorch loop", "dense"),
+                                  ("the same in mixed precision", "dense, mixed"),
+                                  ("`train_pytorch.py`, float32", "ours"), ("`--use-mixed-precision`", "ours, mixed"))
+            ),
+            ("training", "", "`--use-torch-compile`", "ours, compiled"),
+            ("training_gpu", "", "`--use-mixed-precision --use-torch-compile`", "ours, compiled, mixed"),
         )
     ),
-    (
-        "docs/training.md",
-        "| `--use-mixed-precision --use-torch-compile` | {} ({} × PyKEEN, {} × dense float32) | {} GB |",
-        [(*TRAINING_ON_GPU, "ours, compiled, mixed", "queries_per_second"),
-         *(("training_gpu", base, "ours, compiled, mixed") for base in ("against_pykeen", "against_dense")),
-         (*TRAINING_ON_GPU, "ours, compiled, mixed", "peak_memory_gb")],
+    *(
+        (EVIDENCE, words,
+         [(file, "contenders", "evaluation", f"{whose}_triples_per_second") for whose in ("ours", "pykeen")])
+        for words, file in (("| 2 cores of the EPYC | {} | {} |", "training"),
+                            ("| H200 | {} | {}, in batches of 32 |", "training_gpu"))
     ),
     (
-        "docs/training.md", "Ranking takes {} triples per second there, and PyKEEN's evaluator, in batches of 32, {}.",
-        [(*TRAINING_ON_GPU, "evaluation", f"{whose}_triples_per_second") for whose in ("ours", "pykeen")],
-    ),
-    (
-        "docs/training.md", "for 10⁴ entities alone: {} GB",
-        [("training_gpu", "memory_in_batches_of_4096", 0, "beyond_gb")],
-    ),
-    (
-        "README.md", "takes {} queries a second in float32, {} times the plain dense PyTorch loop, and {} with",
-        [(*TRAINING_ON_GPU, "ours", "queries_per_second"), ("training_gpu", "against_dense", "ours"),
-         (*TRAINING_ON_GPU, "ours, compiled, mixed", "queries_per_second")],
-    ),
-    ("README.md", "on an NVIDIA H100 {} at d = 200", [("scale_gpu", "influence_seconds")]),
-    ("docs/tracin.md", "An NVIDIA H100 takes {} s at d = 200", [("scale_gpu", "influence_seconds")]),
-    (
-        "docs/training.md", "Filtered ranking takes {} triples per second, PyKEEN's evaluator {}.",
-        [(*TRAINING, "evaluation", "ours_triples_per_second"), (*TRAINING, "evaluation", "pykeen_triples_per_second")],
-    ),
-    (
-        "docs/training.md", "d = 32: {} GB for 10⁴ entities, {} GB for 10⁵, {} GB for 10⁶",
-        [("training", "memory_in_batches_of_4096", place, "beyond_gb") for place in range(3)],
+        EVIDENCE, "| 10⁴ | {} GB | {} GB |",
+        [(file, "memory_in_batches_of_4096", 0, "beyond_gb") for file in ("training", "training_gpu")],
     ),
     *(
-        ("docs/training.md", f"| {count} | {{}} ± {{}} | {{}} ± {{}} |",
+        (EVIDENCE, f"| {entities} | {{}} GB | not measured |",
+         [("training", "memory_in_batches_of_4096", place, "beyond_gb")])
+        for place, entities in ((1, "10⁵"), (2, "10⁶"))
+    ),
+    *(
+        (EVIDENCE, f"| {count} | {{}} ± {{}} | {{}} ± {{}} |",
          [("processes", "summary", count, name, place) for name in ("mean_reciprocal_rank", "hits@10")
           for place in range(2)])
         for count in ("1", "2")
     ),
     ("docs/pipeline.md", "reaches a test MRR of {} ", [("pipeline", "test", "mean_reciprocal_rank")]),
     (
-        "docs/pipeline.md",
-        "a million edges ({} GB) took {} GB of memory and {} seconds of one core, four million ({} GB) {} GB and {} "
-        "seconds; each further million takes {} GB and {} seconds",
-        [*(("kgx", "runs", place, name) for place in range(2)
-           for name in ("gigabytes", "peak_memory_gb", "cpu_seconds")),
-         *(("kgx", "per_further_million", name) for name in ("peak_memory_gb", "cpu_seconds"))],
+        "docs/pipeline.md", "each further million edges takes about {} seconds of one core and {} GB",
+        [("kgx", "per_further_million", name) for name in ("cpu_seconds", "peak_memory_gb")],
+    ),
+    *(
+        (EVIDENCE, f"| {edges} | {{}} GB | {{}} GB | {{}} |",
+         [("kgx", "runs", place, name) for name in ("gigabytes", "peak_memory_gb", "cpu_seconds")])
+        for place, edges in enumerate(("1 million", "4 million"))
+    ),
+    (
+        EVIDENCE, "| each further million | | {} GB | {} |",
+        [("kgx", "per_further_million", name) for name in ("peak_memory_gb", "cpu_seconds")],
     ),
 ]  # fmt: skip
 
@@ -233,7 +279,7 @@ def results(name):
 def recorded(path):
     value = results(path[0])
     for member in path[1:]:
-        value = value[member]
+        value = member(value) if callable(member) else value[member]
     return value
 
 

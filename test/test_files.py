@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conve_tracin.checkpoint import save_checkpoint
+from conve_tracin.checkpoint.native import save_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, json_text_of_many, write_json
 

@@ -10,23 +10,23 @@ import pytest
 import torch
 from batch_gradients import CASES, make_queries
 from conftest import TRAIN, make_small_conve
+from device_examples import METHODS, TRAININGS, train_on
+from influence_examples import TRAINING, make_model
+from loss_examples import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
+from recorder import Recorder
 from scipy.stats import spearmanr
-from test_influence import TRAINING, make_model
-from test_other_device import ANALYZERS, TRAININGS, train_on
-from test_replayed_loss import Recorder
-from test_streamed_loss import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
 
-from conve_tracin import replayed_loss
-from conve_tracin.batch_loss import BatchLoss
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
-from conve_tracin.model import ConvE
-from conve_tracin.queries import Queries
+from conve_tracin.data.queries import Queries
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
+from conve_tracin.model.conve import ConvE
+from conve_tracin.model.loss import Targets, streamed_loss
 from conve_tracin.ranking import rank_triples
-from conve_tracin.replayed_loss import BATCHES_BEFORE_RECORDING, ReplayedLoss
-from conve_tracin.streamed_loss import Targets, streamed_loss
-from conve_tracin.training import TrainingConfig, TrainingData, train, train_batch, training_queries
-from conve_tracin.training_state import new_state
-from conve_tracin.triples import group_by_query
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training import cuda_graph
+from conve_tracin.training.batch_loss import BatchLoss
+from conve_tracin.training.cuda_graph import BATCHES_BEFORE_RECORDING, CUDAGraphLoss
+from conve_tracin.training.loop import TrainingData, train, train_batch, training_queries
+from conve_tracin.training.state import new_state
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -76,7 +76,7 @@ def take_steps(case, *, replay):
     state.optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     batch_loss = BatchLoss(model, config)
     if replay:
-        batch_loss = ReplayedLoss(batch_loss, batch_size=config.batch_size)
+        batch_loss = CUDAGraphLoss(batch_loss, batch_size=config.batch_size)
     torch.manual_seed(3)
     generator = torch.Generator().manual_seed(1)
     losses = []
@@ -92,11 +92,11 @@ def recorded(monkeypatch):
     done = []
 
     def record(compute):
-        results = replayed_loss.record_graph(compute)
+        results = cuda_graph.record_graph(compute)
         done.append(compute)
         return results
 
-    monkeypatch.setattr(ReplayedLoss.__init__, "__kwdefaults__", {"record": record})
+    monkeypatch.setattr(CUDAGraphLoss.__init__, "__kwdefaults__", {"record": record})
     return done
 
 
@@ -119,9 +119,9 @@ def test_training_goes_on_where_a_recording_breaks_off(caplog, monkeypatch):
 
     def break_off(compute):
         # A number cannot be read from a GPU in a recording.
-        return replayed_loss.record_graph(lambda: [*compute(), torch.ones(1, device=GPU).sum().item()])
+        return cuda_graph.record_graph(lambda: [*compute(), torch.ones(1, device=GPU).sum().item()])
 
-    monkeypatch.setattr(ReplayedLoss.__init__, "__kwdefaults__", {"record": break_off})
+    monkeypatch.setattr(CUDAGraphLoss.__init__, "__kwdefaults__", {"record": break_off})
     found_losses, found_weights, found_numbers = take_steps(case, replay=True)
     assert "training goes on without CUDA graphs" in caplog.text
     torch.testing.assert_close(found_losses, losses, rtol=1e-9, atol=1e-12)
@@ -159,15 +159,15 @@ def test_mixed_precision_and_compiled_code_are_recorded(tmp_path, recorded, capl
 
 
 @pytest.mark.parametrize("count", [1, 5])
-@pytest.mark.parametrize("name", [name for name in ANALYZERS if name != "bfloat16"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "bfloat16"])
 def test_influences_are_those_of_the_cpu(name, count):
-    expected = ANALYZERS[name](make_model(entity_bias=True)).gradient_products(TRAINING[:count], TRAINING)
-    found = ANALYZERS[name](make_model(entity_bias=True).to(GPU)).gradient_products(TRAINING[:count], TRAINING)
+    expected = METHODS[name](make_model(entity_bias=True)).products(TRAINING[:count], TRAINING)
+    found = METHODS[name](make_model(entity_bias=True).to(GPU)).products(TRAINING[:count], TRAINING)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
 def test_self_influences_are_those_of_the_cpu():
-    expected = ANALYZERS["reference"](make_model()).self_products(TRAINING)
+    expected = METHODS["reference"](make_model()).self_products(TRAINING)
     found = TracInAnalyzerPyTorch(make_model().to(GPU)).self_products(TRAINING)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
@@ -185,13 +185,13 @@ def test_influences_in_bfloat16_rank_as_those_in_float32():
 
 def test_ranks_are_those_of_the_cpu():
     def rank(device):
-        known = Queries.distinct(group_by_query(np.unique(TRAIN, axis=0)), device)
+        known = Queries.distinct(np.unique(TRAIN, axis=0), device)
         return rank_triples(make_small_conve().to(device), TRAIN, known, num_relations=3)
 
     assert rank(GPU).tolist() == rank(torch.device("cpu")).tolist()
 
 
-@pytest.mark.parametrize("record", [Recorder(), replayed_loss.record_graph])
+@pytest.mark.parametrize("record", [Recorder(), cuda_graph.record_graph])
 def test_the_stand_in_for_recordings_records_as_a_gpu_does(record):
     start = torch.arange(6.0, device=GPU)
     replay, (result,) = record(lambda: [start * 2])

@@ -1,21 +1,19 @@
 """Killed at any moment: every file is whole, and the run that goes on ends as one that was never disturbed."""
 
-import csv
 import json
 import os
 import random
 import signal
 import time
-from xml.etree import ElementTree
 
 import pytest
 from fault_injection import finish, kill_at_step, signal_at_call, start, train_in_float16
-from test_cli_training import SMALL_MODEL
-from test_resuming import arguments as tracin_arguments
-from test_resuming import content_of, files  # noqa: F401 - `files` is a fixture
-from test_training import assert_same_training
+from tracin_runs import arguments as tracin_arguments
+from tracin_runs import content_of, files  # noqa: F401 - `files` is a fixture
+from training_runs import SMALL_MODEL, assert_same_training
+from whole_files import assert_all_whole
 
-from conve_tracin.checkpoint import build_model, load_checkpoint
+from conve_tracin.checkpoint.native import load_checkpoint
 
 # An overflow in the first batches, so that the scaler has a history of its own.
 FLOAT16 = (train_in_float16, 2.0**45, 3)
@@ -88,7 +86,7 @@ class Training(Job):
 class Tracing(Job):
     """Runs of one of the influence scripts."""
 
-    def __init__(self, files, directory, script):  # noqa: F811
+    def __init__(self, files, directory, script):
         self.script, self.files = script, files
         super().__init__(directory)
 
@@ -111,26 +109,6 @@ def kill_after(process, seconds):
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode
-
-
-def assert_all_whole(directory):
-    """Read every file but those that are being written, whose names say so."""
-    for path in directory.rglob("*"):
-        if path.is_dir() or (path.name.startswith(".") and path.suffix == ".part"):
-            continue
-        if path.suffix == ".pt":
-            build_model(load_checkpoint(path))
-        elif path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
-        elif path.suffix == ".svg":
-            ElementTree.parse(path)
-        elif path.suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
-                assert len({len(row) for row in csv.reader(file)}) == 1
-        elif path.suffix == ".html":
-            assert path.read_text(encoding="utf-8").endswith("</html>\n")
-        else:
-            assert path.suffix == ".unfinished", path
 
 
 def newest_epoch(output):
@@ -202,14 +180,16 @@ def test_training_killed_at_every_step_of_writing_ends_with_the_same_bits(graph_
 def test_training_killed_within_its_work_ends_with_the_same_bits(graph_files, tmp_path):
     training = Training(graph_files, tmp_path, "kvsall, bfloat16, rare evaluation")
     for name, call in (("evaluate_model", 3), ("train_batch", 23)):
-        kill_and_go_on(training, tmp_path / f"killed in {name}", (signal_at_call, "conve_tracin.training", name, call))
+        kill_and_go_on(
+            training, tmp_path / f"killed in {name}", (signal_at_call, "conve_tracin.training.loop", name, call)
+        )
 
 
 def test_a_truncated_newest_checkpoint_is_passed_over_with_a_line(graph_files, tmp_path):
     training = Training(graph_files, tmp_path, "1vsall, float16 with its scaler")
     assert 0 < load_checkpoint(training.whole / "final_model.pt")["scaler_state_dict"]["scale"] < 2.0**45
     output = tmp_path / "killed"
-    assert training.run(output, (signal_at_call, "conve_tracin.training", "evaluate_model", 8)) == -signal.SIGKILL
+    assert training.run(output, (signal_at_call, "conve_tracin.training.loop", "evaluate_model", 8)) == -signal.SIGKILL
     assert newest_epoch(output) == 6
     newest = output / "checkpoints" / "checkpoint_epoch_6.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])
@@ -249,28 +229,28 @@ def test_a_stopped_training_says_so_and_goes_on(graph_files, tmp_path, number, c
 # Influence
 
 
-def test_an_influence_run_killed_at_random_ends_with_the_same_output(files, tmp_path):  # noqa: F811
+def test_an_influence_run_killed_at_random_ends_with_the_same_output(files, tmp_path):
     kill_at_random(Tracing(files, tmp_path, "run_tracin.py"), kills=3, seed="influence")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["run_tracin.py", "tracin_pytorch.py"])
-def test_an_influence_run_killed_fifty_times_ends_with_the_same_output(files, tmp_path, script):  # noqa: F811
+def test_an_influence_run_killed_fifty_times_ends_with_the_same_output(files, tmp_path, script):
     kill_at_random(Tracing(files, tmp_path, script), kills=50, seed=f"fifty, {script}")
 
 
-def test_an_influence_run_killed_while_it_writes_ends_with_the_same_output(files, tmp_path):  # noqa: F811
+def test_an_influence_run_killed_while_it_writes_ends_with_the_same_output(files, tmp_path):
     # The end of the journal missing, then among the last files.
     kill_at_steps(Tracing(files, tmp_path, "tracin_pytorch.py"), steps=lambda total: [4, total - 2])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["run_tracin.py", "tracin_pytorch.py"])
-def test_an_influence_run_killed_at_every_step_ends_with_the_same_output(files, tmp_path, script):  # noqa: F811
+def test_an_influence_run_killed_at_every_step_ends_with_the_same_output(files, tmp_path, script):
     kill_at_steps(Tracing(files, tmp_path, script), steps=lambda total: range(1, total + 1))
 
 
-def test_a_stopped_influence_run_says_so_and_goes_on(files, tmp_path):  # noqa: F811
+def test_a_stopped_influence_run_says_so_and_goes_on(files, tmp_path):
     tracing = Tracing(files, tmp_path, "run_tracin.py")
     output = tmp_path / "stopped"
     fault = (signal_at_call, "conve_tracin.influence.reference", "products_with", 3, signal.SIGTERM)

@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from truth_lib import agreement, graph_rules, known_reasons, path_exam
 from truth_lib.known_reasons import Explained
 
+from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence.graph_paths import Adjacency
-from conve_tracin.triples import Vocabulary
 
 
 def orders(scores):

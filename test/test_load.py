@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fault_injection import ROOT, finish, note_memory, start
-from test_influence import EVERYTHING, NUM_ENTITIES, NUM_RELATIONS, TRAINING, gradients_by_hand, make_model
-from test_resuming import WANTED, content_of, files  # noqa: F401 - `files` is a fixture
-from test_resuming import arguments as tracin_arguments
+from influence_examples import EVERYTHING, NUM_ENTITIES, NUM_RELATIONS, TRAINING, gradients_by_hand, make_model
+from tracin_runs import WANTED, content_of, files  # noqa: F401 - `files` is a fixture
+from tracin_runs import arguments as tracin_arguments
 
 # Runs tracin_pytorch.py once for each line of a file of test triples, as a shell script of a user would.
 LOOP = """
@@ -34,7 +34,7 @@ def assert_influences(content, triple):
     np.testing.assert_allclose(found, expected[order], rtol=1e-3, atol=1e-5 * np.abs(expected).max())
 
 
-def run_in_a_loop(files, out, triples):  # noqa: F811
+def run_in_a_loop(files, out, triples):
     out.mkdir()
     lines = "".join(f"e{head}\tr{relation}\te{tail}\n" for head, relation, tail in triples)
     done = subprocess.run(
@@ -48,18 +48,18 @@ def run_in_a_loop(files, out, triples):  # noqa: F811
         assert_influences(json.loads((out / name).read_text()), triple)
 
 
-def test_runs_in_a_bash_loop_end_with_whole_correct_files(files, tmp_path):  # noqa: F811
+def test_runs_in_a_bash_loop_end_with_whole_correct_files(files, tmp_path):
     run_in_a_loop(files, tmp_path / "out", WANTED[:2])
 
 
 @pytest.mark.slow
-def test_two_hundred_runs_in_a_bash_loop_end_with_whole_correct_files(files, tmp_path):  # noqa: F811
+def test_two_hundred_runs_in_a_bash_loop_end_with_whole_correct_files(files, tmp_path):
     every = [(h, r, t) for h in range(NUM_ENTITIES) for r in range(NUM_RELATIONS) for t in range(NUM_ENTITIES)]
     run_in_a_loop(files, tmp_path / "out", (every * 2)[:200])
 
 
 @pytest.mark.parametrize("script", ["tracin_pytorch.py", "run_tracin.py"])
-def test_eight_equal_runs_side_by_side_end_with_the_files_of_one(files, tmp_path, script):  # noqa: F811
+def test_eight_equal_runs_side_by_side_end_with_the_files_of_one(files, tmp_path, script):
     def given(out):
         wanted = ["--test-triples", files["test.txt"], "--output-dir", out]
         if script == "run_tracin.py":
@@ -75,7 +75,7 @@ def test_eight_equal_runs_side_by_side_end_with_the_files_of_one(files, tmp_path
     assert content_of(tmp_path / "together") == content_of(tmp_path / "alone")
 
 
-def test_eight_different_runs_side_by_side_in_one_directory_write_a_correct_file_each(files, tmp_path):  # noqa: F811
+def test_eight_different_runs_side_by_side_in_one_directory_write_a_correct_file_each(files, tmp_path):
     running = []
     for number, triple in enumerate(WANTED[:8]):
         given = ["--test-triple", *triple, "--output", tmp_path / "out" / f"{number}.json"]
@@ -90,7 +90,7 @@ def test_eight_different_runs_side_by_side_in_one_directory_write_a_correct_file
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_number_of_test_triples(files, tmp_path):  # noqa: F811
+def test_memory_does_not_grow_with_the_number_of_test_triples(files, tmp_path):
     measured, out = tmp_path / "memory.txt", tmp_path / "out"
     if not Path("/proc/self/statm").exists():
         pytest.skip("resident memory is read from /proc, which is Linux's")

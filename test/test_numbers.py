@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL_CONVE
+from influence_examples import NUM_ENTITIES, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model
 from pykeen_examples import TRAINING_TRIPLES, trained_model
-from test_cli_training import QUICK, run_main
-from test_influence import NUM_ENTITIES, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model
-from test_training import NO_DROPOUT, assert_identical, checkpoint_of
+from training_runs import NO_DROPOUT, QUICK, assert_identical, checkpoint_of, run_main
 
 import run_tracin
 import tracin_pytorch
-from conve_tracin import batch_loss, training, training_state
-from conve_tracin.checkpoint import build_model, load_checkpoint
+from conve_tracin.checkpoint.native import build_model, load_checkpoint
 from conve_tracin.errors import InputError
-from conve_tracin.influence import vectorized
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch, TracInReferencePyTorch
-from conve_tracin.influence.conve import engine as conve_engine
+from conve_tracin.influence import autodiff
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch, TracInReferencePyTorch
+from conve_tracin.influence.engine import passes
 from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
-from conve_tracin.influence.reference import ConvEScorer
-from conve_tracin.model import ConvE
+from conve_tracin.influence.scorers import ConvEScorer
+from conve_tracin.model.conve import ConvE
+from conve_tracin.training import batch_loss, resume, state
+from conve_tracin.training import loop as training_loop
 
 # Below these, float32 holds no number in full precision, and so no product of two saturated slopes.
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -80,7 +80,7 @@ def assert_right(actual, expected):
 @pytest.mark.parametrize("score", SATURATED)
 @pytest.mark.parametrize("engine", ["reference", "forward", "factored"])
 def test_influence_on_a_saturated_triple_is_that_of_a_float64_loop(engine, score, entity_bias, monkeypatch):
-    monkeypatch.setattr(conve_engine, "FACTORED_FROM", 1 if engine == "factored" else 99)
+    monkeypatch.setattr(passes, "FACTORED_FROM", 1 if engine == "factored" else 99)
     expected = conve_gradients(score, TEST_TRIPLES, entity_bias=entity_bias)
     expected = expected @ conve_gradients(score, TRAINING, entity_bias=entity_bias).T
     assert (expected[0].abs() > SMALLEST).sum() > 3
@@ -99,7 +99,7 @@ def test_self_influence_of_a_saturated_triple_is_that_of_a_float64_loop(analyzer
 
 def test_saturated_gradients_of_a_whole_batch_are_those_of_a_float64_loop():
     model = saturated_model(55.0, dtype=torch.float32)
-    gradients = vectorized.per_triple_gradients(ConvEScorer(model), torch.from_numpy(TRAINING))
+    gradients = autodiff.per_triple_gradients(ConvEScorer(model), torch.from_numpy(TRAINING))
     flat = torch.cat([gradient.flatten(start_dim=1) for gradient in gradients.values()], dim=1)
     assert_right(flat, conve_gradients(55.0, TRAINING))
 
@@ -194,7 +194,7 @@ def float16(monkeypatch):
 
     def begin_at(scale):
         with_float16 = lambda config, _: torch.float16 if config.use_mixed_precision else None  # noqa: E731
-        for module in (batch_loss, training_state):
+        for module in (batch_loss, state):
             monkeypatch.setattr(module, "mixed_precision_dtype", with_float16)
         scaler = partial(torch.amp.GradScaler, init_scale=scale, growth_interval=4)
         monkeypatch.setattr(torch.amp, "GradScaler", scaler)
@@ -256,7 +256,7 @@ def test_training_in_float16_gets_over_its_overflows_and_resumes_with_its_scale(
 def test_the_batch_whose_loss_is_not_finite_is_named_and_the_last_checkpoint_stays(
     run, tmp_path, monkeypatch, poisoned, epoch, batch, looked_at_after
 ):
-    train_batch, calls = training.train_batch, []
+    train_batch, calls = training_loop.train_batch, []
 
     def train_with_poison(state, *rest, **options):
         calls.append(1)
@@ -264,15 +264,15 @@ def test_the_batch_whose_loss_is_not_finite_is_named_and_the_last_checkpoint_sta
             state.model.fc.weight.data[0, 0] = float("nan")
         return train_batch(state, *rest, **options)
 
-    monkeypatch.setattr(training, "train_batch", train_with_poison)
-    monkeypatch.setattr(training, "BATCHES_BETWEEN_LOSS_CHECKS", looked_at_after)
+    monkeypatch.setattr(training_loop, "train_batch", train_with_poison)
+    monkeypatch.setattr(training_loop, "BATCHES_BETWEEN_LOSS_CHECKS", looked_at_after)
     # Eleven queries in batches of four: three batches an epoch.
     with pytest.raises(InputError, match=f"not finite in epoch {epoch}, batch {batch}; resume"):
         run("a", checkpoint_frequency=1)
     good = tmp_path / f"a/checkpoints/checkpoint_epoch_{epoch - 1}.pt"
-    assert training_state.newest_checkpoint(good.parent) == good
+    assert resume.newest_checkpoint(good.parent) == good
     build_model(load_checkpoint(good))
-    monkeypatch.setattr(training, "train_batch", train_batch)
+    monkeypatch.setattr(training_loop, "train_batch", train_batch)
     assert math.isfinite(run("a", resume=good)["mean_reciprocal_rank"])
 
 
@@ -286,5 +286,5 @@ def test_a_loss_that_is_not_finite_is_one_line_of_the_command_line(graph_files, 
     assert re.fullmatch(r"train_pytorch.py: error: the training loss is not finite in epoch 3, batch \d; .*", last)
     assert not [line for line in progress if "error" in line or "Traceback" in line]
     newest = tmp_path / "out/checkpoints/checkpoint_epoch_2.pt"
-    assert training_state.newest_checkpoint(newest.parent) == newest
+    assert resume.newest_checkpoint(newest.parent) == newest
     build_model(load_checkpoint(newest))

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from conve_tracin.errors import InputError
-from conve_tracin.outputs import require_usable_outputs
+from conve_tracin.files import require_usable_outputs
 
 
 @pytest.fixture

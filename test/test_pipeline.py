@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from documents import commands_in
+from pipeline_runs import ROOT, SHIPPED, SNAKEMAKE, TINY, needs_snakemake, snakemake, write_config
 
 import prepare_data
 import tracin_pytorch
@@ -23,11 +23,8 @@ from conve_tracin import pipeline
 from conve_tracin.errors import InputError
 from conve_tracin.pipeline import Pipeline, StepFailedError, execute
 
-ROOT = Path(__file__).resolve().parent.parent
 KGX = ROOT / "test" / "data" / "kgx"
-SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 DOCUMENT = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
-SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 NOTHING_TO_DO = "Nothing to be done"
 # Stand-ins for the programs of Slurm that its plugin calls: a job is over when it has been submitted.
 SLURM = {
@@ -38,15 +35,6 @@ SLURM = {
     "sacct": 'for job in $(seq "$(wc -l < "$CALLS")"); do echo "$job|COMPLETED"; done',
     "squeue": "", "scancel": "", "scontrol": "", "sinfo": r"printf 'gpu*\ncpu\n'",
     "sacctmgr": "echo my_account", "sshare": "echo my_account",
-}  # fmt: skip
-
-needs_snakemake = pytest.mark.skipif(
-    importlib.util.find_spec("snakemake") is None,
-    reason="snakemake is not installed (requirements-pipeline.txt)",
-)
-TINY = {
-    "embedding_dim": 12, "embedding_height": 3, "embedding_width": 4, "output_channels": 4, "num_epochs": 2,
-    "checkpoint_frequency": 1, "eval_frequency": 1, "no_gpu": True, "num_explained": 2,
 }  # fmt: skip
 
 
@@ -213,23 +201,6 @@ def test_checkpoints_of_other_data_go(trained):
 
 # ---------------------------------------------------------------------------------------------------------------
 # Runs
-
-
-def snakemake(directory, config_file, *words):
-    """Run Snakemake in `directory`; targets and flags come before --configfile, which takes all words behind it."""
-    arguments = ["--snakefile", ROOT / "Snakefile_pytorch_conve", "--cores", "2", "--directory", directory, *words]
-    return subprocess.run(
-        [*SNAKEMAKE, *map(str, arguments), "--configfile", str(config_file)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def write_config(directory, **settings):
-    path = directory / "my config.yaml"
-    path.write_text(yaml.safe_dump({**SHIPPED, **settings}), encoding="utf-8")
-    return path
 
 
 def kgx_config(directory, **settings):

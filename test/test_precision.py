@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from test_cli_tracin import files, run  # noqa: F401 - the fixture
+from native_files import files, run  # noqa: F401 - the fixture
 
-from conve_tracin import analysis, cli
-from conve_tracin.influence.conve.engine import choose_batch_size
-from conve_tracin.influence.conve.shared_queries import CPU_BATCH_FEATURES, GPU_BATCH_FEATURES
+from conve_tracin import explain
+from conve_tracin.device import choose_device
+from conve_tracin.influence.engine.passes import choose_batch_size
+from conve_tracin.influence.engine.shared_queries import CPU_BATCH_FEATURES, GPU_BATCH_FEATURES
 
 
 def tf32_is_on():
@@ -23,7 +24,7 @@ def as_torch_starts():
 
 
 def test_the_device_that_a_script_chooses_multiplies_exactly():
-    assert cli.choose_device("cpu") == "cpu"
+    assert choose_device("cpu") == "cpu"
     assert tf32_is_on() == {False}
 
 
@@ -38,8 +39,9 @@ def test_the_device_that_a_script_chooses_multiplies_exactly():
         (["--use-tf32", "--method", "gauss-newton"], True, "with --method gauss-newton", False),
     ],
 )
-def test_tf32_is_on_where_it_was_asked_for(files, flags, available, told, on, caplog, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(analysis, "supports_tf32", lambda _: available)
+def test_tf32_is_on_where_it_was_asked_for(files, flags, available, told, on, caplog, monkeypatch):
+    monkeypatch.setattr(explain, "supports_tf32", lambda _: available)
+    monkeypatch.setattr(explain, "supports_bfloat16", lambda _: True)
     caplog.set_level("INFO")
     report = files["out.json"].with_suffix(".html")
     where = ["--output", str(files["out.json"]), "--report", str(report), "--device", "cpu"]
@@ -53,9 +55,9 @@ def test_tf32_is_on_where_it_was_asked_for(files, flags, available, told, on, ca
 
 @pytest.mark.parametrize("available", [True, False])
 @pytest.mark.parametrize("more", [[], ["--use-tf32"]])
-def test_the_report_names_the_precision_that_held(files, more, available, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(analysis, "supports_bfloat16", lambda _: available)
-    monkeypatch.setattr(analysis, "supports_tf32", lambda _: True)
+def test_the_report_names_the_precision_that_held(files, more, available, monkeypatch):
+    monkeypatch.setattr(explain, "supports_bfloat16", lambda _: available)
+    monkeypatch.setattr(explain, "supports_tf32", lambda _: True)
     report = files["out.json"].with_suffix(".html")
     where = ["--output", str(files["out.json"]), "--report", str(report), "--device", "cpu"]
     run(files, "--test-triple", "0", "1", "2", *where, "--use-mixed-precision", *more)

@@ -20,26 +20,17 @@ import torch
 from command_lines import Finished, assert_refused, run
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_bad_input import COMMANDS, assert_right, clean, influences_by_hand, write  # noqa: F401 - a fixture
-from test_influence import gradients_by_hand
+from influence_examples import gradients_by_hand
+from project_files import COMMANDS, assert_right, clean, influences_by_hand, write  # noqa: F401 - a fixture
 
+from conve_tracin.data.names import Names, read_names, read_predicates
+from conve_tracin.data.triples import read_test_triples, read_triples, resolve_triple, write_triples
+from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.influence.analyzer import Influence
-from conve_tracin.influence.tracing import Trace
-from conve_tracin.model import ConvE
-from conve_tracin.names import Names
-from conve_tracin.report.formats import safe_file_name, trace_as_csv_rows, write_csv
-from conve_tracin.triples import (
-    Vocabulary,
-    read_names,
-    read_predicates,
-    read_test_triples,
-    read_triples,
-    read_vocabulary,
-    resolve_triple,
-    write_triples,
-    write_vocabulary,
-)
+from conve_tracin.influence.method import Influence
+from conve_tracin.influence.trace import Trace
+from conve_tracin.model.conve import ConvE
+from conve_tracin.report.tables import safe_file_name, trace_as_csv_rows, write_csv
 
 
 def examples(quick: int, many: int):
@@ -311,7 +302,7 @@ def changes(draw):
 
 
 @pytest.fixture
-def files(clean, tmp_path, monkeypatch):  # noqa: F811
+def files(clean, tmp_path, monkeypatch):
     """A copy of the project, as the working directory, and what its files hold."""
     shutil.copytree(clean, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from conve_tracin import ranking
-from conve_tracin.queries import Queries
-from conve_tracin.ranking import choose_batch_size, filtered_ranks, rank_both_sides, rank_triples, ranking_metrics
-from conve_tracin.triples import group_by_query, with_inverse_triples
+from conve_tracin.data.queries import Queries, examples_of
+from conve_tracin.ranking import choose_batch_size, filtered_ranks, rank_triples, ranking_metrics
 
 NUM_ENTITIES, NUM_RELATIONS = 23, 3
 
@@ -27,7 +26,7 @@ def make_case(seed=0):
 
 
 def index_known(known, *, inverse_triples):
-    return Queries.distinct(group_by_query(with_inverse_triples(known) if inverse_triples else known))
+    return Queries.distinct(examples_of(known, inverse_triples=inverse_triples))
 
 
 def pykeen_results(table, known, triples, *, inverse_triples):
@@ -57,12 +56,11 @@ def test_ranks_and_metrics_are_pykeens(inverse_triples, batch_size):
     table, known, triples = make_case()
     queries = {tuple(query) for query in triples[:, :2]}
     assert len(queries) < len(triples), "several test triples must share a query"
-    ranks = rank_both_sides(
+    ranks = rank_triples(
         lambda heads, relations: table[heads, relations],
-        triples,
+        examples_of(triples, inverse_triples=inverse_triples),
         index_known(known, inverse_triples=inverse_triples),
         num_relations=(2 if inverse_triples else 1) * NUM_RELATIONS,
-        inverse_triples=inverse_triples,
         batch_size=batch_size,
     )
     result, expected = pykeen_results(table, known, triples, inverse_triples=inverse_triples)

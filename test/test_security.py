@@ -18,9 +18,9 @@ import pytest
 import torch
 from command_lines import assert_refused, run
 from conftest import make_small_conve
-from test_bad_input import COMMANDS, MAPPINGS, NAMES, clean, project, write, write_graph  # noqa: F401 - fixtures
-from test_page import Page
-from test_pipeline import TINY, needs_snakemake, snakemake, write_config
+from page_content import Page
+from pipeline_runs import TINY, needs_snakemake, snakemake, write_config
+from project_files import COMMANDS, MAPPINGS, NAMES, clean, project, write, write_graph  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parents[1]
 EVALUATION = (
@@ -60,6 +60,7 @@ CHECKPOINTS = {
     "a directory": ((*COMMANDS["tracin"], "--model-path", "epochs"), "epochs/checkpoint_epoch_2.pt"),
     "the directory of a pipeline": ((*COMMANDS["run"], "--model-path", "epochs"), "epochs/trained_model.pkl"),
     "evaluation": (EVALUATION, "model.pt"),
+    "predict": (COMMANDS["predict"], "model.pt"),
     "convert": (COMMANDS["convert"], "model.pt"),
     "convert back": (COMMANDS["convert back"], "converted.pt"),
 }
@@ -69,6 +70,7 @@ SIDE_FILES = {
     "a mapping": (COMMANDS["train"], "entity_to_id.tsv"),
     "names": (COMMANDS["run"], "names.txt"),
     "an edge map": (COMMANDS["tracin"], "edge_map.json"),
+    "queries": (COMMANDS["predict"], "queries.tsv"),
     "triples to prepare": (COMMANDS["prepare"], "valid.tsv"),
     "nodes": (COMMANDS["prepare KGX"], "nodes.jsonl"),
     "edges": (COMMANDS["prepare KGX"], "edges.jsonl"),
@@ -87,7 +89,7 @@ def unpickle(path):
 
 
 @pytest.mark.parametrize("kind", ["archive", "archive of PyKEEN's protocol", "bare pickle", "compressed pickle"])
-def test_the_payload_is_one(project, kind):  # noqa: F811
+def test_the_payload_is_one(project, kind):
     HOSTILE_FILES[kind]("file")
     unpickle("file")
     assert Path("ran").is_dir()
@@ -95,7 +97,7 @@ def test_the_payload_is_one(project, kind):  # noqa: F811
 
 @pytest.mark.parametrize("kind", HOSTILE_FILES)
 @pytest.mark.parametrize("place", [*CHECKPOINTS, *SIDE_FILES])
-def test_no_file_runs_anything_in_any_script(project, place, kind):  # noqa: F811
+def test_no_file_runs_anything_in_any_script(project, place, kind):
     command, name = (CHECKPOINTS | SIDE_FILES)[place]
     Path("epochs").mkdir()
     HOSTILE_FILES[kind](name)
@@ -106,7 +108,7 @@ def test_no_file_runs_anything_in_any_script(project, place, kind):  # noqa: F81
 
 
 @pytest.mark.parametrize("kind", HOSTILE_FILES)
-def test_hostile_checkpoints_beside_the_one_that_is_wanted_run_nothing(project, kind):  # noqa: F811
+def test_hostile_checkpoints_beside_the_one_that_is_wanted_run_nothing(project, kind):
     """Training looks at checkpoints that nobody named: the newest one, and that of the best epoch."""
     Path("out/checkpoints").mkdir(parents=True)
     for name in ("out/checkpoints/checkpoint_epoch_9.pt", "out/checkpoints/checkpoint_epoch_1.pt", "out/best_model.pt"):
@@ -118,7 +120,7 @@ def test_hostile_checkpoints_beside_the_one_that_is_wanted_run_nothing(project, 
 
 
 @pytest.mark.parametrize("kind", HOSTILE_FILES)
-def test_hostile_mappings_beside_a_pipelines_model_run_nothing(project, kind):  # noqa: F811
+def test_hostile_mappings_beside_a_pipelines_model_run_nothing(project, kind):
     Path("epochs/training_triples").mkdir(parents=True)
     shutil.copy("converted.pt", "epochs/trained_model.pkl")
     for name in ("entity_to_id.tsv.gz", "relation_to_id.tsv.gz"):
@@ -130,7 +132,7 @@ def test_hostile_mappings_beside_a_pipelines_model_run_nothing(project, kind):  
 
 
 @pytest.mark.parametrize("kind", HOSTILE_FILES)
-def test_a_directory_of_hostile_checkpoints_converts_without_them(project, kind):  # noqa: F811
+def test_a_directory_of_hostile_checkpoints_converts_without_them(project, kind):
     Path("epochs").mkdir()
     shutil.copy("model.pt", "epochs/checkpoint_epoch_1.pt")
     HOSTILE_FILES[kind]("epochs/checkpoint_epoch_2.pt")
@@ -141,7 +143,7 @@ def test_a_directory_of_hostile_checkpoints_converts_without_them(project, kind)
     assert not Path("ran").exists()
 
 
-def test_trust_is_needed_and_enough(project):  # noqa: F811
+def test_trust_is_needed_and_enough(project):
     """The one flag that lets a file run: this test shows that the ones above could have failed."""
     HOSTILE_FILES["archive"]("model.pt")
     assert_refused(run(*COMMANDS["run"]))
@@ -171,7 +173,7 @@ def test_no_source_unpickles_evaluates_or_calls_a_shell():
             if name == "torch.load" and given.get("weights_only") != "True":
                 trusting.append((path.name, given.get("weights_only")))
     # Behind --trust-pickle.
-    assert trusting == [("pykeen_bridge.py", "False")]
+    assert trusting == [("pykeen.py", "False")]
     assert not re.search(r"^\s*shell:", (ROOT / "Snakefile_pytorch_conve").read_text(encoding="utf-8"), re.MULTILINE)
 
 
@@ -187,7 +189,7 @@ HOSTILE_RELATIONS = ("<img src=x onerror=alert(1)>", "@relation")
 
 
 @pytest.fixture
-def hostile_project(project):  # noqa: F811
+def hostile_project(project):
     """A graph whose labels, names and files are hostile, and a model of it."""
     number = len(HOSTILE_LABELS)
     triples = np.array([(place, place % 2, (5 * place + 1) % number) for place in range(number)])
@@ -295,15 +297,15 @@ def watched(*commands):
     ).stderr  # fmt: skip
 
 
-def test_no_script_uses_the_network(project):  # noqa: F811
-    names = ("prepare one file", "train", "tracin", "run", "convert")
+def test_no_script_uses_the_network(project):
+    names = ("prepare one file", "train", "tracin", "run", "predict", "convert")
     assert "NETWORK" not in watched(*(COMMANDS[name] for name in names))
     Path("server.py").write_text("import socket\ndef main(_): socket.create_server(('127.0.0.1', 0)).close()\n")
     assert "NETWORK listen" in watched(["server"])
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the system has no /proc/net")
-def test_under_torchrun_the_scripts_processes_listen_on_the_loopback_only(project):  # noqa: F811
+def test_under_torchrun_the_scripts_processes_listen_on_the_loopback_only(project):
     """Torchrun itself listens for its processes while they run, wherever torch has it listen."""
     script, *arguments = COMMANDS["run"]
     marker = f"WATCHED_BY={os.getpid()}_{time.monotonic_ns()}"

@@ -11,9 +11,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from truth_lib import lds, planted, removal, retraining
 from truth_lib.setups import Setup
 
+from conve_tracin.data.triples import write_triples
+from conve_tracin.data.vocabulary import write_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.training import TrainingConfig, TrainingData
-from conve_tracin.triples import write_triples, write_vocabulary
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.loop import TrainingData
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from conve_tracin.data.triples import read_triples
+from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence.graph_paths import Adjacency
-from conve_tracin.triples import Vocabulary, read_triples, read_vocabulary
 from truth_lib.agreement import agreements
 from truth_lib.graph_rules import RULES
 from truth_lib.known_reasons import Explained, measure, read_reasons

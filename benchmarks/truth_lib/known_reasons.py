@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from conve_tracin.data.names import read_predicates
+from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.triples import Vocabulary, read_predicates
 from truth_lib.lds import average_ranks
 
 Labels = tuple[str, str, str]

@@ -11,10 +11,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
-from conve_tracin.influence.objective import Objective, TrainingLossAnalyzer
-from conve_tracin.model import ConvE
+from conve_tracin.influence.scorers import LAST_LAYERS, ConvEScorer
+from conve_tracin.influence.training_loss import Objective, TrainingLoss
+from conve_tracin.model.conve import ConvE
 from truth_lib.setups import Setup
 
 Method = Callable[[ConvE, Setup, np.ndarray, np.ndarray], np.ndarray]
@@ -33,13 +34,12 @@ def tracin(
 
 def tracin_with_training_loss(model: ConvE, setup: Setup, test: np.ndarray, train: np.ndarray) -> np.ndarray:
     """Score by TracIn with the objective of the training as ℓ, over all parameters."""
-    analyzer = TrainingLossAnalyzer(
-        model,
+    method = TrainingLoss(
+        ConvEScorer(model, inverse_triples=setup.config.inverse_triples),
         objective=Objective.of(asdict(setup.config)),
         training_triples=train,
-        inverse_triples=setup.config.inverse_triples,
     )
-    return analyzer.gradient_products(test, train).numpy()
+    return method.products(test, train).numpy()
 
 
 def without_embeddings(model: ConvE, setup: Setup, test: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -48,11 +48,19 @@ def without_embeddings(model: ConvE, setup: Setup, test: np.ndarray, train: np.n
     return tracin(names, model, setup, test, train)
 
 
+def recommended_method(setup: Setup, *, damping: float = 1.0) -> GaussNewtonMethod:
+    """Return the Gauss–Newton method with the constants for models that are trained as the setup says."""
+    config = setup.config
+    return GaussNewtonMethod.for_training(
+        config.training_approach, damping=damping, loss=config.loss, query_weights=config.query_weights
+    )
+
+
 def gauss_newton(
     settings: dict[str, float], model: ConvE, setup: Setup, test: np.ndarray, train: np.ndarray
 ) -> np.ndarray:
     """Score by the row-wise Gauss–Newton method; `settings` replace the constants of the recommended one."""
-    method = GaussNewtonMethod.for_training(setup.config.training_approach, damping=settings.get("damping", 1.0))
+    method = recommended_method(setup, damping=settings.get("damping", 1.0))
     method = replace(method, **{name: value for name, value in settings.items() if name != "damping"})
     inverse = setup.config.inverse_triples
     return gauss_newton_effects(model, test, train, method, inverse_triples=inverse).numpy()

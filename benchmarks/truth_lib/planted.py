@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conve_tracin.influence.analyzer import TracInAnalyzerPyTorch
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton import (
-    GaussNewtonMethod,
     gauss_newton_effects,
     leverages,
     training_curvature,
 )
-from conve_tracin.model import ConvE
-from conve_tracin.training import TrainingData
+from conve_tracin.model.conve import ConvE
+from conve_tracin.training.loop import TrainingData
 from truth_lib.lds import average_ranks
-from truth_lib.methods import EMBEDDINGS
+from truth_lib.methods import EMBEDDINGS, recommended_method
 from truth_lib.retraining import Job
 from truth_lib.setups import Setup
 
@@ -68,7 +67,7 @@ def suspicions(model: ConvE, setup: Setup, data: TrainingData, triples: np.ndarr
     With inverse triples both queries of a triple count, and their values add.
     """
     inverse = setup.config.inverse_triples
-    method = GaussNewtonMethod.for_training(setup.config.training_approach)
+    method = recommended_method(setup)
     curvature = training_curvature(model, triples, method.curvature, inverse_triples=inverse)
     model_triples = setup.model_triples(triples)
     with torch.no_grad():

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from conve_tracin.device import set_tf32
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, write_json
-from conve_tracin.model import ConvE
-from conve_tracin.precision import set_tf32
+from conve_tracin.model.conve import ConvE
 from truth_lib.setups import Setup, rank_tails, score_triples
 
 

@@ -8,19 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from conve_tracin.batch_loss import BatchLoss
+from conve_tracin.data.queries import examples_of, known_tails
+from conve_tracin.data.triples import read_triples
+from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.model import ConvE
+from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking import rank_triples
-from conve_tracin.training import (
-    TrainingConfig,
-    TrainingData,
-    known_tails,
-    new_state,
-    run_epoch,
-    training_queries,
-)
-from conve_tracin.triples import read_triples, read_vocabulary, with_inverse_triples
+from conve_tracin.settings import TrainingConfig
+from conve_tracin.training.batch_loss import BatchLoss
+from conve_tracin.training.loop import TrainingData, run_epoch, training_queries
+from conve_tracin.training.state import new_state
 
 _SETTINGS = (
     "num_epochs", "batch_size", "learning_rate", "lr_decay", "label_smoothing", "training_approach", "inverse_triples",
@@ -104,7 +101,7 @@ class Setup:
 
     def model_triples(self, triples: np.ndarray) -> np.ndarray:
         """Translate triples (N, 3) to the model's relation ids: (N, 3), or (2N, 3) with the inverses behind."""
-        return with_inverse_triples(triples) if self.config.inverse_triples else triples
+        return examples_of(triples, inverse_triples=self.config.inverse_triples)
 
 
 @torch.no_grad()
@@ -118,7 +115,7 @@ def score_triples(model: ConvE, setup: Setup, triples: np.ndarray) -> np.ndarray
 def rank_tails(model: ConvE, setup: Setup, data: TrainingData, triples: np.ndarray | None = None) -> np.ndarray:
     """Rank the tails of triples (n, 3), the test triples without, among all entities, filtered: (n,)."""
     triples = data.test if triples is None else triples
-    known = known_tails(data, inverse_triples=setup.config.inverse_triples, device=torch.device("cpu"))
+    known = known_tails([data.train, data.valid, data.test], inverse_triples=setup.config.inverse_triples)
     num_relations = model.config.num_relations
     forward = setup.model_triples(triples)[: len(triples)]
     return rank_triples(model, forward, known, num_relations=num_relations).numpy()

@@ -13,21 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from conve_tracin.checkpoint import build_model, load_checkpoint, require_matching_mappings, uses_inverse_triples
+from conve_tracin.checkpoint.native import build_model, load_checkpoint, require_matching_mappings, uses_inverse_triples
+from conve_tracin.data.queries import known_tails, with_relation_rows
+from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, digest_of_file
-from conve_tracin.influence.analyzer import LAST_LAYERS, TracInAnalyzerPyTorch
-from conve_tracin.influence.both_sides import both_sides_effects
-from conve_tracin.influence.gauss_newton import (
-    GaussNewtonMethod,
-    RowCurvature,
-    gauss_newton_effects,
-    training_curvature,
-)
-from conve_tracin.model import ConvE
-from conve_tracin.queries import Queries
+from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
+from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
+from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects, training_curvature
+from conve_tracin.influence.scorers import LAST_LAYERS
+from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking import rank_triples
-from conve_tracin.triples import Vocabulary, distinct_triples, group_by_query, with_inverse_triples
 
 EMBEDDINGS = ("entity_embeddings.weight", "relation_embeddings.weight")
 # Predictions that are scored in one pass over the training triples.
@@ -56,31 +52,34 @@ class TrainedModel:
         return uses_inverse_triples(self._checkpoint)
 
     @cached_property
-    def approach(self) -> str:
-        """Return "kvsall" or "1vsall"."""
-        return self._checkpoint.get("training_config", {}).get("training_approach", "1vsall")
+    def objective(self) -> dict[str, str]:
+        """Return what decides the method's constants: training_approach, loss and query_weights."""
+        stored = {"training_approach": "1vsall", **self._checkpoint.get("training_config", {})}
+        return {name: stored[name] for name in ("training_approach", "loss", "query_weights") if name in stored}
 
     @cached_property
-    def curvature(self) -> RowCurvature:
-        """The curvature of the training objective; rows are computed when they are asked for."""
-        config = GaussNewtonMethod.for_training(self.approach).curvature
-        return training_curvature(self.model, self.train, config, inverse_triples=self.inverse_triples)
+    def _curvatures(self) -> dict[CurvatureConfig, RowCurvature]:
+        return {}
+
+    def curvature_of(self, config: CurvatureConfig) -> RowCurvature:
+        """Return the curvature of an objective; its rows are computed when asked for, once for all dampings."""
+        undamped = replace(config, damping=1.0)
+        if undamped not in self._curvatures:
+            self._curvatures[undamped] = training_curvature(
+                self.model, self.train, undamped, inverse_triples=self.inverse_triples
+            )
+        curvature = copy.copy(self._curvatures[undamped])
+        curvature.config = config
+        return curvature
 
     def require_mappings(self, entities: Vocabulary, relations: Vocabulary) -> None:
         """Raise InputError where the checkpoint is of other mappings."""
         require_matching_mappings(self._checkpoint, entities, relations, source=self.path)
 
-    def model_triples(self, triples: np.ndarray) -> np.ndarray:
-        """Translate triples (n, 3) from the files' relation ids to the model's."""
-        return triples * np.array([1, 2 if self.inverse_triples else 1, 1])
-
     def rank_tails(self, triples: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Rank the tails of triples (n, 3) among all entities that `known` (M, 3) does not make true: (n,)."""
-        known = np.concatenate([self.train, known, triples])
-        if self.inverse_triples:
-            known = with_inverse_triples(known)
-        queries = Queries.distinct(group_by_query(distinct_triples(known)))
-        triples = self.model_triples(triples)
+        queries = known_tails([self.train, known, triples], inverse_triples=self.inverse_triples)
+        triples = with_relation_rows(triples, inverse_triples=self.inverse_triples)
         return rank_triples(self.model, triples, queries, num_relations=self.model.config.num_relations).numpy()
 
 
@@ -99,17 +98,21 @@ def tracin(names: Sequence[str] | None) -> ScoreTriples:
     return score
 
 
-def gauss_newton(*, labels_alone: bool = True, damping: float = 1.0) -> ScoreTriples:
-    """Make the Gauss–Newton method, with its shares and competition or without."""
+def gauss_newton(*, damping: float = 1.0, as_binary: bool = False, **constants: float | bool) -> ScoreTriples:
+    """Make the Gauss–Newton method.
+
+    Args:
+        damping: in units of the method's own.
+        as_binary: take the model for one of binary cross-entropy, whatever it was trained with.
+        constants: members of `GaussNewtonMethod` to replace.
+    """
 
     def score(trained: TrainedModel, test: np.ndarray) -> np.ndarray:
-        method = GaussNewtonMethod.for_training(trained.approach, damping=damping)
-        if labels_alone:
-            method = replace(method, competition=0.0, same_tail_share=0.0, same_query_share=0.0)
-        # The curvature is the same for every damping.
-        curvature = copy.copy(trained.curvature)
-        curvature.config = method.curvature
-        inverse = trained.inverse_triples
+        objective = (
+            trained.objective if not as_binary else {"training_approach": trained.objective["training_approach"]}
+        )
+        method = replace(GaussNewtonMethod.for_training(**objective, damping=damping), **constants)
+        inverse, curvature = trained.inverse_triples, trained.curvature_of(method.curvature)
         return gauss_newton_effects(
             trained.model, test, trained.train, method, inverse_triples=inverse, curvature=curvature
         ).numpy()
@@ -117,25 +120,23 @@ def gauss_newton(*, labels_alone: bool = True, damping: float = 1.0) -> ScoreTri
     return score
 
 
-def both_sides(trained: TrainedModel, test: np.ndarray) -> np.ndarray:
-    """Score by the labels' effects on a prediction's score as tail and as head together."""
-    if not trained.inverse_triples:
-        raise InputError(f"{trained.path}: has no inverse triples; only such models score heads as well")
-    return both_sides_effects(trained.model, test, trained.train, curvature=trained.curvature).numpy()
-
-
+GAUSS_NEWTON = "gauss-newton"
 LABELS_ALONE = "gauss-newton, labels alone"
 BOTH_SIDES = "gauss-newton, labels alone, both sides"
 TRACIN_ALL = "TracIn, all parameters"
 TRACIN_ROWS = "TracIn, embeddings alone"
+NOTHING_ELSE = {"competition": 0.0, "same_tail_share": 0.0, "same_query_share": 0.0}
 METHODS: dict[str, ScoreTriples] = {
     "TracIn, last layers": tracin(LAST_LAYERS[:2]),
     TRACIN_ROWS: tracin(EMBEDDINGS),
     TRACIN_ALL: tracin(None),
-    "gauss-newton": gauss_newton(labels_alone=False),
-    LABELS_ALONE: gauss_newton(),
-    "gauss-newton, labels alone, damping 0.1": gauss_newton(damping=0.1),
-    BOTH_SIDES: both_sides,
+    GAUSS_NEWTON: gauss_newton(),
+    "gauss-newton, one side": gauss_newton(both_sides=False),
+    "gauss-newton, ten times the damping": gauss_newton(damping=10.0),
+    "gauss-newton for binary models": gauss_newton(as_binary=True),
+    LABELS_ALONE: gauss_newton(as_binary=True, **NOTHING_ELSE),
+    "gauss-newton, labels alone, damping 0.1": gauss_newton(as_binary=True, damping=0.1, **NOTHING_ELSE),
+    BOTH_SIDES: gauss_newton(as_binary=True, both_sides=True, **NOTHING_ELSE),
 }
 
 

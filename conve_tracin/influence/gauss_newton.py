@@ -2,269 +2,176 @@
 
 TracIn follows the plain gradient, in which the many directions that all queries share drown those that tell triples
 apart. Here each of the three embedding rows that carry the test triple's gradient is preconditioned with its own
-curvature, (H + λI)⁻¹∇s′, as in influence functions (Koh and Liang, 2017, https://arxiv.org/abs/1703.04730) with the
-generalized Gauss–Newton matrix (Martens, 2020, https://arxiv.org/abs/1412.1193); all other parameters rest.
+curvature, (H + λI)⁻¹∇s′, as in influence functions (Koh and Liang, 2017, https://arxiv.org/abs/1703.04730, equation 2);
+all other parameters rest. `curvature` has H, for models trained with binary and with softmax cross-entropy; λ is
+relative to H's mean eigenvalue. s′ is the score of the test triple, or with `both_sides` the sum of the scores of its
+two queries, (h, r, ?) and the inverse (t, r⁻¹, ?), in which training had a fact twice.
 
-The training objective is Σ over queries n_q · Σ_k BCE(s_k, y_k), with n_q = 1 for KvsAll and the number of the
-query's triples for 1vsAll. With the weights c_qk = n_q · σ(s_qk)(1 − σ(s_qk)) the curvature of a row is
+A training triple z = (h, r, t) scores, with ṡ for the derivative along the preconditioned rows,
 
-- as tail t:     H = Σ_q c_qt · q qᵀ                           over all training queries q,
-- as head h:     H = Σ_q J_qᵀ (Σ_k c_qk · e_k e_kᵀ) J_q        over the queries (h, ·), with J_q = ∂q/∂(row),
-- as relation r: the same over the queries (·, r),
-
-and an entity's row has the sum of its curvatures as tail and as head. λ is relative to H's mean eigenvalue.
-
-A training triple z = (h, r, t) scores, with ṡ for the derivative along the three preconditioned rows,
-
-    ṡ_t − competition · (mean of ṡ_k over the training tails k of (h, r))
+    w · (ṡ_t − competition · rivals)
         + ṡ′ · (same_tail_share · 1[r = r′ and t = t′] + same_query_share · 1[h = h′ and r = r′]).
 
-- ṡ_t is the effect of z's label: turning it from 1 to 0 adds s_t to the objective, whatever s_t is.
-- With 1vsAll the triple's whole row goes, Σ_k softplus(s_k) − s_t, so that Σ_k σ(s_k)ṡ_k comes off. At that
-  objective's optimum σ is 1/n on the query's n tails and about 0 elsewhere, which makes it the mean over them: tails
-  of one query compete. Theory says competition = 1; .7 agrees best with retraining. KvsAll has none.
-- ṡ′ is the effect of the test triple's own label. A model trained anew learns features that bring triples with two
-  labels in common closer together than they are to a model whose features rest, hence their shares.
+What the objective loses with z decides the first part. n is the number of the query's triples, T its tails.
 
-With inverse triples the scores of a triple's two queries add (the shares are given once).
+- Binary, KvsAll: turning z's label from 1 to 0 adds s_t, whatever s_t is: w = 1, and no rivals. With weights by tails
+  the label weighs n − 1 (the query's weight falls to that with z), so that w = max(n − 1, 1).
+- Binary, 1vsAll: z's whole row goes, Σ_k softplus(s_k) − s_t, so that Σ_k σ(s_k)ṡ_k comes off. At that objective's
+  optimum σ is 1/n on T and about 0 elsewhere, which makes it the mean over T: the rivals are the query's other tails.
+  Theory says competition = 1; .7 agrees best with retraining.
+- Softmax, 1vsAll or KvsAll with weights by tails: log Σ_k exp(s_k) − s_t goes: w = 1, and the rivals are Σ_k p_k ṡ_k
+  over what the model believes of (h, r) (`expectations`), with competition = 1 as theory says.
+- Softmax, KvsAll with equal weights: the labels of the query's other tails grow from 1/n to 1/(n − 1), which adds
+  (s_t − Σ_{k∈T} s_k / n) / (n − 1): w = 1/(n − 1), and the rivals are the mean over T. Where n = 1 the query goes:
+  w = 1, and the rivals are Σ_k p_k ṡ_k.
+
+ṡ′ is the effect of the test triple's own label. A model trained anew learns features that bring triples with two labels
+in common closer together than they are to a model whose features rest, hence their shares with binary cross-entropy.
+Label smoothing scales all effects by 1 − ε, which is left out. With inverse triples the scores of a triple's two
+queries add (the shares are given once).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conve_tracin.data.queries import (
+    Queries,
+    QueryIndex,
+    distinct_triples,
+    examples_of,
+    group_by_query,
+    inverse_of,
+    with_relation_rows,
+)
 from conve_tracin.errors import InputError
-from conve_tracin.influence.conve.engine import iterate_derivatives
-from conve_tracin.influence.conve.tangent import ConvETangent
-from conve_tracin.model import ConvE
-from conve_tracin.queries import Queries
-from conve_tracin.triples import group_by_query, with_inverse_triples
+from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
+from conve_tracin.influence.engine.passes import iterate_derivatives
+from conve_tracin.influence.engine.tangent import ConvETangent
+from conve_tracin.influence.expectations import expected_derivatives
+from conve_tracin.influence.method import Method, Triples, as_ids
+from conve_tracin.influence.scorers import LoadedModel
+from conve_tracin.model.conve import ConvE
+from conve_tracin.settings import GAUSS_NEWTON, TracInOptions, TrainingConfig
 
-# Rows of a Jacobian (d each) that are held at once; a row passes through feature maps of size F.
-JACOBIAN_ROWS = 4096
-# The mean eigenvalue of a row whose scores are all beyond ±70 or so. Its effects would grow without bound as it falls,
-# past the largest float32 in the end.
-NO_CURVATURE = 1e-30
+# λ over the mean eigenvalue where --damping is 1, for models trained with softmax cross-entropy.
+SOFTMAX_DAMPING = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class CurvatureConfig:
-    """How the curvature of a row is computed.
+def build(
+    loaded: LoadedModel,
+    options: TracInOptions,
+    training_triples: np.ndarray | None,
+    say: Callable[[str], None],  # noqa: ARG001 - there is nothing to say
+) -> "GaussNewton":
+    """Put the method on a ConvE, with the constants for how its checkpoint was trained.
 
-    Attributes:
-        damping: λ over the mean eigenvalue of H.
-        weighted_by_triples: n_q is the number of the query's triples (1vsAll) instead of 1 (KvsAll).
-        max_tail_queries: queries that a row's curvature as tail is summed over. Where there are more, those that
-            have the entity as a known tail stay (their weights are the large ones), up to this number, and as many
-            of all are sampled, once for all rows, to stand for the others with weights scaled up to match.
-        max_encoded_queries: the same for the queries (h, ·) or (·, r).
-        exact_jacobian_rows: rows of Jacobians, d for each query, up to which Σ_k c_qk e_k e_kᵀ is computed; where
-            a row of a table needs more, the sum is estimated without bias from random sign vectors.
-        probes: random vectors for a row, at least one for each query.
-        seed: of the samples and signs.
+    Raises InputError for a model of another kind.
     """
+    if loaded.scorer.conve is None:
+        kind = type(loaded.scorer.model).__name__
+        raise InputError(f"{loaded.path}: --method {GAUSS_NEWTON} is for ConvE, not {kind}; leave it out")
+    return GaussNewton(
+        loaded.scorer.conve,
+        training_approach=loaded.training_config["training_approach"],
+        loss=loaded.training_config.get("loss", TrainingConfig.loss),
+        query_weights=loaded.training_config.get("query_weights", TrainingConfig.query_weights),
+        damping=options.damping,
+        inverse_triples=loaded.scorer.inverse_triples,
+        training_triples=training_triples,
+    )
 
-    damping: float = 1.0
-    weighted_by_triples: bool = False
-    max_tail_queries: int = 16_384
-    max_encoded_queries: int = 2_048
-    exact_jacobian_rows: int = 16_384
-    probes: int = 2_048
-    seed: int = 0
 
-    def __post_init__(self) -> None:
-        if not self.damping > 0:
-            raise InputError(f"damping is {self.damping}; give a number above 0")
+def title(options: TracInOptions) -> str:
+    """Name the method for people."""
+    return f"Gauss–Newton, damping {options.damping:g}"
 
 
-class RowCurvature:
-    """Curvature of the rows of a model's embedding tables; each row is computed once.
+def members(options: TracInOptions) -> dict[str, Any]:
+    """Return the method's settings in the JSON output."""
+    return {"damping": options.damping}
+
+
+class GaussNewton(Method):
+    """Influences as effects of labels on the test triple's score, for a native ConvE.
 
     Args:
-        model: ConvE in eval mode.
-        queries: the distinct training queries with their tails, in the model's relation ids (inverses included
-            where the model was trained with them).
-        config: see `CurvatureConfig`.
+        model: ConvE; it is put into eval mode.
+        training_approach, loss, query_weights: what the model was trained with, as in `TrainingConfig`.
+        damping: λ over the mean eigenvalue of each row's curvature, in units of the method's own for such models.
+        inverse_triples: the model has inverse relations: relation r of the files is its rows 2r and 2r + 1.
+        training_triples: all that the model was trained on, (N, 3) in the files' ids; without them the triples of
+            each call are taken for all.
     """
 
-    def __init__(self, model: ConvE, queries: Queries, config: CurvatureConfig) -> None:
-        self.model = model
-        self.queries = queries
-        self.config = config
-        counts = queries.offsets.diff()
-        dtype = model.entity_embeddings.weight.dtype
-        self._importance = counts.to(dtype) if config.weighted_by_triples else torch.ones_like(counts, dtype=dtype)
-        # For each triple its query, to find the queries that have a given tail.
-        self._query_of_triple = torch.repeat_interleave(torch.arange(len(queries), device=counts.device), counts)
-        self._sampled: tuple[Tensor, Tensor] | None = None
-        self._entities: dict[int, Tensor] = {}
-        self._relations: dict[int, Tensor] = {}
+    # The curvature, and the competition within a query, need all training triples in one process.
+    shares_training_triples = False
+    # An effect on a score has no learning rate.
+    uses_learning_rate = False
 
-    def entity(self, entity: int) -> Tensor:
-        """Return H of an entity's row, as tail and as head together: (d, d)."""
-        if entity not in self._entities:
-            of_head = (self.queries.heads == entity).nonzero()[:, 0]
-            self._entities[entity] = self.as_tail(entity) + self._as_input(of_head, side=0, row=entity)
-        return self._entities[entity]
+    def __init__(
+        self,
+        model: ConvE,
+        *,
+        training_approach: str,
+        damping: float = 1.0,
+        loss: str = "bce",
+        query_weights: str = "equal",
+        inverse_triples: bool = False,
+        training_triples: np.ndarray | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.inverse_triples = inverse_triples
+        self.method = GaussNewtonMethod.for_training(
+            training_approach, damping=damping, loss=loss, query_weights=query_weights
+        )
+        self.training_triples = training_triples
+        self._curvature: RowCurvature | None = None
+        self._curvature_of: np.ndarray | None = None
 
-    def relation(self, relation: int) -> Tensor:
-        """Return H of a relation's row: (d, d)."""
-        if relation not in self._relations:
-            of_relation = (self.queries.relations == relation).nonzero()[:, 0]
-            self._relations[relation] = self._as_input(of_relation, side=1, row=relation)
-        return self._relations[relation]
-
-    def precondition(self, curvature: Tensor, gradients: Tensor) -> Tensor:
-        """Solve (H + λI) x = g for one (d,) or several (d, m); zero where no label of training can move the row.
-
-        Raises:
-            InputError: H is not finite, or λ is lost in its rounding.
-        """
-        mean_eigenvalue = curvature.diagonal().mean()
-        if mean_eigenvalue <= NO_CURVATURE:
-            return torch.zeros_like(gradients)
-        damped = curvature + self.config.damping * mean_eigenvalue * torch.eye(len(curvature)).to(curvature)
-        if not torch.isfinite(damped).all():
-            raise InputError("the model's curvature is not finite, as its weights are too large; give another model")
-        factor, trouble = torch.linalg.cholesky_ex(damped.double())
-        # Where the damping vanishes, rounding alone decides whether a curvature without full rank can be factored.
-        if trouble or self.config.damping < torch.finfo(curvature.dtype).eps:
-            raise InputError(
-                f"damping {self.config.damping:g} is lost in the rounding of the model's curvature; give a larger "
-                "--damping, such as 0.0001"
+    def curvature_for(self, triples: np.ndarray) -> RowCurvature:
+        """Return the curvatures of the training triples, or without any of `triples`; computed rows are kept."""
+        training_triples = triples if self.training_triples is None else self.training_triples
+        if self._curvature is None or self._curvature_of is not training_triples:
+            self._curvature = training_curvature(
+                self.model, training_triples, self.method.curvature, inverse_triples=self.inverse_triples
             )
-        columns = gradients.double().reshape(len(curvature), -1)
-        return torch.cholesky_solve(columns, factor).reshape(gradients.shape).to(gradients)
+            self._curvature_of = training_triples
+        return self._curvature
 
-    @torch.no_grad()
-    def as_tail(self, entity: int) -> Tensor:
-        """Compute H of an entity as tail of all queries: (d, d)."""
-        sample, vectors = self._query_sample()
-        if len(sample) == len(self.queries):
-            return self._weighted_gram(entity, sample, vectors)
-        # Two strata: the queries with this tail, whose weights are the large ones, and a sample of all others.
-        # A query that a repeated triple lists twice is one query.
-        known = self._query_of_triple[self.queries.tails == entity].unique()
-        others = ~torch.isin(sample, known)
-        scale = (len(self.queries) - len(known)) / max(int(others.sum()), 1)
-        curvature = self._weighted_gram(entity, sample[others], vectors[others]) * scale
-        kept = known
-        if len(known) > self.config.max_tail_queries:
-            kept = _sample(known, self.config.max_tail_queries, self._generator(2, entity))
-        if len(kept):
-            curvature += self._weighted_gram(entity, kept, self._encode(kept)) * (len(known) / len(kept))
-        return curvature
+    def products(
+        self, test_triples: Triples, training_triples: Triples, *, batch_size: int = 256, progress: str | None = None
+    ) -> Tensor:
+        """Compute the effects of N training triples, all of the model, on n test triples' scores: (n, N) on the CPU."""
+        training_triples = as_ids(training_triples)
+        return gauss_newton_effects(
+            self.model,
+            as_ids(test_triples),
+            training_triples,
+            self.method,
+            inverse_triples=self.inverse_triples,
+            curvature=self.curvature_for(training_triples),
+            batch_size=batch_size,
+            progress=progress,
+        )
 
-    def _query_sample(self) -> tuple[Tensor, Tensor]:
-        """Draw queries once for all rows, all of them where they are few: ids (M,) and query vectors (M, d)."""
-        if self._sampled is None:
-            ids = torch.arange(len(self.queries), device=self.queries.heads.device)
-            if len(ids) > self.config.max_tail_queries:
-                ids = _sample(ids, self.config.max_tail_queries, self._generator(3, 0))
-            self._sampled = ids, self._encode(ids)
-        return self._sampled
+    def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
+        """Compute the effect of each triple's label on its own score: (N,) on the CPU.
 
-    def _encode(self, ids: Tensor) -> Tensor:
-        batches = [self.model.encode(self.queries.heads[i], self.queries.relations[i]) for i in ids.split(256)]
-        return torch.cat(batches)  # (M, d)
-
-    def _weighted_gram(self, entity: int, ids: Tensor, vectors: Tensor) -> Tensor:
-        scores = vectors @ self.model.entity_embeddings.weight[entity]
-        if self.model.entity_bias is not None:
-            scores = scores + self.model.entity_bias[entity]
-        weights = _logistic_curvature(scores) * self._importance[ids]  # (M,)
-        return (vectors * weights[:, None]).T @ vectors
-
-    def _as_input(self, chosen: Tensor, *, side: int, row: int) -> Tensor:
-        """Compute H of a row as head (side 0) or relation (side 1) of the queries `chosen`: (d, d)."""
-        curvature = self._zeros()
-        if len(chosen) == 0:
-            return curvature
-        generator = self._generator(side, row)
-        total = len(chosen)
-        if total > self.config.max_encoded_queries:
-            chosen = _sample(chosen, self.config.max_encoded_queries, generator)
-        exact = len(chosen) * self.model.config.embedding_dim <= self.config.exact_jacobian_rows
-        probes = max(1, -(-self.config.probes // len(chosen)))
-        step = self.model.config.embedding_dim if exact else probes
-        for batch in chosen.split(max(1, JACOBIAN_ROWS // step)):
-            rows = self._input_rows(batch)
-            rows[side].requires_grad_()
-            with torch.enable_grad():
-                vectors = self.model.encode_rows(*rows)  # (B, d)
-            if exact:
-                jacobian = self._pull_back(vectors, rows[side], torch.eye(vectors.shape[1]).to(vectors)[:, None])
-                jacobian = jacobian.transpose(0, 1)  # (B, d, d): ∂q_i/∂(row)_j
-                inner = self._entity_curvature(vectors.detach(), batch)  # (B, d, d)
-                curvature += torch.einsum("bij,bik,bkl->jl", jacobian, inner, jacobian)
-            else:
-                signed = self._signed_sums(vectors.detach(), batch, probes, generator)  # (P, B, d)
-                pulled = self._pull_back(vectors, rows[side], signed).flatten(0, 1)  # (P·B, d)
-                curvature += pulled.T @ pulled / probes
-        return curvature * (total / len(chosen))
-
-    def _input_rows(self, batch: Tensor) -> list[Tensor]:
-        heads, relations = self.queries.heads[batch], self.queries.relations[batch]
-        return [
-            self.model.entity_embeddings.weight[heads].detach(),
-            self.model.relation_embeddings.weight[relations].detach(),
-        ]
-
-    @staticmethod
-    def _pull_back(vectors: Tensor, rows: Tensor, directions: Tensor) -> Tensor:
-        """Multiply directions (P, B or 1, d) with the Jacobian of each query vector: (P, B, d)."""
-        directions = directions.expand(-1, len(vectors), -1)
-        return torch.autograd.grad(vectors, rows, directions, is_grads_batched=True)[0]
-
-    def _entity_curvature(self, vectors: Tensor, batch: Tensor) -> Tensor:
-        """Compute Σ_k c_qk e_k e_kᵀ of each query: (B, d, d)."""
-        table = self.model.entity_embeddings.weight.detach()
-        inner = vectors.new_zeros(len(vectors), table.shape[1], table.shape[1])
-        for start in range(0, len(table), 4096):
-            rows = table[start : start + 4096]  # (k, d)
-            weights = self._pair_weights(vectors, batch, start, rows)  # (B, k)
-            for out, weight in zip(inner, weights, strict=True):
-                out += (rows * weight[:, None]).T @ rows
-        return inner
-
-    def _signed_sums(self, vectors: Tensor, batch: Tensor, probes: int, generator: torch.Generator) -> Tensor:
-        """Draw Σ_k ±√c_qk e_k, whose outer product has the mean Σ_k c_qk e_k e_kᵀ: (P, B, d)."""
-        table = self.model.entity_embeddings.weight.detach()
-        sums = vectors.new_zeros(probes, len(vectors), table.shape[1])
-        for start in range(0, len(table), 16_384):
-            rows = table[start : start + 16_384]  # (k, d)
-            roots = self._pair_weights(vectors, batch, start, rows).sqrt()  # (B, k)
-            for out in sums:
-                signs = torch.randint(0, 2, roots.shape, generator=generator, dtype=torch.int8) * 2 - 1
-                out += (roots * signs.to(roots)) @ rows
-        return sums
-
-    def _pair_weights(self, vectors: Tensor, batch: Tensor, start: int, rows: Tensor) -> Tensor:
-        scores = vectors @ rows.T  # (B, k)
-        if self.model.entity_bias is not None:
-            scores = scores + self.model.entity_bias.detach()[start : start + len(rows)]
-        return _logistic_curvature(scores) * self._importance[batch][:, None]
-
-    def _generator(self, kind: int, row: int) -> torch.Generator:
-        # Seeded by the row, so that its curvature does not depend on which rows were asked for before it.
-        seed = np.random.SeedSequence([self.config.seed, kind, row]).generate_state(1)[0]
-        return torch.Generator().manual_seed(int(seed))
-
-    def _zeros(self) -> Tensor:
-        dim = self.model.config.embedding_dim
-        return self.model.entity_embeddings.weight.new_zeros(dim, dim)
-
-
-def _logistic_curvature(scores: Tensor) -> Tensor:
-    return torch.sigmoid(scores) * torch.sigmoid(-scores)
-
-
-def _sample(ids: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    return ids[torch.randperm(len(ids), generator=generator)[:size].to(ids.device)]
+        It needs the curvature of every row that the triples touch: for graphs of some ten thousand entities.
+        """
+        triples = as_ids(triples)
+        curvature = self.curvature_for(triples)
+        if not self.inverse_triples:
+            return leverages(self.model, triples, curvature, batch_size=batch_size, progress=progress)
+        triples_of_both = examples_of(triples, inverse_triples=True)
+        both = leverages(self.model, triples_of_both, curvature, batch_size=batch_size, progress=progress)
+        return both[: len(triples)] + both[len(triples) :]
 
 
 def score_row_gradients(model: ConvE, triple: Iterable[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -279,26 +186,42 @@ def score_row_gradients(model: ConvE, triple: Iterable[int]) -> tuple[Tensor, Te
     return by_head, by_relation, vector.detach()
 
 
-def gauss_newton_tangents(model: ConvE, test_triples: np.ndarray, curvature: RowCurvature) -> list[ConvETangent]:
-    """Compute (H + λI)⁻¹∇s′ of each test triple's three rows.
+def gauss_newton_tangents(
+    model: ConvE, test_triples: np.ndarray, curvature: RowCurvature, *, both_sides: bool = False
+) -> list[ConvETangent]:
+    """Compute (H + λI)⁻¹∇s′ of each test triple's rows.
 
     Args:
         model: ConvE in eval mode.
         test_triples: (n, 3) in the model's relation ids.
         curvature: the model's; rows that it lacks are computed and kept.
+        both_sides: s′ is the sum of the scores of the triple and of its inverse.
 
     Returns:
-        For each test triple a tangent that moves one or two entity rows and one relation row.
+        For each test triple a tangent that moves one or two entity rows and one or two relation rows.
     """
     tangents = []
     for head, relation, tail in np.asarray(test_triples).tolist():
-        by_head, by_relation, by_tail = score_row_gradients(model, (head, relation, tail))
-        gradients = {tail: by_tail}
-        gradients[head] = by_head + gradients.get(head, 0)
+        by_entity: dict[int, Tensor] = {}
+        by_relation: dict[int, Tensor] = {}
+        queries = [(head, relation, tail)]
+        if both_sides:
+            # Relation r is row 2r, its inverse row 2r + 1.
+            queries.append((tail, relation ^ 1, head))
+        for query in queries:
+            gradients = score_row_gradients(model, query)
+            for rows, row, gradient in (
+                (by_entity, query[0], gradients[0]),
+                (by_relation, query[1], gradients[1]),
+                (by_entity, query[2], gradients[2]),
+            ):
+                rows[row] = gradient + rows.get(row, 0)
         tangents.append(
             ConvETangent(
-                entity_rows={row: curvature.precondition(curvature.entity(row), g) for row, g in gradients.items()},
-                relation_rows={relation: curvature.precondition(curvature.relation(relation), by_relation)},
+                entity_rows={row: curvature.precondition(curvature.entity(row), g) for row, g in by_entity.items()},
+                relation_rows={
+                    row: curvature.precondition(curvature.relation(row), g) for row, g in by_relation.items()
+                },
             )
         )
     return tangents
@@ -306,22 +229,57 @@ def gauss_newton_tangents(model: ConvE, test_triples: np.ndarray, curvature: Row
 
 @dataclass(frozen=True, kw_only=True)
 class GaussNewtonMethod:
-    """The method's constants; `for_training` has those that agree best with retraining (benchmarks/truth.py)."""
+    """The method's constants; `for_training` has those that did best in the exams (benchmarks/truth.py).
+
+    Attributes:
+        curvature: how H is computed, and λ.
+        competition: how much of what its rivals gain is taken off a triple.
+        rivals: "tails", the mean over the query's training tails; "beliefs", all entities as the softmax weighs them;
+            or "either", beliefs where a query has one tail and else tails.
+        label_weights: w as above: "one", "shares" (KvsAll, softmax, equal weights) or "counts" (KvsAll, binary, weights
+            by tails).
+        same_tail_share, same_query_share: of the test triple's own effect.
+        both_sides: s′ is of both queries of the test triple, where the model has inverse relations.
+    """
 
     curvature: CurvatureConfig
     competition: float
     same_tail_share: float
     same_query_share: float
+    rivals: str = "tails"
+    label_weights: str = "one"
+    both_sides: bool = False
 
     @classmethod
-    def for_training(cls, training_approach: str, *, damping: float = 1.0) -> "GaussNewtonMethod":
-        """Choose the constants for models trained with "kvsall" or "1vsall"."""
+    def for_training(
+        cls, training_approach: str, *, damping: float = 1.0, loss: str = "bce", query_weights: str = "equal"
+    ) -> "GaussNewtonMethod":
+        """Choose the constants for models trained so; the members of `TrainingConfig` say what can be given."""
         one_target = training_approach == "1vsall"
+        softmax = loss == "ce"
+        by_tails = one_target or query_weights == "tails"
+        curvature = CurvatureConfig(
+            damping=damping * (SOFTMAX_DAMPING if softmax else 1),
+            loss=loss,
+            weighted_by_triples=by_tails,
+            repeated_triples_count=one_target,
+        )
+        if softmax:
+            return cls(
+                curvature=curvature,
+                competition=1.0,
+                same_tail_share=0.0,
+                same_query_share=0.0,
+                rivals="beliefs" if by_tails else "either",
+                label_weights="one" if by_tails else "shares",
+                both_sides=True,
+            )
         return cls(
-            curvature=CurvatureConfig(damping=damping, weighted_by_triples=one_target),
+            curvature=curvature,
             competition=0.7 if one_target else 0.0,
             same_tail_share=0.8 if one_target else 0.4,
             same_query_share=0.0 if one_target else 0.2,
+            label_weights="counts" if by_tails and not one_target else "one",
         )
 
 
@@ -343,7 +301,7 @@ def gauss_newton_effects(
         test_triples, training_triples: (n, 3) and (N, 3) in the files' ids; the training triples are all that the
             model was trained on.
         method: its constants.
-        inverse_triples: the model was trained with them; relation r of the files is its row 2r, the inverse 2r + 1.
+        inverse_triples: the model was trained with them.
         curvature: use and fill this cache, made by `training_curvature` from the same model and triples.
         batch_size, progress: see `iterate_derivatives`.
 
@@ -353,27 +311,48 @@ def gauss_newton_effects(
     test_triples = np.asarray(test_triples, dtype=np.int64).reshape(-1, 3)
     if curvature is None:
         curvature = training_curvature(model, training_triples, method.curvature, inverse_triples=inverse_triples)
-    model_triples = with_inverse_triples(training_triples) if inverse_triples else training_triples
-    model_tests = test_triples * np.array([1, 2 if inverse_triples else 1, 1])
-    tangents = gauss_newton_tangents(model, model_tests, curvature)
+    model_triples = examples_of(training_triples, inverse_triples=inverse_triples)
+    model_tests = with_relation_rows(test_triples, inverse_triples=inverse_triples)
+    both_sides = method.both_sides and inverse_triples
+    tangents = gauss_newton_tangents(model, model_tests, curvature, both_sides=both_sides)
     effects = label_effects(model, tangents, model_triples, batch_size=batch_size, progress=progress)
-    if method.competition:
-        effects -= method.competition * query_means(effects, model_triples)
+    effects -= rival_effects(model, tangents, effects, model_triples, method)
+    if method.label_weights != "one":
+        effects *= label_weights(model_triples, method.label_weights).to(effects)
     if inverse_triples:
         effects = effects[:, : len(training_triples)] + effects[:, len(training_triples) :]
-    for out, tangent, test, model_test in zip(effects, tangents, test_triples, model_tests, strict=True):
-        own_effect = label_effects(model, [tangent], model_test[None])[0, 0]
-        out += own_effect * label_shares(test, training_triples, method).to(out)
+    if method.same_tail_share or method.same_query_share:
+        for out, tangent, test, model_test in zip(effects, tangents, test_triples, model_tests, strict=True):
+            own_effect = label_effects(model, [tangent], model_test[None])[0, 0]
+            out += own_effect * label_shares(test, training_triples, method).to(out)
     return effects
+
+
+def rival_effects(
+    model: ConvE, tangents: list[ConvETangent], effects: Tensor, triples: np.ndarray, method: GaussNewtonMethod
+) -> Tensor:
+    """Compute competition · rivals for the label effects (n, N) of triples (N, 3) along n tangents: (n, N)."""
+    if not method.competition:
+        return torch.zeros(())
+    if method.rivals == "tails":
+        return method.competition * query_means(effects, triples)
+    index = group_by_query(triples)
+    queries = Queries.from_index(index, model.entity_embeddings.weight.device)
+    expected = torch.stack([expected_derivatives(model, tangent, queries).cpu() for tangent in tangents])  # (n, Q)
+    rivals = expected[:, query_places(index)]
+    if method.rivals == "either":
+        rivals = torch.where(other_tails(triples) > 0, query_means(effects, triples), rivals)
+    return method.competition * rivals
 
 
 def training_curvature(
     model: ConvE, training_triples: np.ndarray, config: CurvatureConfig, *, inverse_triples: bool
 ) -> RowCurvature:
     """Make the cache of curvatures for training triples (N, 3) in the files' ids."""
-    triples = with_inverse_triples(training_triples) if inverse_triples else training_triples
-    # A repeated triple is one more row of 1vsAll and counts there; with KvsAll no weight depends on it.
-    queries = Queries.distinct(group_by_query(triples), model.entity_embeddings.weight.device)
+    triples = examples_of(training_triples, inverse_triples=inverse_triples)
+    if not config.repeated_triples_count:
+        triples = distinct_triples(triples)
+    queries = Queries.distinct(triples, model.entity_embeddings.weight.device)
     return RowCurvature(model, queries, config)
 
 
@@ -449,16 +428,40 @@ def leverages(
 def query_means(effects: Tensor, triples: np.ndarray) -> Tensor:
     """Average effects (n, N) over the triples (N, 3) that share a query (h, r): (n, N)."""
     index = group_by_query(triples)
-    counts = np.diff(index.offsets)
-    query_of = np.empty(len(triples), dtype=np.int64)
-    query_of[index.order] = np.repeat(np.arange(len(counts)), counts)
-    query_of = torch.from_numpy(query_of)
-    sums = effects.new_zeros(len(effects), len(counts)).index_add_(1, query_of, effects)
-    return (sums / torch.from_numpy(counts))[:, query_of]
+    places, counts = query_places(index), torch.from_numpy(np.diff(index.offsets))
+    sums = effects.new_zeros(len(effects), len(counts)).index_add_(1, places, effects)
+    return (sums / counts)[:, places]
+
+
+def query_places(index: QueryIndex) -> Tensor:
+    """Say for each triple that `group_by_query` grouped which query is its own: (N,)."""
+    places = np.empty(len(index.order), dtype=np.int64)
+    places[index.order] = np.repeat(np.arange(len(index.queries)), np.diff(index.offsets))
+    return torch.from_numpy(places)
+
+
+def other_tails(triples: np.ndarray) -> Tensor:
+    """Count the distinct tails of each triple's query besides its own, for triples (N, 3): (N,)."""
+    counts = np.diff(group_by_query(distinct_triples(triples)).offsets)
+    return torch.from_numpy(counts - 1)[query_places(group_by_query(triples))]
+
+
+def label_weights(triples: np.ndarray, kind: str) -> Tensor:
+    """Compute w of triples (N, 3): 1/(n − 1) for "shares", n − 1 for "counts", n the query's distinct tails; (N,).
+
+    Where n is 1, w is 1.
+    """
+    others = other_tails(triples).clamp(min=1).double()
+    return others if kind == "counts" else 1 / others
 
 
 def label_shares(test_triple: np.ndarray, triples: np.ndarray, method: GaussNewtonMethod) -> Tensor:
-    """Say what share of the test triple's own effect the labels of triples (N, 3) earn them: (N,)."""
+    """Say what share of the test triple's own effect the labels of triples (N, 3) earn them: (N,).
+
+    Labels of an inverse test triple (see `inverse_of`) are those of the triples' inverses.
+    """
+    if test_triple[1] < 0:
+        triples = inverse_of(triples)
     head, relation, tail = (triples == test_triple).T
     shares = method.same_tail_share * (relation & tail) + method.same_query_share * (head & relation)
     return torch.from_numpy(shares)

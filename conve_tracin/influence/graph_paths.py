@@ -44,6 +44,12 @@ class Adjacency:
         """How many slots each entity has: (E,)."""
         return np.diff(self.offsets)
 
+    def between(self, entity: int, other: int) -> np.ndarray:
+        """Return the slots of an entity that lead to another one: (k,)."""
+        around = self.around(entity)
+        low, high = (np.searchsorted(self.neighbours[around], other, side=side) for side in ("left", "right"))
+        return around[low:high]
+
     def around(self, entity: int) -> np.ndarray:
         """Return the slots of an entity: (k,)."""
         return np.arange(self.offsets[entity], self.offsets[entity + 1])
@@ -93,8 +99,7 @@ def find_graph_paths(
     if head == tail:
         return _as_paths(np.empty((0, hops), dtype=np.int64), adjacency, head)
     if hops == 1:
-        slots = adjacency.around(tail)[:, None]
-        slots = slots[adjacency.neighbours[slots[:, 0]] == head]
+        slots = adjacency.between(tail, head)[:, None]
     else:
         slots = _two_hops(adjacency, head, tail) if hops == 2 else _three_hops(adjacency, head, tail, max_steps)
     if len(slots) > max_paths:

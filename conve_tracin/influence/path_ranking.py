@@ -36,10 +36,11 @@ from conve_tracin.influence.graph_paths import MAX_HOPS, Adjacency, GraphPaths, 
 
 SUPPORT_WEIGHT = 0.5
 KIND_WEIGHT = 3.0
-# Pairs of each sort that kinds are counted between, and triples that each search for them may look at.
+# Pairs of each sort that kinds are counted between, triples that each search for them may look at, and paths after
+# which no further pair is looked at: a dense graph has hundreds of thousands between two entities.
 SAMPLED_PAIRS = 400
 SAMPLED_STEPS = 2**18
-HOPS = (1, 2, 3)
+SAMPLED_PATHS = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +90,19 @@ class PathRanker:
         """The factor of each triple in a path's weight: (N,)."""
         return triple_weights(self.triples)
 
-    def rank(self, triple: Sequence[int], influences: np.ndarray) -> list[RankedPaths]:
-        """Find and score the paths of a prediction (h, r, t), for the influences (N,) of the training triples on it."""
+    def rank(self, triple: Sequence[int], influences: np.ndarray, *, max_hops: int = MAX_HOPS) -> list[RankedPaths]:
+        """Find and score the paths of a prediction (h, r, t) of up to `max_hops` triples.
+
+        `influences` (N,) are those of the training triples on it. The prediction itself is no path.
+        """
         head, relation, tail = (int(value) for value in triple)
-        found = [find_graph_paths(self.adjacency, head, tail, hops=hops) for hops in HOPS]
+        found = [find_graph_paths(self.adjacency, head, tail, hops=hops) for hops in range(1, MAX_HOPS + 1)]
         # The prediction explains itself only where it is known, and then says nothing.
         found[0] = found[0].take((self.triples[found[0].positions[:, 0]] != (head, relation, tail)).any(axis=1))
         support = self._support(found[-1])
         return [
             RankedPaths(paths, self._scores(paths, relation, influences, support), self._groups(paths, relation))
-            for paths in found
+            for paths in found[:max_hops]
         ]
 
     def lifts(self, relation: int, hops: int) -> dict[int, float]:
@@ -199,20 +203,23 @@ def kind_lifts(ranker: PathRanker, relation: int, hops: int) -> dict[int, float]
     related = related[generator.permutation(len(related))[: ranker.sampled_pairs]]
     mixed = np.stack([generator.permutation(related[:, 0]), generator.permutation(related[:, 1])], axis=1)
     mixed = mixed[~np.isin(mixed @ key, joined)]
-    (weight, paths), (weight_of_mixed, paths_of_mixed) = (_weigh(ranker, pairs, hops) for pairs in (related, mixed))
+    (weight, paths, pairs), (weight_of_mixed, paths_of_mixed, pairs_of_mixed) = (
+        _weigh(ranker, pairs, hops) for pairs in (related, mixed)
+    )
     lifts = {}
     for kind in weight.keys() | weight_of_mixed.keys():
         sums = [weight.get(kind, 0.0), weight_of_mixed.get(kind, 0.0)]
         mean = sum(sums) / (paths.get(kind, 0) + paths_of_mixed.get(kind, 0))
-        chance = (sums[1] + mean) / max(len(mixed), 1)
-        lifts[kind] = float(np.log((sums[0] + mean) / len(related) / chance))
+        chance = (sums[1] + mean) / max(pairs_of_mixed, 1)
+        lifts[kind] = float(np.log((sums[0] + mean) / max(pairs, 1) / chance))
     return lifts
 
 
-def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> tuple[dict[int, float], dict[int, int]]:
-    """Sum the weights of the paths between pairs (m, 2), and count the paths, kind by kind."""
+def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> tuple[dict[int, float], dict[int, int], int]:
+    """Sum the weights of the paths between pairs (m, 2) and count the paths, kind by kind; count the pairs, too."""
     weights: dict[int, float] = {}
     counts: dict[int, int] = {}
+    used = found = 0
     for head, tail in pairs.tolist():
         paths = find_graph_paths(ranker.adjacency, head, tail, hops=hops, max_steps=SAMPLED_STEPS)
         kinds, places = np.unique(ranker.kinds(paths), return_inverse=True)
@@ -220,4 +227,7 @@ def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> tuple[dict[int, 
         for kind, total, count in zip(kinds.tolist(), sums.tolist(), np.bincount(places).tolist(), strict=True):
             weights[kind] = weights.get(kind, 0.0) + total
             counts[kind] = counts.get(kind, 0) + count
-    return weights, counts
+        used, found = used + 1, found + len(paths)
+        if found > SAMPLED_PATHS:
+            break
+    return weights, counts, used

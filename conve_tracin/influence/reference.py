@@ -2,35 +2,20 @@
 
 influence(z, z′) = η · ∇ℓ(w; z) · ∇ℓ(w; z′). Every faster engine is tested against this module.
 
-A *scorer* here is a module in eval mode that takes triples of ids (B, 3) and returns their scores (B,).
+A *scorer* here is a module in eval mode that takes triples of ids (B, 3) and returns their scores (B,); see `scorers`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+from conve_tracin.influence.method import Method, Triples, as_ids
+from conve_tracin.model.triple_loss import LossFunction, binary_cross_entropy
 
-
-class ConvEScorer(nn.Module):
-    """Scores triples with a native ConvE."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, triples: Tensor) -> Tensor:
-        """Score triples (B, 3); returns (B,)."""
-        return self.model.score(*triples.unbind(dim=1))
-
-
-def binary_cross_entropy(score: Tensor, label: Tensor) -> Tensor:
-    """The documented ℓ: binary cross-entropy of the triple's own score, elementwise."""
-    # torch's own function computes its slope as σ(s) − 1, which is exactly 0 from s = 17 on in float32. Predictions
-    # that a model is sure of have such scores, and would get influences of 0.
-    return -label * F.logsigmoid(score) - (1 - label) * F.logsigmoid(-score)
+Gradient = dict[str, Tensor]
+GradientOf = Callable[[Sequence[int]], Gradient]
 
 
 def named_parameters(scorer: nn.Module) -> dict[str, nn.Parameter]:
@@ -49,10 +34,8 @@ def triple_gradient(
     """Compute ∇ℓ(w; triple) with one backward pass.
 
     Args:
-        scorer: see the module's docstring.
         triple: ids, shape (3,).
-        names: parameters to differentiate by; all of them without.
-        label: the target of `loss_fn`.
+        names: parameters to differentiate by; by default all.
         loss_fn: score and label, both (1,), to a loss.
 
     Returns:
@@ -119,5 +102,45 @@ def self_products(
 
 
 def squared_norms(gradients: Iterable[dict[str, Tensor]], *, like: Tensor) -> Tensor:
-    """Square the norms of N gradients: (N,), of the kind of `like` where there are none."""
+    """Square the norms of N gradients: (N,), on the device of `like`."""
     return torch.cat([like.detach().new_zeros(0), *(dot(gradient, gradient)[None] for gradient in gradients)])
+
+
+class BackwardLoop(Method):
+    """The definition: a backward pass for each triple.
+
+    Args:
+        gradient: head, relation and tail to ∇ℓ.
+        like: a tensor of the gradients' kind and device.
+        test_gradient: the same as `gradient` for test triples, from a cache perhaps.
+    """
+
+    def __init__(self, gradient: GradientOf, *, like: Tensor, test_gradient: GradientOf | None = None) -> None:
+        self.gradient = gradient
+        self.like = like
+        self.test_gradient = test_gradient or gradient
+
+    def _gradients(self, triples: Triples, progress: str | None) -> Iterator[Gradient]:
+        return map(self.gradient, tqdm(as_ids(triples), desc=progress, disable=progress is None, unit="triple"))
+
+    def products(
+        self,
+        test_triples: Triples,
+        training_triples: Triples,
+        *,
+        batch_size: int = 256,  # noqa: ARG002 - one triple at a time
+        progress: str | None = None,
+    ) -> Tensor:
+        """Compute ∇ℓ(z) · ∇ℓ(z′) of n test triples z′ and N training triples z: (n, N) on the CPU."""
+        test_gradients = [self.test_gradient(triple) for triple in as_ids(test_triples)]
+        return products_with(self._gradients(training_triples, progress), test_gradients).cpu()
+
+    def self_products(
+        self,
+        triples: Triples,
+        *,
+        batch_size: int = 256,  # noqa: ARG002 - one triple at a time
+        progress: str | None = None,
+    ) -> Tensor:
+        """Compute ‖∇ℓ(z)‖² of each triple (N, 3): (N,) on the CPU."""
+        return squared_norms(self._gradients(triples, progress), like=self.like).cpu()

@@ -1,21 +1,25 @@
 """What the scores of all training triples say together, taken while they exist: a report needs more than the top k."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from conve_tracin.influence.analyzer import Influence, TripleAnalyzer, rank_influences
+from conve_tracin.data.queries import inverse_of
+from conve_tracin.influence.scorers import Scorer
 from conve_tracin.ranking import filtered_ranks
+from conve_tracin.settings import TAIL
 
 if TYPE_CHECKING:
-    from conve_tracin.names import Names
+    from conve_tracin.data.names import Names
+
 
 # Points of the cumulative curve between 1 and N; they lie evenly on a logarithmic axis.
 CURVE_POINTS = 60
+
 # How many tails of a higher rank a report can name.
 TAILS_AHEAD = 5
 
@@ -26,21 +30,24 @@ class SummarySettings:
 
     Attributes:
         num_entities, num_relations: the lengths of the mappings.
-        num_proponents: how many of the strongest proponents to keep, for the paths among them.
         known_triples: true triples besides the training triples, whose tails the rank passes over, (M, 3).
+        side: which one is explained, "tail" or "head".
     """
 
     num_entities: int
     num_relations: int
-    num_proponents: int = 500
     known_triples: np.ndarray | None = None
+    side: str = TAIL
 
     @classmethod
-    def of(cls, names: "Names", known_triples: np.ndarray | None = None) -> "SummarySettings":
+    def of(cls, names: "Names", known_triples: np.ndarray | None = None, side: str = TAIL) -> "SummarySettings":
         """Take the lengths of the mappings."""
         return cls(
-            num_entities=len(names.entities), num_relations=len(names.relations), known_triples=known_triples
-        )  # fmt: skip
+            num_entities=len(names.entities),
+            num_relations=len(names.relations),
+            known_triples=known_triples,
+            side=side,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,6 @@ class InfluenceSummary:
         positive, negative: the sums of the influences above and below zero.
         by_relation: largest absolute sums first; relations without training triples are left out.
         concentration: the cumulative curve of the absolute influences.
-        strongest_proponents: the training triples of largest positive influence.
     """
 
     num_triples: int
@@ -87,7 +93,25 @@ class InfluenceSummary:
     negative: float
     by_relation: list[RelationInfluence]
     concentration: Concentration
-    strongest_proponents: list[Influence]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a triple's tail stands among the entities, or its head by the inverse of the relation.
+
+    Attributes:
+        score: the model's raw score (a logit).
+        rank: place among the candidates, ties by their mean.
+        num_candidates: all entities without the other answers that known triples give to this query.
+        num_known: those other answers.
+        ahead: the candidates of highest score that stand before it, best first.
+    """
+
+    score: float
+    rank: float
+    num_candidates: int
+    num_known: int
+    ahead: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -95,12 +119,10 @@ class Prediction:
     """What the model says about a test triple.
 
     Attributes:
-        score: the model's raw score (a logit).
-        rank: place of the tail among the candidates, ties by their mean.
-        num_candidates: all entities without the other tails that known triples give this (head, relation).
-        num_known: those other tails.
-        ahead: the candidates of highest score that stand before the tail, best first.
+        score, rank, num_candidates, num_known, ahead: the tail's, see `Place`.
         in_training: whether the test triple is itself a training triple.
+        head: the head's place; None for a model without inverse triples.
+        side: "tail" or "head", which one is explained.
     """
 
     score: float
@@ -109,12 +131,13 @@ class Prediction:
     num_known: int
     ahead: tuple[int, ...]
     in_training: bool
+    head: Place | None = None
+    side: str = TAIL
 
 
 def summarise(scores: Tensor, training_triples: np.ndarray, settings: SummarySettings) -> InfluenceSummary:
     """Summarise the influences (N,) of training triples (N, 3) on one test triple."""
     positive, negative = scores.clamp(min=0), scores.clamp(max=0)
-    strongest = rank_influences(positive, training_triples, settings.num_proponents)
     return InfluenceSummary(
         num_triples=len(scores),
         num_positive=int((scores > 0).sum()),
@@ -123,7 +146,6 @@ def summarise(scores: Tensor, training_triples: np.ndarray, settings: SummarySet
         negative=negative.sum(dtype=torch.float64).item(),
         by_relation=sum_by_relation(positive, negative, training_triples[:, 1], settings.num_relations),
         concentration=concentration(scores),
-        strongest_proponents=[influence for influence in strongest if influence.influence > 0],
     )
 
 
@@ -153,31 +175,51 @@ def concentration(scores: Tensor) -> Concentration:
     return Concentration(tuple(counts.tolist()), tuple(shares.tolist()), half)
 
 
-@torch.no_grad()
 def describe_prediction(
-    analyzer: TripleAnalyzer, test_triple: Sequence[int], training_triples: np.ndarray, settings: SummarySettings
+    scorer: Scorer, test_triple: Sequence[int], training_triples: np.ndarray, settings: SummarySettings
 ) -> Prediction:
-    """Score and rank a test triple among all tails, leaving out the others that training or known triples have."""
-    head, relation, tail = (int(value) for value in test_triple)
-    scores = analyzer.score_tails(head, relation, settings.num_entities)  # (K,)
-    trained = _tails_of(training_triples, head, relation)
-    further = trained[:0] if settings.known_triples is None else _tails_of(settings.known_triples, head, relation)
-    known = torch.from_numpy(np.union1d(trained, further))
+    """Score and rank a test triple among all tails and, if the model has inverse triples, among all heads.
+
+    Ranks leave out the other tails, or heads, that training or known triples have.
+    """
+    triple = np.array([test_triple])
+    places = [place_of(scorer, triple, training_triples, settings)]
+    if scorer.inverse_triples:
+        places.append(place_of(scorer, inverse_of(triple), training_triples, settings))
+    return Prediction(
+        **asdict(places[0]),
+        in_training=triple[0, 2] in _tails_of(training_triples, triple[0]),
+        head=places[1] if scorer.inverse_triples else None,
+        side=settings.side,
+    )
+
+
+@torch.no_grad()
+def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, settings: SummarySettings) -> Place:
+    """Rank the tail of a triple (1, 3), which may be an inverse one, among all entities."""
+    tail = int(triple[0, 2])
+    scores = scorer.score_queries(triple[:, :2], settings.num_entities)[0]  # (K,)
+    known = _tails_of(training_triples, triple[0])
+    if settings.known_triples is not None:
+        known = np.concatenate([known, _tails_of(settings.known_triples, triple[0])])
+    known = torch.from_numpy(np.unique(known))
     rank = filtered_ranks(scores[None], torch.tensor([tail]), torch.zeros_like(known), known).item()
     others = known[known != tail]
     is_candidate = torch.ones(settings.num_entities, dtype=torch.bool)
     is_candidate[others] = False
     ahead = ((scores > scores[tail]) & is_candidate).nonzero()[:, 0]
     best = scores[ahead].sort(descending=True, stable=True).indices[:TAILS_AHEAD]
-    return Prediction(
+    return Place(
         score=scores[tail].item(),
         rank=rank,
         num_candidates=int(is_candidate.sum()),
         num_known=len(others),
         ahead=tuple(ahead[best].tolist()),
-        in_training=tail in trained,
     )
 
 
-def _tails_of(triples: np.ndarray, head: int, relation: int) -> np.ndarray:
-    return triples[(triples[:, 0] == head) & (triples[:, 1] == relation), 2]
+def _tails_of(triples: np.ndarray, triple: np.ndarray) -> np.ndarray:
+    """List the tails of a query among triples (N, 3), or the heads if its relation is an inverse."""
+    entity, relation = triple[:2].tolist()
+    known, found = (0, 2) if relation >= 0 else (2, 0)
+    return triples[(triples[:, known] == entity) & (triples[:, 1] == max(relation, ~relation)), found]

@@ -2,26 +2,32 @@
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.report.frame import whole_page
-from conve_tracin.report.lettering import spoken
-from conve_tracin.report.markup import Markup, element
+from conve_tracin.report.lettering import in_words
+from conve_tracin.report.template import render_page
 
 
 def write_index_page(path: Path, ranks: Path, pages: Sequence[Path]) -> None:
     """Write links to `pages`, the reports of the best-ranked triples in `ranks` in that order.
 
-    Raises InputError where there are more pages than triples.
+    Raises InputError if there are more pages than triples.
     """
-    rows = best_rows(ranks, len(pages))
-    links = [quote(Path(os.path.relpath(page, path.parent)).as_posix()) for page in pages]
+    predictions = [
+        {
+            "link": quote(Path(os.path.relpath(page, path.parent)).as_posix()),
+            "statement": f"{row['head_name']} — {in_words(row['relation_name'])} → {row['tail_name']}",
+            "remark": f"rank {row['tail_rank']}, score {float(row['score']):.2f}",
+        }
+        for page, row in zip(pages, best_rows(ranks, len(pages)), strict=True)
+    ]
     with atomic_write(path) as temporary:
-        temporary.write_text(index_page(rows, links), encoding="utf-8", errors="backslashreplace")
+        page = render_page("index.html.j2", predictions=predictions)
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def best_rows(ranks: Path, number: int) -> list[dict[str, str]]:
@@ -35,27 +41,3 @@ def best_rows(ranks: Path, number: int) -> list[dict[str, str]]:
     raise InputError(
         f"{ranks}: has {len(distinct)} distinct triples, {number} were explained; run the evaluation again"
     )
-
-
-def index_page(rows: Sequence[Mapping[str, str]], links: Sequence[str]) -> Markup:
-    """Write the page: a numbered list of predictions with their ranks."""
-    entries = [
-        element(
-            "li",
-            element(
-                "a",
-                element("bdi", f"{row['head_name']} — {spoken(row['relation_name'])} → {row['tail_name']}"),
-                href=link,
-            ),
-            element("span", f"rank {row['tail_rank']}, score {float(row['score']):.2f}", class_="aside"),
-        )
-        for row, link in zip(rows, links, strict=True)
-    ]
-    body = element(
-        "nav",
-        element("p", "Why the model predicts", class_="kicker"),
-        element("h1", f"{len(rows)} predictions"),
-        element("ol", *entries),
-        aria_label="Predictions",
-    )
-    return whole_page(f"Why the model predicts: {len(rows)} predictions", element("main", body))

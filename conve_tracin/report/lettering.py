@@ -1,4 +1,4 @@
-"""Names and numbers set where there is little room: widths, line breaks, signs and decimals."""
+"""Names and numbers in little room: widths, line breaks, signs and decimals."""
 
 import math
 import re
@@ -25,13 +25,13 @@ def _letter_width(letter: str) -> float:
     return CAPITAL if letter.isupper() else LETTER
 
 
-def spoken(relation: str) -> str:
+def in_words(relation: str) -> str:
     """Write a relation as words: `biolink:gene_associated_with_condition` is "gene associated with condition"."""
     return relation.removeprefix("biolink:").replace("_", " ").strip() or relation
 
 
 def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> list[str]:
-    """Break a name into lines, after spaces and the separators of identifiers; what has no room becomes an ellipsis."""
+    """Break a name into lines, after spaces and the separators of identifiers; an ellipsis stands for the rest."""
     pieces = re.findall(r"[^\s_:/,.-]*[\s_:/,.-]?", written)
     lines = [""]
     for piece in filter(None, pieces):
@@ -50,24 +50,39 @@ def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> lis
     return lines or [""]
 
 
+def true_minus(written: str) -> str:
+    """Write a number's hyphen as the minus that is as wide as a plus."""
+    return written.replace("-", "−")
+
+
+def rank(value: float) -> str:
+    """Write a rank, which may lie halfway between two."""
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def signed(value: float, *, digits: int = 3) -> str:
-    """Write a number with its sign (a true minus), so many significant digits, and powers of ten where it is small."""
+    """Write a number with its sign (a true minus) and `digits` significant digits; small ones get a power of ten."""
     if value == 0:
         return "0"
-    mantissa, exponent = f"{value:+.{digits - 1}e}".replace("-", "−").split("e")
-    power = int(exponent.replace("−", "-"))
+    mantissa, _, exponent = f"{value:+.{digits - 1}e}".partition("e")
+    power = int(exponent)
     if power < -4:
-        return f"{mantissa}·10{str(power).translate(_SUPERSCRIPTS)}"
-    return f"{value:+,.{max(0, digits - 1 - power)}f}".replace("-", "−")
+        return f"{true_minus(mantissa)}·10{str(power).translate(_SUPERSCRIPTS)}"
+    return true_minus(f"{value:+,.{max(0, digits - 1 - power)}f}")
 
 
 def signed_column(values: Sequence[float]) -> list[str]:
-    """Write the numbers of a table's column with the same decimals; those that would vanish, each with its own."""
+    """Write a table's column with the same decimals throughout; numbers that would become 0 get more of them."""
     largest = max((abs(value) for value in values), default=0.0)
     decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
     if decimals > 8:
         return [signed(value) for value in values]
     return [
-        f"{value:+,.{decimals}f}".replace("-", "−") if abs(value) >= 0.5 * 10**-decimals else signed(value, digits=1)
+        true_minus(f"{value:+,.{decimals}f}") if abs(value) >= 0.5 * 10**-decimals else signed(value, digits=1)
         for value in values
     ]

@@ -7,10 +7,14 @@ for a wide page, `DOWN` from top to bottom for a phone.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
+from conve_tracin.influence.paths import GraphPath, Hop
 from conve_tracin.report.lettering import BOLD, signed, text_width, wrap
-from conve_tracin.report.markup import Markup, element, join
-from conve_tracin.report.paths import EvidencePath, Hop
+from conve_tracin.report.template import render
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 LINE_HEIGHT = 16
 EDGE_LINE_HEIGHT = 14
@@ -57,13 +61,25 @@ DOWN = Orientation(
 
 @dataclass(frozen=True)
 class Node:
-    """An entity's box: the middle along u and v, its size in x and y, and the lines in it."""
+    """An entity's box: its middle in (u, v) and in (x, y), its size in x and y, and its name broken into lines."""
 
-    u: float
-    v: float
+    entity: int
+    name: str
+    is_end: bool
+    place: tuple[float, float]
+    middle: tuple[float, float]
     width: float
-    height: float
     lines: list[str]
+
+    @property
+    def height(self) -> float:
+        """The lines and the space around them."""
+        return len(self.lines) * LINE_HEIGHT + 14
+
+    @property
+    def baseline(self) -> float:
+        """The y of the first line."""
+        return self.middle[1] - (len(self.lines) - 1) * LINE_HEIGHT / 2 + NODE_FONT * 0.35
 
 
 @dataclass(frozen=True)
@@ -76,54 +92,47 @@ class Edge:
 
 
 def draw_paths(
-    paths: Sequence[EvidencePath],
+    paths: Sequence[GraphPath],
     orientation: Orientation,
     *,
     entity_name: Callable[[int], str],
     relation_name: Callable[[int], str],
-) -> Markup:
-    """Draw the first paths, as many as have lanes, as an SVG whose colours and fonts the page gives.
+) -> "Markup":
+    """Draw the first paths, one for each lane there is, as an SVG whose colours and fonts the page gives.
 
     Args:
-        paths: strongest first, all with the same ends; at least one.
+        paths: best first, all with the same ends; at least one.
         orientation: ACROSS or DOWN.
         entity_name, relation_name: ids to names.
     """
     paths, edges, lane_of = assign_lanes(paths, orientation.max_lanes)
-    num_lanes = 1 + max(edge.lane for edge in edges)
-    places = place_entities(paths, lane_of, num_lanes, orientation)
-    ends = (paths[0].entities[0], paths[0].entities[-1])
+    layout = _Layout(orientation, num_lanes=1 + max(edge.lane for edge in edges))
+    start, end = paths[0].entities[0], paths[0].entities[-1]
     nodes = {
-        entity: make_node(place, entity_name(entity), orientation, is_end=entity in ends)
-        for entity, place in places.items()
+        entity: layout.node(entity, place, entity_name(entity), is_end=entity in (start, end))
+        for entity, place in place_entities(paths, lane_of, layout.num_lanes, orientation).items()
     }
-    strongest = max(edge.hop.influence.influence for edge in edges)
-    drawing = _Drawing(orientation, num_lanes)
-    lines = [drawing.edge(edge, nodes, relation_name, strongest=strongest) for edge in edges]
-    boxes = [drawing.node(entity, node, entity_name(entity), is_end=entity in ends) for entity, node in nodes.items()]
-    width, height = drawing.size
-    return element(
-        "svg",
-        element("title", f"Paths from {entity_name(ends[0])} to {entity_name(ends[1])}"),
-        *(line for line, _ in lines),
-        *boxes,
-        *(label for _, label in lines),
-        class_="paths",
-        viewBox=f"0 0 {width:g} {height:g}",
-        width=float(width),
-        role="img",
+    # A prediction without any influence still has its paths.
+    strongest = max(abs(edge.hop.influence.influence) for edge in edges) or 1.0
+    names = [relation_name(edge.hop.influence.relation) for edge in edges]
+    return render(
+        "path_graph.svg.j2",
+        size=layout.size,
+        ends=(entity_name(start), entity_name(end)),
+        nodes=nodes.values(),
+        edges=[layout.edge(edge, nodes, name, strongest=strongest) for edge, name in zip(edges, names, strict=True)],
+        line_height=LINE_HEIGHT,
+        label_line_height=EDGE_LINE_HEIGHT,
     )
 
 
-def assign_lanes(
-    paths: Sequence[EvidencePath], max_lanes: int
-) -> tuple[list[EvidencePath], list[Edge], dict[int, int]]:
+def assign_lanes(paths: Sequence[GraphPath], max_lanes: int) -> tuple[list[GraphPath], list[Edge], dict[int, int]]:
     """Give each path a lane for what it adds to the paths before it, until the lanes are used up.
 
     Returns:
         The paths that are drawn, their edges, each pair of entities once, and the lane of each entity between the ends.
     """
-    drawn: list[EvidencePath] = []
+    drawn: list[GraphPath] = []
     edges: dict[frozenset[int], Edge] = {}
     lane_of: dict[int, int] = {}
     lane = 0
@@ -142,7 +151,7 @@ def assign_lanes(
 
 
 def place_entities(
-    paths: Sequence[EvidencePath], lane_of: dict[int, int], num_lanes: int, orientation: Orientation
+    paths: Sequence[GraphPath], lane_of: dict[int, int], num_lanes: int, orientation: Orientation
 ) -> dict[int, tuple[float, float]]:
     """Place the entities that have a lane, and the two ends in the middle of all lanes: {entity: (u, v)}."""
     layers: dict[int, float] = {}
@@ -159,20 +168,11 @@ def place_entities(
     return places | {paths[0].entities[-1]: (orientation.layers[TAIL], middle)}
 
 
-def make_node(place: tuple[float, float], name: str, orientation: Orientation, *, is_end: bool) -> Node:
-    """Size the box of an entity to its name."""
-    width = orientation.end_width if is_end else orientation.node_width
-    # The names of the two ends are bold.
-    font = NODE_FONT * (BOLD if is_end else 1)
-    lines = wrap(name, width - 12, font, max_lines=orientation.node_lines)
-    return Node(*place, width=width, height=len(lines) * LINE_HEIGHT + 14, lines=lines)
+class _Layout:
+    """Turns places along u and v into what the template draws in x and y."""
 
-
-class _Drawing:
-    """Turns places along u and v into SVG elements."""
-
-    def __init__(self, orientation: Orientation, num_lanes: int) -> None:
-        self.orientation = orientation
+    def __init__(self, orientation: Orientation, *, num_lanes: int) -> None:
+        self.orientation, self.num_lanes = orientation, num_lanes
         # The head's box begins at 1, the tail's ends one before the length.
         self.length = orientation.layers[HEAD] + orientation.layers[TAIL]
         self.breadth = num_lanes * orientation.lane
@@ -190,54 +190,45 @@ class _Drawing:
         v += self.margin
         return (v, u) if self.orientation.down else (u, v)
 
-    def extent(self, node: Node) -> tuple[float, float]:
-        """Say where a node's box begins and ends along u."""
-        half = (node.height if self.orientation.down else node.width) / 2
-        return node.u - half, node.u + half
+    def node(self, entity: int, place: tuple[float, float], name: str, *, is_end: bool) -> Node:
+        """Size the box of an entity at (u, v) to its name."""
+        width = self.orientation.end_width if is_end else self.orientation.node_width
+        # The names of the two ends are bold.
+        font = NODE_FONT * (BOLD if is_end else 1)
+        lines = wrap(name, width - 12, font, max_lines=self.orientation.node_lines)
+        return Node(entity, name, is_end, place, self.at(*place), width, lines)
 
-    def node(self, entity: int, node: Node, name: str, *, is_end: bool) -> Markup:
-        """Draw an entity as a box around its name."""
-        x, y = self.at(node.u, node.v)
-        first_baseline = y - (len(node.lines) - 1) * LINE_HEIGHT / 2 + NODE_FONT * 0.35
-        return element(
-            "g",
-            element("title", name),
-            element("rect", x=x - node.width / 2, y=y - node.height / 2, width=node.width, height=node.height, rx=7),
-            text(node.lines, x, first_baseline, LINE_HEIGHT),
-            class_="end" if is_end else "node",
-            data_entity=entity,
-        )
-
-    def edge(
-        self, edge: Edge, nodes: dict[int, Node], relation_name: Callable[[int], str], *, strongest: float
-    ) -> tuple[Markup, Markup]:
-        """Draw a hop as a line with an arrow in its triple's direction; its label apart, to lie above all lines."""
-        influence, orientation = edge.hop.influence, self.orientation
+    def edge(self, edge: Edge, nodes: dict[int, Node], name: str, *, strongest: float) -> dict[str, Any]:
+        """Place a hop's line, its arrow in the direction of its triple, and its label."""
+        influence, fan = edge.hop.influence, self.orientation.fan
         start, end = (nodes[entity] for entity in edge.entities)
-        lane = (edge.lane + 0.5) * orientation.lane
-        leave, arrive = self.extent(start)[1], self.extent(end)[0]
-        begin = leave + (orientation.fan if start.v != lane else 0)
-        finish = arrive - (orientation.fan if end.v != lane else 0)
+        (start_u, start_v), (end_u, end_v) = start.place, end.place
+        lane = (edge.lane + 0.5) * self.orientation.lane
+        leave, arrive = start_u + self._half_length(start), end_u - self._half_length(end)
+        begin = leave + (fan if start_v != lane else 0)
+        finish = arrive - (fan if end_v != lane else 0)
         if finish - begin < 20:
             # The two boxes stand above each other: a slanted line between the lanes is all there is room for.
-            begin, finish, lane = start.u, end.u, (start.v + end.v) / 2
-            route = f"M{self._point(begin, start.v)} L{self._point(finish, end.v)}"
+            begin, finish, lane = start_u, end_u, (start_v + end_v) / 2
+            route = f"M{self._point(begin, start_v)} L{self._point(finish, end_v)}"
         else:
             route = (
-                f"M{self._point(leave, start.v)} {self._bend(leave, start.v, begin, lane)} "
-                f"L{self._point(finish, lane)} {self._bend(finish, lane, arrive, end.v)}"
+                f"M{self._point(leave, start_v)} {self._bend(leave, start_v, begin, lane)} "
+                f"L{self._point(finish, lane)} {self._bend(finish, lane, arrive, end_v)}"
             )
-        width = 1.5 + 3.5 * influence.influence / strongest
-        shape = [
-            element("path", d=route, stroke_width=float(width)),
-            self._arrow(begin, finish, lane, forward=edge.hop.forward, width=width),
-        ]
-        name = relation_name(influence.relation)
+        width = 1.5 + 3.5 * abs(influence.influence) / strongest
         number = signed(influence.influence, digits=2) + (f" · {edge.hop.others} more" if edge.hop.others else "")
-        return (
-            element("g", *shape, class_="edge", data_entities=" ".join(map(str, edge.entities))),
-            self._label((begin + finish) / 2, lane, finish - begin, name, number),
-        )
+        return {
+            "entities": edge.entities,
+            "is_against": influence.influence < 0,
+            "route": route,
+            "width": width,
+            "arrow": self._arrow(begin, finish, lane, forward=edge.hop.forward, width=width),
+            "label": self._label((begin + finish) / 2, lane, finish - begin, name=name, number=number),
+        }
+
+    def _half_length(self, node: Node) -> float:
+        return (node.height if self.orientation.down else node.width) / 2
 
     def _bend(self, u: float, v: float, end_u: float, end_v: float) -> str:
         """Write a curve that leaves and arrives along u."""
@@ -245,40 +236,26 @@ class _Drawing:
         return f"C{self._point(middle, v)} {self._point(middle, end_v)} {self._point(end_u, end_v)}"
 
     def _point(self, u: float, v: float) -> str:
-        x, y = self.at(u, v)
-        return f"{x:g},{y:g}"
+        return "{:g},{:g}".format(*self.at(u, v))
 
-    def _arrow(self, begin: float, finish: float, lane: float, *, forward: bool, width: float) -> Markup:
+    def _arrow(self, begin: float, finish: float, lane: float, *, forward: bool, width: float) -> str:
         tip, sign = (finish, 1) if forward else (begin, -1)
         half = 3.5 + width
         corners = ((tip, lane), (tip - sign * 2 * half, lane - half), (tip - sign * 2 * half, lane + half))
-        return element("polygon", points=" ".join(self._point(*corner) for corner in corners))
+        return " ".join(self._point(*corner) for corner in corners)
 
-    def _label(self, u: float, v: float, room: float, name: str, number: str) -> Markup:
+    def _label(self, u: float, v: float, room: float, *, name: str, number: str) -> dict[str, Any]:
         x, y = self.at(u, v)
-        breadth = self.orientation.lane - 4 if self.orientation.down else max(room - 18, 60)
-        lines = wrap(name, breadth, EDGE_FONT, max_lines=self.orientation.edge_lines)
-        if self.orientation.down:
+        down, lane = self.orientation.down, self.orientation.lane
+        lines = wrap(name, lane - 4 if down else max(room - 18, 60), EDGE_FONT, max_lines=self.orientation.edge_lines)
+        if down:
             above = y - len(lines) * EDGE_LINE_HEIGHT / 2 + 4
             below = above + len(lines) * EDGE_LINE_HEIGHT
         else:
             above = y - 8 - (len(lines) - 1) * EDGE_LINE_HEIGHT
             below = y + 17
-        # A line that runs down would run through its label.
         width = max(text_width(line, EDGE_FONT) for line in [*lines, number])
-        top, height = above - EDGE_FONT - 1, (len(lines) + 1) * EDGE_LINE_HEIGHT + 4
-        plate = element("rect", x=x - width / 2, y=top, width=width, height=height) if self.orientation.down else None
-        return element(
-            "g",
-            element("title", name),
-            plate,
-            text(lines, x, above, EDGE_LINE_HEIGHT),
-            text([number], x, below, EDGE_LINE_HEIGHT, class_="number"),
-            class_="label",
-        )
-
-
-def text(lines: Sequence[str], x: float, y: float, line_height: float, **attributes: object) -> Markup:
-    """Write centred lines of text, the first with its baseline at y."""
-    spans = (element("tspan", line, x=float(x), y=float(y + i * line_height)) for i, line in enumerate(lines))
-    return element("text", join(*spans), text_anchor="middle", **attributes)
+        height = (len(lines) + 1) * EDGE_LINE_HEIGHT + 4
+        # A line that runs down would run through its label.
+        plate = {"x": x - width / 2, "y": above - EDGE_FONT - 1, "width": width, "height": height} if down else None
+        return {"name": name, "number": number, "x": x, "above": above, "below": below, "lines": lines, "plate": plate}

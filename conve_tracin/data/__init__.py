@@ -1,0 +1,1 @@
+"""Files to numbers: text, vocabularies, triples, queries, data sets and KGX graphs."""

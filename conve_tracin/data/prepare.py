@@ -1,0 +1,321 @@
+"""From a PyKEEN dataset or files of label triples to the files that training and influence read.
+
+Sources turn into a `Graph`; `write_graph` is the same for all of them.
+"""
+
+import logging
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from conve_tracin.data.triples import label_blocks, triple_lines
+from conve_tracin.data.vocabulary import vocabulary_lines
+from conve_tracin.errors import InputError
+from conve_tracin.files import write_together
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "valid", "test")
+
+SPLIT_SUFFIXES = (".txt", ".tsv", ".txt.gz", ".tsv.gz")
+
+ENTITY_FILE, RELATION_FILE, NAME_FILE = "entity_to_id.tsv", "relation_to_id.tsv", "node_name_dict.txt"
+
+OUTPUT_FILES = (*(f"{split}.txt" for split in SPLITS), ENTITY_FILE, RELATION_FILE, NAME_FILE)
+
+LabelTriple = tuple[str, str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Label triples as ids, in their splits.
+
+    `splits` maps train, valid and test to int64 arrays of shape (N, 3); `names` holds the readable names of
+    entities that have one besides their label.
+    """
+
+    entities: list[str]
+    relations: list[str]
+    splits: dict[str, np.ndarray]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def graph_from_dataset(name: str, *, fractions: Mapping[str, float], random_seed: int) -> Graph:
+    """Return a dataset that PyKEEN knows, in its own splits.
+
+    Where it has no validation or test triples, the share that `fractions` gives for valid or test is taken out
+    of its training triples. Raises InputError where PyKEEN has no dataset of this name or cannot load it.
+    """
+    from conve_tracin.data.datasets import load_dataset_triples
+
+    splits = {split: [_columns(triples)] for split, triples in load_dataset_triples(name).items() if triples}
+    graph = graph_from_labels(splits)
+    missing = {split: fraction for split, fraction in fractions.items() if split not in splits}
+    if not missing:
+        return graph
+    logger.info("%s has no %s triples: some are taken out of its training triples", name, " and ".join(missing))
+    held_out = hold_out(graph.splits["train"], missing, random_seed=random_seed)
+    return replace(graph, splits={**graph.splits, **held_out})
+
+
+def graph_from_splits(paths: Mapping[str, Path]) -> Graph:
+    """Return the graph of three files of label triples, given under the keys train, valid and test.
+
+    The vocabulary is that of all three. Raises InputError, with file and line, for malformed files.
+    """
+    return graph_from_labels({split: _label_columns(paths[split]) for split in SPLITS})
+
+
+def graph_from_file(path: Path, *, fractions: Mapping[str, float], random_seed: int) -> Graph:
+    """Return the graph of one file of label triples, split so that training sees every entity and relation.
+
+    `fractions` gives the shares of valid and test. Triples that occur more than once are kept once, as a copy in
+    training would give a test triple away. Raises InputError for a malformed file, or one from which no triple
+    can be held out.
+    """
+    whole = graph_from_labels({"train": _label_columns(path)})
+    triples = without_duplicates(whole.splits["train"])
+    duplicates = len(whole.splits["train"]) - len(triples)
+    if duplicates:
+        logger.info("%s: %d triples occur more than once and are kept once", path, duplicates)
+    return replace(whole, splits=hold_out(triples, fractions, random_seed=random_seed))
+
+
+def split_files(directory: Path) -> dict[str, Path]:
+    """Return the paths of the train, valid and test files in `directory`; raise InputError where one is missing."""
+    paths = {}
+    for split in SPLITS:
+        candidates = (directory / f"{split}{suffix}" for suffix in SPLIT_SUFFIXES)
+        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if path is None:
+            raise InputError(
+                f"{directory}: has no {split}.txt; a directory must hold train.txt, valid.txt and test.txt"
+            )
+        paths[split] = path
+    return paths
+
+
+def graph_from_labels(splits: Mapping[str, Iterable[list[np.ndarray]]]) -> Graph:
+    """Number the labels of all splits in sorted order.
+
+    Each split comes as blocks of three object arrays of labels: heads, relations and tails.
+    """
+    entities, relations = _LabelIds(), _LabelIds()
+    numbered = {}
+    for split, blocks in splits.items():
+        parts = [
+            np.stack([entities.number(heads), relations.number(labels), entities.number(tails)], axis=1)  # (n, 3)
+            for heads, labels, tails in blocks
+        ]
+        numbered[split] = np.concatenate(parts)
+    entity_labels, entity_ids = entities.sorted()
+    relation_labels, relation_ids = relations.sorted()
+    for triples in numbered.values():
+        triples[:, 0] = entity_ids[triples[:, 0]]
+        triples[:, 1] = relation_ids[triples[:, 1]]
+        triples[:, 2] = entity_ids[triples[:, 2]]
+    return Graph(entity_labels, relation_labels, numbered)
+
+
+class _LabelIds:
+    """Numbers for labels in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, int] = {}
+
+    def number(self, labels: np.ndarray) -> np.ndarray:
+        """Return the numbers of an object array of labels, (n,) int64; labels not met before get new ones."""
+        import pandas as pd
+
+        codes, distinct = pd.factorize(labels)
+        return np.array([self.ids.setdefault(label, len(self.ids)) for label in distinct], dtype=np.int64)[codes]
+
+    def sorted(self) -> tuple[list[str], np.ndarray]:
+        """Return the labels in sorted order, and for each number the label's place in it."""
+        labels = sorted(self.ids)
+        places = np.empty(len(labels), dtype=np.int64)
+        places[[self.ids[label] for label in labels]] = np.arange(len(labels))
+        return labels, places
+
+
+def _columns(triples: list[LabelTriple]) -> list[np.ndarray]:
+    return [np.array(column, dtype=object) for column in zip(*triples, strict=True)]
+
+
+def _label_columns(path: Path) -> Iterator[list[np.ndarray]]:
+    return (columns for _, columns in label_blocks(path))
+
+
+def hold_out(
+    triples: np.ndarray,
+    fractions: Mapping[str, float],
+    *,
+    random_seed: int,
+    candidates: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Take random triples out of `triples`, shape (N, 3), that training can spare.
+
+    Returns the held-out triples under the keys of `fractions` (each a share of N) and the rest under "train",
+    all in their first order. Every entity and relation stays in "train": in a random order of the triples, the
+    first with an entity or relation is never held out. A graph with few triples for each entity can
+    spare fewer than asked for; the shares then shrink together, and that is logged.
+
+    Where `candidates`, (N,) bool, is given, only those are held out, and the fractions are shares of them.
+
+    Raises InputError for fractions that are no proper shares, and where a share is left without a triple.
+    """
+    if min(fractions.values()) <= 0 or sum(fractions.values()) >= 1:
+        raise InputError(
+            f"the {' and '.join(fractions)} fraction{'s' * (len(fractions) > 1)} "
+            f"{', '.join(map(str, fractions.values()))}: each must be above 0, and their sum below 1"
+        )
+    rows = np.arange(len(triples)) if candidates is None else np.flatnonzero(candidates)
+    shuffled = np.random.default_rng(random_seed).permutation(rows)
+    # The triples that stay in any case come first, so that what they hold need not be kept twice.
+    order = shuffled if candidates is None else np.concatenate([np.flatnonzero(~candidates), shuffled])
+    needed = np.zeros(len(triples), dtype=bool)
+    needed[_first_positions(triples[order, 0], triples[order, 2])] = True
+    needed[_first_positions(triples[order, 1])] = True
+    spare = shuffled[~needed[len(triples) - len(shuffled) :]]
+
+    counts = {split: max(1, round(fraction * len(shuffled))) for split, fraction in fractions.items()}
+    wanted = sum(counts.values())
+    if wanted > len(spare):
+        counts = {split: count * len(spare) // wanted for split, count in counts.items()}
+        if min(counts.values()) == 0:
+            raise InputError(
+                f"only {len(spare)} of {len(shuffled)} triples can be held out while training keeps every entity and "
+                "relation; give --triples TRAIN VALID TEST"
+            )
+        logger.warning(
+            "only %d of %d triples can be held out while training keeps every entity and relation (%d were asked for)",
+            sum(counts.values()),
+            len(shuffled),
+            wanted,
+        )
+
+    splits, start = {}, 0
+    for split, count in counts.items():
+        splits[split] = np.sort(spare[start : start + count])
+        start += count
+    kept = np.ones(len(triples), dtype=bool)
+    kept[spare[:start]] = False
+    return {"train": triples[kept], **{split: triples[rows] for split, rows in splits.items()}}
+
+
+def _first_positions(*columns: np.ndarray) -> np.ndarray:
+    """Return the first row of each distinct id in `columns`, (N,) each."""
+    num_rows = len(columns[0])
+    first = np.full(max(column.max() for column in columns) + 1, num_rows)
+    for column in columns:
+        here = np.full_like(first, num_rows)
+        # Of several assignments to one place the last one holds.
+        here[column[::-1]] = np.arange(num_rows)[::-1]
+        np.minimum(first, here, out=first)
+    return first[first < num_rows]
+
+
+def without_duplicates(triples: np.ndarray) -> np.ndarray:
+    """Return the distinct triples, (M, 3), in the order of their first occurrence."""
+    first = np.unique(_keys(triples, triples.max(axis=0) + 1), return_index=True)[1]
+    return triples[np.sort(first)]
+
+
+def _keys(triples: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return one number for each triple, (N,), equal for equal triples; `sizes` bounds the three columns."""
+    return (triples[:, 0] * sizes[1] + triples[:, 1]) * sizes[2] + triples[:, 2]
+
+
+def require_inputs_kept(output_dir: Path, inputs: Iterable[Path]) -> None:
+    """Raise InputError where a file that `write_graph` writes to `output_dir` is one of the inputs."""
+    for path in inputs:
+        for output in (output_dir / name for name in OUTPUT_FILES):
+            if output.exists() and path.exists() and output.samefile(path):
+                raise InputError(f"{path}: would be overwritten; choose another --output-dir than {output_dir}")
+
+
+def write_graph(graph: Graph, output_dir: Path, more: Mapping[str, Iterable[str]] | None = None) -> None:
+    """Write the six files of OUTPUT_FILES to `output_dir`, all of them or none.
+
+    `more` maps the names of further files to their text. Raises InputError for labels that the files cannot hold, or
+    where the directory cannot be written.
+    """
+    splits = [(output_dir / f"{split}.txt", _label_triples(graph, graph.splits[split])) for split in SPLITS]
+    labels = ((output_dir / ENTITY_FILE, graph.entities), (output_dir / RELATION_FILE, graph.relations))
+    write_together(
+        {path: vocabulary_lines(path, names) for path, names in labels}
+        | {path: triple_lines(path, triples) for path, triples in splits}
+        | {output_dir / NAME_FILE: _name_lines(graph)}
+        | {output_dir / name: text for name, text in (more or {}).items()}
+    )
+
+
+def _name_lines(graph: Graph) -> Iterator[str]:
+    for position, label in enumerate(graph.entities):
+        yield f"{single_line(graph.names.get(label, '')) or readable_name(label)}\t{position}\n"
+
+
+def _label_triples(graph: Graph, triples: np.ndarray, *, rows_at_a_time: int = 100_000) -> Iterator[LabelTriple]:
+    entities = np.array(graph.entities, dtype=object)
+    relations = np.array(graph.relations, dtype=object)
+    for start in range(0, len(triples), rows_at_a_time):
+        heads, labels, tails = triples[start : start + rows_at_a_time].T
+        yield from zip(entities[heads], relations[labels], entities[tails], strict=True)
+
+
+def readable_name(label: str) -> str:
+    """Return a label as a person would write it: blanks for underscores; CURIEs and the like stay as they are."""
+    return " ".join(label.replace("_", " ").split()) or label
+
+
+def single_line(text: str) -> str:
+    """Return `text` with every run of white space as one blank, fit for a column of a tab-separated file."""
+    return " ".join(text.split())
+
+
+def summary(graph: Graph, output_dir: Path) -> str:
+    """Say what `write_graph` has written, what is odd about the splits, and which command comes next."""
+    lines = [f"{len(graph.entities):,} entities, {len(graph.relations):,} relations; written to {output_dir}:"]
+    lines += [f"  {split + '.txt':<20}{len(graph.splits[split]):>12,} triples" for split in SPLITS]
+    lines += [
+        f"  {ENTITY_FILE:<20}{len(graph.entities):>12,} labels",
+        f"  {RELATION_FILE:<20}{len(graph.relations):>12,} labels",
+        f"  {NAME_FILE:<20}{len(graph.entities):>12,} names",
+        *remarks_on_splits(graph),
+        f"Next: {next_command(output_dir)}",
+    ]
+    return "\n".join(lines)
+
+
+def remarks_on_splits(graph: Graph) -> list[str]:
+    """Return one sentence for each thing in the splits that makes test metrics mean something else."""
+    train = graph.splits["train"]
+    held_out = np.concatenate([graph.splits["valid"], graph.splits["test"]])
+    remarks = []
+    never_trained = len(np.setdiff1d(held_out[:, [0, 2]], train[:, [0, 2]]))
+    if never_trained:
+        remarks.append(
+            f"{never_trained:,} entities occur in valid or test only: they keep their random start, "
+            "as training never sees them"
+        )
+    never_trained = len(np.setdiff1d(held_out[:, 1], train[:, 1]))
+    if never_trained:
+        remarks.append(f"{never_trained:,} relations occur in valid or test only: training never sees them")
+    sizes = np.array([len(graph.entities), len(graph.relations), len(graph.entities)])
+    repeated = int(np.isin(_keys(held_out, sizes), _keys(train, sizes)).sum())
+    if repeated:
+        remarks.append(f"{repeated:,} valid or test triples are training triples too: metrics on them say little")
+    return remarks
+
+
+def next_command(output_dir: Path) -> str:
+    """Return the command line that trains on the files in `output_dir` as docs/training.md advises."""
+    words = ["python", "train_pytorch.py"]
+    for split in SPLITS:
+        words += [f"--{split}", str(output_dir / f"{split}.txt")]
+    words += ["--entity-to-id", str(output_dir / ENTITY_FILE), "--relation-to-id", str(output_dir / RELATION_FILE)]
+    words += ["--output-dir", str(output_dir / "model"), "--training-approach", "kvsall", "--inverse-triples"]
+    return shlex.join(words)

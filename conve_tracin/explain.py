@@ -1,0 +1,590 @@
+"""Explaining predictions: read, trace, write. The work of tracin_pytorch.py and of run_tracin.py.
+
+Modes: "test" traces the test triples, "single" those with the given indices, "self" ranks the training triples by
+their self-influence.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from conve_tracin import parallel
+from conve_tracin.checkpoint.pykeen import find_training_mappings
+from conve_tracin.data.names import Names, read_names_from
+from conve_tracin.data.triples import (
+    label_blocks,
+    read_test_triples,
+    read_triples,
+    read_triples_and_places,
+    resolve_triple,
+)
+from conve_tracin.device import choose_device, set_tf32, supports_bfloat16, supports_tf32
+from conve_tracin.errors import InputError
+from conve_tracin.files import json_text_of_many, require_usable_outputs, write_json, write_together
+from conve_tracin.influence import trace as trace_module
+from conve_tracin.influence.journal import Journal, StoredTraces, digest_of, open_in_directory, resume_traces
+from conve_tracin.influence.load import (
+    CheckpointLoader,
+    NativeCheckpointLoader,
+    choose_learning_rates,
+    find_checkpoints,
+)
+from conve_tracin.influence.method import Influence, module_of, rank_influences
+from conve_tracin.influence.paths import PathFinder
+from conve_tracin.influence.summary import SummarySettings
+from conve_tracin.influence.trace import Trace, trace
+from conve_tracin.report import page
+from conve_tracin.report.tables import (
+    influence_as_json,
+    safe_file_name,
+    self_influences_as_table,
+    trace_as_csv_rows,
+    trace_as_json,
+    trace_as_table,
+    write_csv,
+)
+from conve_tracin.settings import GAUSS_NEWTON, TRACIN, NativeEngine, TracInOptions, settings_without_effect
+
+logger = logging.getLogger(__name__)
+
+# Backward passes that take about a minute; from there on the forward engine is worth a word.
+MANY_BACKWARD_PASSES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """What the two scripts do differently with the same traces.
+
+    Attributes:
+        loader: the checkpoints that the script reads.
+        directory_flag: the flag of a directory with one file for each test triple.
+        file_name: the name of such a file, for a trace and the test triple's place in its file.
+        tells_index: each result holds that place, and a file of several holds what they have in common.
+        without_effect: says which given flags change nothing, one line each.
+    """
+
+    loader: type[CheckpointLoader]
+    directory_flag: str
+    file_name: Callable[[Trace, int, Names], str]
+    tells_index: bool
+    without_effect: Callable[[TracInOptions], Iterator[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one run works on.
+
+    Attributes:
+        script: which one runs.
+        options: what was asked for.
+        names: the mappings and what they call things.
+        checkpoints, learning_rates: the models, one η each.
+        training_triples: ids, (N, 3).
+        known_triples: those of --known, ids, (M, 3).
+        test_triples: ids, (n, 3); none in mode "self".
+        test_indices: their places in the test file.
+        load: reads a checkpoint.
+    """
+
+    script: Script
+    options: TracInOptions
+    names: Names
+    checkpoints: list[Path]
+    learning_rates: list[float]
+    training_triples: np.ndarray
+    known_triples: np.ndarray
+    test_triples: np.ndarray
+    test_indices: list[int]
+    load: CheckpointLoader
+
+    @cached_property
+    def find_paths(self) -> PathFinder | None:
+        """Finds the paths of a test triple in the training graph; None if none are asked for."""
+        if not self.options.paths:
+            return None
+        return PathFinder(
+            self.training_triples, len(self.names.entities), limit=self.options.paths, max_hops=self.options.max_hops
+        )
+
+    @property
+    def method(self) -> str:
+        """What the influences are computed with, in words."""
+        return module_of(self.options.method).title(self.options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The members that all JSON outputs have in common."""
+        rates = self.learning_rates
+        return {
+            "top_k": self.options.top_k,
+            "learning_rate": rates[0] if len(rates) == 1 else rates,
+            "method": self.options.method,
+            **module_of(self.options.method).members(self.options),
+            "checkpoints": [str(path) for path in self.checkpoints],
+        }
+
+
+def run_tracin_analysis(**keywords: Any) -> dict[str, Any]:
+    """Do what `run_tracin.py` does; the keywords are the members of `TracInOptions`.
+
+    Returns the content of the JSON output; with `output_per_triple` the same, though it is written as one file
+    for each test triple.
+
+    Raises InputError for files or options that cannot be used.
+    """
+    return explain(TracInOptions(**keywords), RUN_TRACIN, keep_content=True)
+
+
+def explain(options: TracInOptions, script: Script, *, keep_content: bool = False) -> dict[str, Any]:
+    """Do what a script does.
+
+    Returns the content of the JSON output, or {} without `keep_content`: results of many test triples then go to the
+    disk only.
+
+    Raises InputError for files or options that cannot be used.
+    """
+    require_outputs(options, script)
+    run = read(options, script)
+    if not parallel.is_main_process():
+        return follow(run)
+    for message in script.without_effect(run.options):
+        logger.info(message)
+    if run.options.mode == "self":
+        return rank_by_self_influence(run)
+    return trace_test_triples(run, keep_content=keep_content)
+
+
+def follow(run: Run) -> dict[str, Any]:
+    """Compute this process's share of what process 0 works on; write nothing."""
+    if run.options.mode == "self":
+        sum_self_influences(run, run.training_triples, progress=False)
+    else:
+        list(trace_rest(run, None))
+    return {}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def require_outputs(options: TracInOptions, script: Script) -> None:
+    """Raise InputError if the outputs are unusable, before hours are spent on them."""
+    directory = options.output_directory
+    if script.tells_index and directory is None and Path(options.output).is_dir():
+        raise InputError(f"{options.output}: is a directory; name a file, or add --output-per-triple")
+    outputs = {"--csv-output": options.csv_path, "--report": options.report}
+    require_usable_outputs(
+        outputs if directory is not None else {"--output": options.output} | outputs,
+        directory=None if directory is None else (script.directory_flag, directory),
+        inputs=options.inputs,
+    )
+
+
+def read(options: TracInOptions, script: Script) -> Run:
+    """Read all inputs except the models, which `Run.load` reads."""
+    checkpoints = find_checkpoints(options.model_path)
+    names = read_names(options, checkpoints[0])
+    device = choose_device(options.device)
+    options = choose_tf32(choose_bfloat16(options, device), device)
+    rates = choose_learning_rates(checkpoints, options)
+    load = script.loader(
+        options,
+        entities=names.entities,
+        relations=names.relations,
+        learning_rates=dict(zip(checkpoints, rates, strict=True)),
+        device=device,
+    )
+    if len(checkpoints) > 1:
+        for checkpoint in checkpoints:
+            load.require_fitting(checkpoint)
+    test_triples, test_indices = read_test(options, names)
+    training_triples, *known = (
+        read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown)
+        for path in (options.train, *options.known)
+    )
+    load.training_triples = training_triples
+    return Run(
+        script=script,
+        options=options,
+        names=names,
+        checkpoints=checkpoints,
+        learning_rates=rates,
+        training_triples=training_triples,
+        known_triples=np.concatenate([training_triples[:0], *known]),
+        test_triples=test_triples,
+        test_indices=test_indices,
+        load=load,
+    )
+
+
+def read_names(options: TracInOptions, checkpoint: Path) -> Names:
+    """Read the mappings, given or beside a PyKEEN pipeline's model, and the optional names."""
+    if options.entity_to_id is None:
+        mappings = find_training_mappings(checkpoint)
+        if mappings is None:
+            raise InputError(
+                f"{checkpoint}: has no training_triples/ of a PyKEEN pipeline beside it; "
+                "give --entity-to-id and --relation-to-id"
+            )
+        options = replace(options, entity_to_id=mappings[0], relation_to_id=mappings[1])
+    return read_names_from(options)
+
+
+def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[int]]:
+    """Read the wanted test triples (n, 3) and their places in the test file."""
+    if options.mode == "self":
+        return np.empty((0, 3), dtype=np.int64), []
+    if options.mode == "single":
+        indices = list(dict.fromkeys(options.test_indices))
+        return read_rows(Path(options.test), indices, names), indices
+    if options.test_triple is not None:
+        triples = np.array(
+            [resolve_triple(options.test_triple, names.entities, names.relations, ids_called=names.ids_called)]
+        )
+        places = np.arange(1)
+    elif options.test_triples is not None:
+        triples = read_test_triples(options.test_triples, names.entities, names.relations, ids_called=names.ids_called)
+        places = np.arange(len(triples))
+    else:
+        triples, places = read_triples_and_places(
+            options.test, names.entities, names.relations, skip_unknown=options.skip_unknown
+        )
+    return triples[: options.max_test_triples], places[: options.max_test_triples].tolist()
+
+
+def read_rows(path: Path, indices: Sequence[int], names: Names) -> np.ndarray:
+    """Read the triples at some places of a triples file, counted from 0: ids (n, 3).
+
+    Other lines may hold unknown labels, so that a place means the same line with and without --skip-unknown.
+
+    Raises InputError for an index that is out of range, or a label that is unknown.
+    """
+    wanted = dict.fromkeys(indices)
+    count = 0
+    for first_line, columns in label_blocks(path):
+        count = first_line - 1 + len(columns[0])
+        for index in wanted:
+            if first_line - 1 <= index < count:
+                wanted[index] = [column[index - first_line + 1] for column in columns]
+    vocabularies = (names.entities, names.relations, names.entities)
+    rows = []
+    for index, labels in wanted.items():
+        if labels is None:
+            raise InputError(f"--test-indices {index}: {path} has {count} triples, with the indices 0 to {count - 1}")
+        try:
+            rows.append([vocabulary.id_of(label) for vocabulary, label in zip(vocabularies, labels, strict=True)])
+        except InputError as error:
+            raise InputError(f"{path}:{index + 1}: {error}") from None
+    return np.array(rows, dtype=np.int64)
+
+
+def choose_bfloat16(options: TracInOptions, device: str) -> TracInOptions:
+    """Keep to full precision, and say so, if bfloat16 is asked for on a device without it; return what holds."""
+    if not options.rounds_to_bfloat16 or supports_bfloat16(device):
+        return options
+    logger.info(f"--use-mixed-precision has no effect: this {device} does not compute in bfloat16")
+    return replace(options, use_mixed_precision=False)
+
+
+def choose_tf32(options: TracInOptions, device: str) -> TracInOptions:
+    """Let the device multiply in TensorFloat-32 if the options ask for it and it makes sense; return what holds."""
+    if not options.use_tf32:
+        return options
+    obstacle = _obstacle_to_tf32(options, device)
+    if obstacle is not None:
+        logger.info(f"--use-tf32 has no effect {obstacle}")
+    set_tf32(allowed=obstacle is None)
+    return replace(options, use_tf32=obstacle is None)
+
+
+def _obstacle_to_tf32(options: TracInOptions, device: str) -> str | None:
+    if options.method == GAUSS_NEWTON:
+        return f"with --method {GAUSS_NEWTON}, which inverts what it multiplies"
+    if not options.use_optimized_tracin:
+        return "on the reference loop, which defines the exact scores"
+    if options.use_mixed_precision:
+        return "beside --use-mixed-precision, which scores the strongest again in full precision"
+    return None if supports_tf32(device) else f"on this {device}, which has no TensorFloat-32"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Tracing
+
+
+def trace_test_triples(run: Run, *, keep_content: bool) -> dict[str, Any]:
+    """Trace the test triples (modes "test" and "single") and write the results; return them if they are kept."""
+    say_that_it_takes_long(run)
+    with open_journal(run) as journal:
+        traces = collect_traces(run, journal)
+        results = results_of(run, traces)
+        if keep_content:
+            results = list(results)
+        written = [write_results(run, results), *write_more(run, traces)]
+        try:
+            print_results((trace_as_table(traced, run.names, method=run.method) for traced in traces), written)
+        finally:
+            if journal is not None:
+                journal.remove()
+    return content_of(run, results) if keep_content else {}
+
+
+def say_that_it_takes_long(run: Run) -> None:
+    """Point to the faster engine if the backward loop will take minutes."""
+    passes = len(run.training_triples) * len(run.checkpoints) * -(-len(run.test_triples) // trace_module.GROUP_SIZE)
+    backward = run.options.method == TRACIN and not run.options.use_optimized_tracin
+    if run.script.tells_index and backward and passes > MANY_BACKWARD_PASSES:
+        logger.info(
+            f"{passes:,} backward passes lie ahead; --use-optimized-tracin computes the same scores in far less time"
+        )
+
+
+def collect_traces(run: Run, journal: Journal | None) -> list[Trace] | StoredTraces:
+    """Trace what is missing; return all traces, which stay on the disk if this run has a journal.
+
+    A file for each test triple is written as soon as its trace is there.
+    """
+    kept = []
+    traces = resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest))
+    for index, traced in zip(run.test_indices, traces, strict=True):
+        if run.options.output_directory is not None:
+            name = run.script.file_name(traced, index, run.names)
+            write_json(run.options.output_directory / name, result_of(run, index, traced))
+        # Whether another process has the journal shows when the first traces are to be added.
+        if journal is None or journal.has_other_writer:
+            kept.append(traced)
+    return kept if journal is None or journal.has_other_writer else StoredTraces(journal)
+
+
+def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
+    """Trace some of the run's test triples, (m, 3)."""
+    return trace(
+        run.load,
+        run.checkpoints,
+        test_triples,
+        run.training_triples,
+        top_k=run.options.top_k,
+        batch_size=run.options.batch_size,
+        describe=SummarySettings.of(run.names, run.known_triples, run.options.predicted_side),
+        summarised=run.options.report is not None,
+        side=run.options.predicted_side,
+        find_paths=run.find_paths if parallel.is_main_process() else None,
+    )
+
+
+def open_journal(run: Run) -> Any:
+    """Open what a killed run with these inputs and settings has finished, beside its output; None for single ones."""
+    directory = run.options.output_directory
+    if directory is not None:
+        return open_in_directory(directory, digest_of_run(run))
+    if run.options.mode == "single" or run.options.test_triple is not None:
+        return nullcontext()
+    output = Path(run.options.output)
+    return Journal(output.with_name(f"{output.name}.unfinished"), digest_of_run(run))
+
+
+def digest_of_run(run: Run) -> str:
+    """Digest all that the traces depend on."""
+    passed_over = ("output", "csv_output", "output_per_triple", "edge_map", "node_name_dict", "report")
+    settings = {name: value for name, value in asdict(run.options).items() if name not in passed_over}
+    return digest_of(
+        settings=settings
+        | {"checkpoints": run.checkpoints, "learning_rates": run.learning_rates}
+        # Results of earlier versions tell nothing of the prediction.
+        | {"summarised": run.options.report is not None, "described": True},
+        files=run.checkpoints,
+        arrays=[run.training_triples, run.known_triples, run.test_triples],
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def result_of(run: Run, index: int, traced: Trace) -> dict[str, Any]:
+    """Arrange a trace as the documented JSON."""
+    settings = run.settings
+    top_k, learning_rate = settings.pop("top_k"), settings.pop("learning_rate")
+    if run.script.tells_index:
+        settings["test_index"] = index
+    return trace_as_json(traced, run.names, top_k=top_k, learning_rate=learning_rate, method=settings)
+
+
+def results_of(run: Run, traces: Iterable[Trace]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON of each trace."""
+    return (result_of(run, index, traced) for index, traced in zip(run.test_indices, traces, strict=True))
+
+
+def content_of(run: Run, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the content of the JSON as one file: a single result itself in mode "single"."""
+    if run.options.mode == "single" and len(results) == 1:
+        return results[0]
+    return {"mode": run.options.mode, **run.settings, "results": results}
+
+
+def write_results(run: Run, results: Iterable[dict[str, Any]]) -> str:
+    """Write the JSON as one file, unless each test triple has its own; return what is written, in words."""
+    directory, output = run.options.output_directory, Path(run.options.output)
+    if directory is not None:
+        return f"{len(run.test_indices)} files in {directory}"
+    if not run.script.tells_index:
+        (result,) = results
+        write_json(output, result)
+    elif run.options.mode == "single":
+        write_json(output, content_of(run, list(results)))
+    else:
+        text = json_text_of_many({"mode": run.options.mode, **run.settings}, "results", results)
+        write_together({output: text})
+    return str(output)
+
+
+def write_more(run: Run, traces: list[Trace] | StoredTraces) -> list[Path]:
+    """Write the table and the page if they are wanted; return their paths."""
+    options, written = run.options, []
+    if options.csv_path is not None:
+        own = self_influences_of(run, {influence.position for result in traces for influence in result.influences})
+        rows = (row for result in traces for row in trace_as_csv_rows(result, run.names, own))
+        write_csv(options.csv_path, rows)
+        written.append(options.csv_path)
+    if options.report is not None:
+        write_report(run, list(traces))
+        written.append(options.report)
+    return written
+
+
+def write_report(run: Run, traces: list[Trace]) -> None:
+    """Write the page of --report."""
+    settings = page.settings_of(run.options) | {"Device": str(run.load.device)}
+    if run.options.known:
+        settings["Known triples"] = "\n".join(map(str, run.options.known))
+    computation = page.describe_computation(
+        method=run.options.method,
+        checkpoints=dict(zip(run.checkpoints, run.learning_rates, strict=True)),
+        train=Path(run.options.train),
+        settings=settings,
+    )
+    page.write_report(run.options.report, traces, run.names, computation)
+
+
+def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:
+    """Print what people read, after all files are written: the reader of a pipe may leave."""
+    for table in tables:
+        print(table)
+    for output in written:
+        print(f"Written: {output}")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Self-influence
+
+
+def rank_by_self_influence(run: Run) -> dict[str, Any]:
+    """Rank the training triples by Σ η‖∇ℓ(w; z)‖² (mode "self"), highest first; write the result and return it."""
+    scores = sum_self_influences(run, run.training_triples, progress=True)
+    ranked = rank_influences(scores, run.training_triples, run.options.top_k)
+    rows = [_as_self_influence(influence_as_json(influence, run.names)) for influence in ranked]
+    content = {"mode": "self", **run.settings, "self_influences": rows}
+    write_json(run.options.output, content)
+    written = [run.options.output]
+    if run.options.csv_path is not None:
+        own = {influence.position: influence.influence for influence in ranked}
+        write_csv(run.options.csv_path, _self_csv_rows(run, ranked, own))
+        written.append(run.options.csv_path)
+    print_results([self_influences_as_table(ranked, run.names)], written)
+    return content
+
+
+def _as_self_influence(row: dict[str, Any]) -> dict[str, Any]:
+    return {"self_influence" if name == "influence" else name: value for name, value in row.items()}
+
+
+def _self_csv_rows(run: Run, ranked: list[Influence], own: dict[int, float]) -> Iterator[tuple]:
+    # The influence of a training triple on itself: it stands in the place of the test triple, too.
+    for influence in ranked:
+        itself = Trace((influence.head, influence.relation, influence.tail), [influence], [], [])
+        yield from trace_as_csv_rows(itself, run.names, own)
+
+
+def self_influences_of(run: Run, positions: Iterable[int]) -> dict[int, float]:
+    """Compute the self-influence of the training triples at these positions: {position: Σ η‖∇ℓ(w; z)‖²}."""
+    ordered = sorted(positions)
+    # Few triples, known to process 0 alone: they are not shared.
+    scores = sum_self_influences(run, run.training_triples[ordered], progress=True, shared=False)
+    return dict(zip(ordered, scores.tolist(), strict=True))
+
+
+def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool, shared: bool = True) -> torch.Tensor:
+    """Compute Σ_k η_k‖∇ℓ(w_k; z)‖² of triples (N, 3), `shared` between all processes or here: (N,)."""
+    total: torch.Tensor | float = 0.0
+    for path in run.checkpoints:
+        loaded = run.load(path)
+        compute = partial(
+            loaded.method.self_products,
+            batch_size=run.options.batch_size,
+            progress=f"{path.name}: self-influence" if progress else None,
+        )
+        shared = shared and loaded.method.shares_training_triples
+        with trace_module.naming_the_checkpoint(path):
+            products = parallel.compute_shared(compute, triples) if shared else compute(triples)
+        trace_module.require_finite_influences(products, path)
+        total = total + loaded.weight * products
+    return total
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The two scripts
+
+
+def _numbered_file(traced: Trace, index: int, names: Names) -> str:
+    head, relation, tail = traced.test_triple
+    labels = (names.entities.labels[head], names.relations.labels[relation], names.entities.labels[tail])
+    return safe_file_name(f"test_{index}", *labels, suffix=".json")
+
+
+def _file_of_ids(traced: Trace, _: int, __: Names) -> str:
+    return "triple_{}_{}_{}.json".format(*traced.test_triple)
+
+
+def run_tracin_without_effect(options: TracInOptions) -> Iterator[str]:
+    """Say which given options change nothing in this run, one line each."""
+    yield from settings_without_effect(options)
+    yield from multi_gpu_without_effect(options)
+
+
+def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
+    """Say where --enable-multi-gpu changes nothing, and why."""
+    if options.enable_multi_gpu and parallel.world_size() == 1:
+        obstacle = parallel.obstacle_to_several_gpus(
+            device=options.device, method=options.method, gpus=torch.cuda.device_count()
+        )
+        yield f"--enable-multi-gpu has no effect: {obstacle or 'the scripts start several processes, not functions'}"
+
+
+def tracin_pytorch_without_effect(options: TracInOptions) -> Iterator[str]:
+    """Say which given flags of tracin_pytorch.py change nothing in this run, one line each."""
+    # The flags of its own stand for this option.
+    yield from settings_without_effect(replace(options, cache_test_gradients=None))
+    yield from settings_without_effect(NativeEngine.of(options), options)
+    yield from multi_gpu_without_effect(options)
+
+
+TRACIN_PYTORCH = Script(
+    loader=NativeCheckpointLoader,
+    directory_flag="--output-dir",
+    file_name=_file_of_ids,
+    tells_index=False,
+    without_effect=tracin_pytorch_without_effect,
+)
+RUN_TRACIN = Script(
+    loader=CheckpointLoader,
+    directory_flag="--output-per-triple",
+    file_name=_numbered_file,
+    tells_index=True,
+    without_effect=run_tracin_without_effect,
+)

@@ -1,0 +1,317 @@
+"""Curvature of a training objective by single rows of ConvE's embedding tables, all else at rest.
+
+The objective is Σ over queries n_q · L_q, with n_q the number of the query's triples (1vsAll, or KvsAll with weights by
+tails) or 1 (KvsAll with equal weights). L_q is Σ_k BCE(s_k, y_k), or the softmax cross-entropy log Σ_k exp(s_k) −
+Σ_k y_k·s_k. Labels, smoothed or not, are linear in the scores and leave no trace in the curvature by the scores:
+
+    binary cross-entropy:   C_q = n_q · diag(σ_k(1 − σ_k)),
+    softmax cross-entropy:  C_q = n_q · (diag(p) − p pᵀ),  p = softmax(s).
+
+A row has the generalized Gauss–Newton matrix (Martens, 2020, https://arxiv.org/abs/1412.1193, section 8)
+
+- as tail t:     H = Σ_q C_q,tt · q qᵀ                          over all training queries q,
+- as head h:     H = Σ_q J_qᵀ (Σ_kl C_q,kl · e_k e_lᵀ) J_q      over the queries (h, ·), with J_q = ∂q/∂(row),
+- as relation r: the same over the queries (·, r),
+
+and an entity's row the sum of its curvatures as tail and as head. For the softmax the inner sum is the covariance
+n_q(Σ_k p_k e_k e_kᵀ − ē ēᵀ) of the entities, with ē = Σ_k p_k e_k.
+
+ConvE is piecewise linear in a row, so that this is the Hessian of the objective itself but for one thing: where an
+entity is the head of a query and a possible tail of the same query, the two parts of its row multiply. What that adds
+concerns one of K tails in the queries of one head, and is left out (its size is in docs/truth_curvature_findings.md).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conve_tracin.data.queries import Queries
+from conve_tracin.errors import InputError
+from conve_tracin.model.conve import ConvE
+
+# Query vectors whose scores against a chunk of the entities are held at once.
+VECTORS_AT_ONCE = 1024
+# Rows of a Jacobian (d each) that are held at once; a row passes through feature maps of size F.
+JACOBIAN_ROWS = 4096
+# The mean eigenvalue of a row whose scores are all beyond ±70 or so. Its effects would grow without bound as it falls,
+# past the largest float32 in the end.
+NO_CURVATURE = 1e-30
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvatureConfig:
+    """How the curvature of a row is computed.
+
+    Attributes:
+        damping: λ over the mean eigenvalue of H.
+        loss: "bce" or "ce", as in `TrainingConfig`.
+        weighted_by_triples: n_q is the number of the query's triples (1vsAll, or KvsAll with weights by tails) instead
+            of 1 (KvsAll with equal weights).
+        repeated_triples_count: a triple that the training set lists twice is two of the query's triples (1vsAll).
+        max_tail_queries: queries that a row's curvature as tail is summed over. Where there are more, those that
+            have the entity as a known tail stay (their weights are the large ones), up to this number, and as many
+            of all are sampled, once for all rows, to stand for the others with weights scaled up to match.
+        max_encoded_queries: the same for the queries (h, ·) or (·, r).
+        exact_jacobian_rows: rows of Jacobians, d for each query, up to which Σ_kl C_q,kl e_k e_lᵀ is computed; where
+            a row of a table needs more, the sum is estimated without bias from random sign vectors.
+        probes: random vectors for a row, at least one for each query.
+        seed: of the samples and signs.
+    """
+
+    damping: float = 1.0
+    loss: str = "bce"
+    weighted_by_triples: bool = False
+    repeated_triples_count: bool = True
+    max_tail_queries: int = 16_384
+    max_encoded_queries: int = 2_048
+    exact_jacobian_rows: int = 16_384
+    probes: int = 2_048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise InputError(f"damping is {self.damping}; give a number above 0")
+        if self.loss not in ("bce", "ce"):
+            raise InputError(f"loss is {self.loss!r}; the curvature is known for 'bce' and 'ce'")
+
+
+class RowCurvature:
+    """Curvature of the rows of a model's embedding tables; each row is computed once.
+
+    Args:
+        model: ConvE in eval mode.
+        queries: the distinct training queries with their tails, in the model's relation ids (inverses included
+            where the model was trained with them).
+        config: see `CurvatureConfig`.
+    """
+
+    def __init__(self, model: ConvE, queries: Queries, config: CurvatureConfig) -> None:
+        self.model = model
+        self.queries = queries
+        self.config = config
+        counts = queries.offsets.diff()
+        dtype = model.entity_embeddings.weight.dtype
+        self._importance = counts.to(dtype) if config.weighted_by_triples else torch.ones_like(counts, dtype=dtype)
+        # For each triple its query, to find the queries that have a given tail.
+        self._query_of_triple = torch.repeat_interleave(torch.arange(len(queries), device=counts.device), counts)
+        self._sampled: tuple[Tensor, Tensor, Tensor | None] | None = None
+        self._entities: dict[int, Tensor] = {}
+        self._relations: dict[int, Tensor] = {}
+
+    def entity(self, entity: int) -> Tensor:
+        """Return H of an entity's row, as tail and as head together: (d, d)."""
+        if entity not in self._entities:
+            of_head = (self.queries.heads == entity).nonzero()[:, 0]
+            self._entities[entity] = self.as_tail(entity) + self._as_input(of_head, side=0, row=entity)
+        return self._entities[entity]
+
+    def relation(self, relation: int) -> Tensor:
+        """Return H of a relation's row: (d, d)."""
+        if relation not in self._relations:
+            of_relation = (self.queries.relations == relation).nonzero()[:, 0]
+            self._relations[relation] = self._as_input(of_relation, side=1, row=relation)
+        return self._relations[relation]
+
+    def precondition(self, curvature: Tensor, gradients: Tensor) -> Tensor:
+        """Solve (H + λI) x = g for one (d,) or several (d, m); zero where no label of training can move the row.
+
+        Raises:
+            InputError: H is not finite, or λ is lost in its rounding.
+        """
+        mean_eigenvalue = curvature.diagonal().mean()
+        if mean_eigenvalue <= NO_CURVATURE:
+            return torch.zeros_like(gradients)
+        damped = curvature + self.config.damping * mean_eigenvalue * torch.eye(len(curvature)).to(curvature)
+        if not torch.isfinite(damped).all():
+            raise InputError("the model's curvature is not finite, as its weights are too large; give another model")
+        factor, trouble = torch.linalg.cholesky_ex(damped.double())
+        # Where the damping vanishes, rounding alone decides whether a curvature without full rank can be factored.
+        if trouble or self.config.damping < torch.finfo(curvature.dtype).eps:
+            raise InputError(
+                f"damping {self.config.damping:g} is lost in the rounding of the model's curvature; give a larger "
+                "--damping, such as 0.0001"
+            )
+        columns = gradients.double().reshape(len(curvature), -1)
+        return torch.cholesky_solve(columns, factor).reshape(gradients.shape).to(gradients)
+
+    @torch.no_grad()
+    def as_tail(self, entity: int) -> Tensor:
+        """Compute H of an entity as tail of all queries: (d, d)."""
+        sample, vectors, normalizers = self._query_sample()
+        if len(sample) == len(self.queries):
+            return self._weighted_gram(entity, sample, vectors, normalizers)
+        # Two strata: the queries with this tail, whose weights are the large ones, and a sample of all others.
+        # A query that a repeated triple lists twice is one query.
+        known = self._query_of_triple[self.queries.tails == entity].unique()
+        others = ~torch.isin(sample, known)
+        scale = (len(self.queries) - len(known)) / max(int(others.sum()), 1)
+        normalizers = None if normalizers is None else normalizers[others]
+        curvature = self._weighted_gram(entity, sample[others], vectors[others], normalizers) * scale
+        kept = known
+        if len(known) > self.config.max_tail_queries:
+            kept = _sample(known, self.config.max_tail_queries, self._generator(2, entity))
+        if len(kept):
+            vectors = self._encode(kept)
+            gram = self._weighted_gram(entity, kept, vectors, self._normalizers(vectors))
+            curvature += gram * (len(known) / len(kept))
+        return curvature
+
+    def _query_sample(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw queries once for all rows, all where they are few: ids (M,), vectors (M, d) and normalizers (M,)."""
+        if self._sampled is None:
+            ids = torch.arange(len(self.queries), device=self.queries.heads.device)
+            if len(ids) > self.config.max_tail_queries:
+                ids = _sample(ids, self.config.max_tail_queries, self._generator(3, 0))
+            vectors = self._encode(ids)
+            self._sampled = ids, vectors, self._normalizers(vectors)
+        return self._sampled
+
+    def _encode(self, ids: Tensor) -> Tensor:
+        batches = [self.model.encode(self.queries.heads[i], self.queries.relations[i]) for i in ids.split(256)]
+        return torch.cat(batches)  # (M, d)
+
+    def _normalizers(self, vectors: Tensor) -> Tensor | None:
+        if self.config.loss != "ce":
+            return None
+        parts = [softmax_moments(self.model, part)[0] for part in vectors.split(VECTORS_AT_ONCE)]
+        return torch.cat(parts)
+
+    def _weighted_gram(self, entity: int, ids: Tensor, vectors: Tensor, normalizers: Tensor | None) -> Tensor:
+        scores = vectors @ self.model.entity_embeddings.weight[entity]
+        if self.model.entity_bias is not None:
+            scores = scores + self.model.entity_bias[entity]
+        if normalizers is None:
+            weights = _logistic_curvature(scores)
+        else:
+            # p(1 − p) to its last digits also where p is nearly 1.
+            weights = (scores - normalizers).exp() * -torch.expm1((scores - normalizers).clamp(max=0))
+        weights = weights * self._importance[ids]  # (M,)
+        return (vectors * weights[:, None]).T @ vectors
+
+    def _as_input(self, chosen: Tensor, *, side: int, row: int) -> Tensor:
+        """Compute H of a row as head (side 0) or relation (side 1) of the queries `chosen`: (d, d)."""
+        curvature = self._zeros()
+        if len(chosen) == 0:
+            return curvature
+        generator = self._generator(side, row)
+        total = len(chosen)
+        if total > self.config.max_encoded_queries:
+            chosen = _sample(chosen, self.config.max_encoded_queries, generator)
+        exact = len(chosen) * self.model.config.embedding_dim <= self.config.exact_jacobian_rows
+        probes = max(1, -(-self.config.probes // len(chosen)))
+        step = self.model.config.embedding_dim if exact else probes
+        for batch in chosen.split(max(1, JACOBIAN_ROWS // step)):
+            rows = self._input_rows(batch)
+            rows[side].requires_grad_()
+            with torch.enable_grad():
+                vectors = self.model.encode_rows(*rows)  # (B, d)
+            if exact:
+                jacobian = self._pull_back(vectors, rows[side], torch.eye(vectors.shape[1]).to(vectors)[:, None])
+                jacobian = jacobian.transpose(0, 1)  # (B, d, d): ∂q_i/∂(row)_j
+                inner = self._entity_curvature(vectors.detach(), batch)  # (B, d, d)
+                curvature += torch.einsum("bij,bik,bkl->jl", jacobian, inner, jacobian)
+            else:
+                signed = self._signed_sums(vectors.detach(), batch, probes, generator)  # (P, B, d)
+                pulled = self._pull_back(vectors, rows[side], signed).flatten(0, 1)  # (P·B, d)
+                curvature += pulled.T @ pulled / probes
+        return curvature * (total / len(chosen))
+
+    def _input_rows(self, batch: Tensor) -> list[Tensor]:
+        heads, relations = self.queries.heads[batch], self.queries.relations[batch]
+        return [
+            self.model.entity_embeddings.weight[heads].detach(),
+            self.model.relation_embeddings.weight[relations].detach(),
+        ]
+
+    @staticmethod
+    def _pull_back(vectors: Tensor, rows: Tensor, directions: Tensor) -> Tensor:
+        """Multiply directions (P, B or 1, d) with the Jacobian of each query vector: (P, B, d)."""
+        directions = directions.expand(-1, len(vectors), -1)
+        return torch.autograd.grad(vectors, rows, directions, is_grads_batched=True)[0]
+
+    def _entity_curvature(self, vectors: Tensor, batch: Tensor) -> Tensor:
+        """Compute Σ_kl C_q,kl e_k e_lᵀ of each query: (B, d, d)."""
+        table = self.model.entity_embeddings.weight.detach()
+        inner = vectors.new_zeros(len(vectors), table.shape[1], table.shape[1])
+        moments = self._moments(vectors)
+        for start in range(0, len(table), 4096):
+            rows = table[start : start + 4096]  # (k, d)
+            weights = self._pair_weights(vectors, batch, start, moments)  # (B, k)
+            for place, (out, weight) in enumerate(zip(inner, weights, strict=True)):
+                centred = rows if moments is None else rows - moments[1][place]
+                out += (centred * weight[:, None]).T @ centred
+        return inner
+
+    def _signed_sums(self, vectors: Tensor, batch: Tensor, probes: int, generator: torch.Generator) -> Tensor:
+        """Draw Σ_k ±√c_qk (e_k − ē), whose outer product has the mean Σ_kl C_q,kl e_k e_lᵀ: (P, B, d).
+
+        With binary cross-entropy c_qk = C_q,kk, and nothing is taken off; with the softmax c_qk = n_q·p_k.
+        """
+        table = self.model.entity_embeddings.weight.detach()
+        sums = vectors.new_zeros(probes, len(vectors), table.shape[1])
+        moments = self._moments(vectors)
+        for start in range(0, len(table), 16_384):
+            rows = table[start : start + 16_384]  # (k, d)
+            roots = self._pair_weights(vectors, batch, start, moments, size=len(rows)).sqrt()  # (B, k)
+            for out in sums:
+                signs = torch.randint(0, 2, roots.shape, generator=generator, dtype=torch.int8) * 2 - 1
+                signed = roots * signs.to(roots)
+                out += signed @ rows
+                if moments is not None:
+                    out -= signed.sum(dim=1, keepdim=True) * moments[1]
+        return sums
+
+    def _moments(self, vectors: Tensor) -> tuple[Tensor, Tensor] | None:
+        return softmax_moments(self.model, vectors) if self.config.loss == "ce" else None
+
+    def _pair_weights(
+        self, vectors: Tensor, batch: Tensor, start: int, moments: tuple[Tensor, Tensor] | None, size: int = 4096
+    ) -> Tensor:
+        scores = scores_of_chunk(self.model, vectors, start, size)  # (B, k)
+        weights = _logistic_curvature(scores) if moments is None else (scores - moments[0][:, None]).exp()
+        return weights * self._importance[batch][:, None]
+
+    def _generator(self, kind: int, row: int) -> torch.Generator:
+        # Seeded by the row, so that its curvature does not depend on which rows were asked for before it.
+        seed = np.random.SeedSequence([self.config.seed, kind, row]).generate_state(1)[0]
+        return torch.Generator().manual_seed(int(seed))
+
+    def _zeros(self) -> Tensor:
+        dim = self.model.config.embedding_dim
+        return self.model.entity_embeddings.weight.new_zeros(dim, dim)
+
+
+def scores_of_chunk(model: ConvE, vectors: Tensor, start: int, size: int) -> Tensor:
+    """Score the entities from `start` on, at most `size` of them, for query vectors (B, d): (B, k)."""
+    chunk = slice(start, start + size)
+    scores = vectors @ model.entity_embeddings.weight.detach()[chunk].T
+    return scores if model.entity_bias is None else scores + model.entity_bias.detach()[chunk]
+
+
+@torch.no_grad()
+def softmax_moments(model: ConvE, vectors: Tensor, *, size: int = 4096) -> tuple[Tensor, Tensor]:
+    """Compute log Σ_k exp(s_k) and ē = Σ_k p_k e_k of query vectors (B, d): (B,) and (B, d), `size` entities at a time.
+
+    The sums run with the largest score so far taken off (Milakov and Gimelshein, 2018,
+    https://arxiv.org/abs/1805.02867, algorithm 3).
+    """
+    table = model.entity_embeddings.weight.detach()
+    largest = vectors.new_full((len(vectors), 1), -torch.inf)
+    total, weighted = vectors.new_zeros(len(vectors), 1), torch.zeros_like(vectors)
+    for start in range(0, len(table), size):
+        scores = scores_of_chunk(model, vectors, start, size)
+        before, largest = largest, torch.maximum(largest, scores.amax(dim=1, keepdim=True))
+        shrink, exponentials = (before - largest).exp(), (scores - largest).exp()
+        total = total * shrink + exponentials.sum(dim=1, keepdim=True)
+        weighted = weighted * shrink + exponentials @ table[start : start + size]
+    return (largest + total.log())[:, 0], weighted / total
+
+
+def _logistic_curvature(scores: Tensor) -> Tensor:
+    return torch.sigmoid(scores) * torch.sigmoid(-scores)
+
+
+def _sample(ids: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    return ids[torch.randperm(len(ids), generator=generator)[:size].to(ids.device)]

@@ -1,0 +1,209 @@
+"""Tracing: test triples × checkpoints to ranked training triples (TracInCP: the checkpoints' influences add up)."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conve_tracin import parallel
+from conve_tracin.data.queries import inverse_of
+from conve_tracin.errors import InputError
+from conve_tracin.influence.method import Influence, Method, rank_influences, strongest
+from conve_tracin.influence.paths import GraphPath
+from conve_tracin.influence.scorers import Scorer
+from conve_tracin.influence.summary import InfluenceSummary, Prediction, SummarySettings, describe_prediction, summarise
+from conve_tracin.settings import HEAD, TAIL
+
+# Test triples in one pass over the training set: one score for each of them and each training triple is held.
+GROUP_SIZE = 16
+
+
+@dataclass(frozen=True)
+class TracedCheckpoint:
+    """A loaded checkpoint: what scores, what compares, and its weight in the sum (η, or its share of 1)."""
+
+    scorer: Scorer
+    method: Method
+    weight: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The influences on one test triple, all in the ids of the files.
+
+    Attributes:
+        test_triple: head, relation, tail.
+        influences: the strongest by absolute influence, ties in training order.
+        proponents, opponents: the strongest positive and negative ones.
+        summary: what all the scores say together, where it was asked for.
+        prediction: score and rank of the test triple by the last checkpoint, where they were asked for.
+        num_models: how many checkpoints were summed.
+        paths: what the training graph has between head and tail, best first, if it was asked for.
+    """
+
+    test_triple: tuple[int, int, int]
+    influences: list[Influence]
+    proponents: list[Influence]
+    opponents: list[Influence]
+    summary: InfluenceSummary | None = None
+    prediction: Prediction | None = None
+    paths: list[GraphPath] | None = None
+    num_models: int = 1
+
+
+def trace(
+    load: Callable[[Path], TracedCheckpoint],
+    checkpoints: Sequence[Path],
+    test_triples: np.ndarray | None,
+    training_triples: np.ndarray,
+    *,
+    top_k: int,
+    batch_size: int = 256,
+    progress: bool = True,
+    describe: SummarySettings | None = None,
+    summarised: bool = False,
+    side: str = TAIL,
+    find_paths: Callable[[np.ndarray, Tensor], list[GraphPath]] | None = None,
+) -> Iterator[Trace]:
+    """Trace each test triple (n, 3) to the training triples (N, 3), summed over the checkpoints.
+
+    Args:
+        load: reads a checkpoint; the latest one is kept, so that a single one is read once.
+        checkpoints: what to load, in order.
+        test_triples: ids of the files; None in the processes that follow process 0 (see `parallel`), which
+            compute their share and yield nothing.
+        training_triples: ids of the files.
+        top_k: how many influences to list.
+        batch_size: see the method.
+        progress: show progress bars.
+        describe: score and rank each test triple among the entities of these mappings.
+        summarised: also summarise all its influences; goes with `describe`.
+        find_paths: finds the paths of a test triple (3,), given the influences (N,); see `PathFinder`.
+        side: "tail", or "head" to explain the score of (tail, inverse of the relation, head) instead.
+
+    Raises InputError if heads are to be explained by a model without inverse triples.
+    """
+    load = lru_cache(maxsize=1)(load)
+    test_triples = parallel.broadcast(test_triples)
+    progress = progress and parallel.is_main_process()
+    for start in range(0, len(test_triples), GROUP_SIZE):
+        group = test_triples[start : start + GROUP_SIZE]
+        totals: Tensor | None = None
+        strongest_of: list[list[set[int]]] = []
+        for checkpoint in checkpoints:
+            loaded = load(checkpoint)
+            if side == HEAD:
+                require_inverse_triples(loaded.scorer, checkpoint)
+            title = f"{checkpoint.name}: {len(group)} test triple(s)" if progress else None
+            asked = group if side == TAIL else inverse_of(group)
+            products = _products(
+                loaded.method, checkpoint, asked, training_triples, batch_size=batch_size, progress=title
+            )
+            if products is None:
+                continue
+            if len(checkpoints) > 1:
+                strongest_of.append([set(strongest(row, top_k).tolist()) for row in products])
+            scaled = products.mul_(loaded.weight)
+            totals = scaled if totals is None else totals.add_(scaled)
+        if not parallel.is_main_process():
+            continue
+        for place, (test_triple, scores) in enumerate(zip(group, totals, strict=True)):
+            traced = make_trace(
+                test_triple, scores, training_triples, top_k=top_k, models=[each[place] for each in strongest_of]
+            )
+            if describe is not None:
+                prediction = describe_prediction(loaded.scorer, test_triple, training_triples, describe)
+                traced = replace(traced, prediction=prediction)
+                if summarised:
+                    traced = replace(traced, summary=summarise(scores, training_triples, describe))
+            if find_paths is not None:
+                traced = replace(traced, paths=find_paths(test_triple, scores))
+            yield traced
+
+
+def require_inverse_triples(scorer: Scorer, checkpoint: Path) -> None:
+    """Raise InputError for a model that ranks no heads."""
+    if not scorer.inverse_triples:
+        raise InputError(
+            f"{checkpoint}: was trained without inverse triples, so that it predicts no heads; leave out "
+            "--predicted-side head, or train with --inverse-triples"
+        )
+
+
+def _products(
+    method: Method,
+    checkpoint: Path,
+    group: np.ndarray,
+    training_triples: np.ndarray,
+    *,
+    batch_size: int,
+    progress: str | None,
+) -> Tensor | None:
+    """Compute the influences (n, N) of a checkpoint, shared between the processes if the method can be.
+
+    Returns None in a process that has no part in it. Raises InputError, which names the checkpoint.
+    """
+    compute = partial(method.products, group, batch_size=batch_size, progress=progress)
+    with naming_the_checkpoint(checkpoint):
+        if method.shares_training_triples:
+            products = parallel.compute_shared(compute, training_triples)
+        elif parallel.is_main_process():
+            products = compute(training_triples)
+        else:
+            return None
+    require_finite_influences(products, checkpoint)
+    return products
+
+
+@contextmanager
+def naming_the_checkpoint(checkpoint: Path) -> Iterator[None]:
+    """Put the path of a checkpoint before the message of what a method cannot compute with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{checkpoint}: {error}") from error
+
+
+def require_finite_influences(products: Tensor, checkpoint: Path) -> None:
+    """Raise InputError where a product of gradients is not finite: weights can be too large to compute with."""
+    if not torch.isfinite(products).all():
+        raise InputError(
+            f"{checkpoint}: the influences computed with it are not finite, as its weights are too large; "
+            "use an earlier checkpoint"
+        )
+
+
+def make_trace(
+    test_triple: np.ndarray,
+    scores: Tensor,
+    training_triples: np.ndarray,
+    *,
+    top_k: int,
+    models: Sequence[Collection[int]] = (),
+) -> Trace:
+    """Rank the influences (N,) of the training triples (N, 3) on one test triple (3,).
+
+    `models` are the positions of the `top_k` strongest by each of several checkpoints alone.
+    """
+
+    def rank(kept: Tensor) -> list[Influence]:
+        ranked = rank_influences(torch.where(kept, scores, 0), training_triples, top_k)
+        return counted([influence for influence in ranked if influence.influence != 0])
+
+    def counted(influences: list[Influence]) -> list[Influence]:
+        if not models:
+            return influences
+        return [replace(one, models=sum(one.position in strong for strong in models)) for one in influences]
+
+    return Trace(
+        test_triple=tuple(test_triple.tolist()),
+        influences=counted(rank_influences(scores, training_triples, top_k)),
+        proponents=rank(scores > 0),
+        opponents=rank(scores < 0),
+        num_models=max(len(models), 1),
+    )

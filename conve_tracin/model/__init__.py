@@ -1,0 +1,1 @@
+"""ConvE and the loss that it is trained with."""

@@ -1,0 +1,187 @@
+"""Traces as JSON, as CSV and as a table to read in a terminal."""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from conve_tracin.data.names import Names
+from conve_tracin.data.text import visible
+from conve_tracin.files import atomic_write
+from conve_tracin.influence.method import Influence
+from conve_tracin.influence.paths import GraphPath
+from conve_tracin.influence.summary import Place, Prediction
+from conve_tracin.influence.trace import Trace
+
+CSV_COLUMNS = (
+    "TestHead", "TestHead_label", "TestRel", "TestRel_label", "TestTail", "TestTail_label",
+    "TrainHead", "TrainHead_label", "TrainRel", "TrainRel_label", "TrainTail", "TrainTail_label",
+    "TracInScore", "SelfInfluence",
+)  # fmt: skip
+
+# A spreadsheet takes a cell that begins with one of these for a formula. Apostrophes before them are counted in, so
+# that taking one away gives every label back.
+FORMULA_START = re.compile(r"'*[=+\-@\t\r]")
+
+
+def trace_as_json(
+    trace: Trace, names: Names, *, top_k: int, learning_rate: float | list[float], method: dict[str, Any]
+) -> dict[str, Any]:
+    """Arrange a trace as the documented JSON, with names and `method` as further members."""
+    head, relation, tail = trace.test_triple
+    return {
+        "test_triple": {"head": head, "relation": relation, "tail": tail, **names.triple(head, relation, tail)},
+        "top_k": top_k,
+        "learning_rate": learning_rate,
+        **method,
+        **({} if trace.prediction is None else {"prediction": prediction_as_json(trace.prediction)}),
+        **({} if trace.paths is None else {"paths": [path_as_json(path, names) for path in trace.paths]}),
+        "influences": [influence_as_json(influence, names) for influence in trace.influences],
+    }
+
+
+def path_as_json(path: GraphPath, names: Names) -> dict[str, Any]:
+    """Arrange a path: its triples from the prediction's head to its tail, each with its influence and its names."""
+    triples = [(hop.influence.head, hop.influence.relation, hop.influence.tail) for hop in path.hops]
+    return {
+        "triples": [list(triple) for triple in triples],
+        "labels": [list(names.triple(*triple).values()) for triple in triples],
+        "influences": [hop.influence.influence for hop in path.hops],
+        "score": path.score,
+    }
+
+
+def prediction_as_json(prediction: Prediction) -> dict[str, Any]:
+    """Arrange what the model says about the test triple itself."""
+    return {
+        "score": prediction.score,
+        "rank": prediction.rank,
+        "possible_tails": prediction.num_candidates,
+        "in_training": prediction.in_training,
+        **({} if prediction.head is None else _head_as_json(prediction)),
+    }
+
+
+def _head_as_json(prediction: Prediction) -> dict[str, Any]:
+    head = prediction.head
+    return {
+        "head_score": head.score,
+        "head_rank": head.rank,
+        "possible_heads": head.num_candidates,
+        "predicted_side": prediction.side,
+    }
+
+
+def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
+    """Arrange one influence as the documented members and the names behind them."""
+    labels = names.triple(influence.head, influence.relation, influence.tail)
+    models = {} if influence.models is None else {"models": influence.models}
+    return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()} | models
+
+
+def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) -> str:
+    """Lay out the strongest proponents and opponents as text; `method` names what they were computed with."""
+    lines = [f"Prediction: {visible(names.sentence(*trace.test_triple))} (explained by {method})"]
+    if trace.prediction is not None:
+        lines.append(_prediction_line(trace.prediction))
+    if trace.paths is not None:
+        lines += _path_lines(trace, names, rows=rows)
+    for title, influences in (
+        ("Proponents (the model believes it because of)", trace.proponents),
+        ("Opponents (the model believes it in spite of)", trace.opponents),
+    ):
+        lines.append(f"{title}:" if influences else f"{title}: none")
+        lines += [_influence_line(influence, names) for influence in influences[:rows]]
+    return "\n".join(lines)
+
+
+def _prediction_line(prediction: Prediction) -> str:
+    places = (
+        [_place(prediction, "tails")]
+        if prediction.head is None
+        else [
+            _place(prediction, "tails"),
+            _place(prediction.head, "heads"),
+            f"the {prediction.side} is explained",
+        ]
+    )
+    if prediction.in_training:
+        places.append("it is itself a training triple")
+    line = "; ".join(places)
+    return f"  {line[0].upper()}{line[1:]}"
+
+
+def _place(place: Prediction | Place, answers: str) -> str:
+    return f"rank {place.rank:,.10g} of {place.num_candidates:,} possible {answers}, score {place.score:.2f}"
+
+
+def _path_lines(trace: Trace, names: Names, *, rows: int) -> list[str]:
+    title = "Paths of the graph from head to tail, with the influence of each triple"
+    return [f"{title}:" if trace.paths else f"{title}: none", *(_path_line(path, names) for path in trace.paths[:rows])]
+
+
+def _path_line(path: GraphPath, names: Names) -> str:
+    steps = [names.entity(path.entities[0])]
+    for hop, entity in zip(path.hops, path.entities[1:], strict=True):
+        relation = f"{names.relation(hop.influence.relation)} ({hop.influence.influence:+.2g})"
+        steps.append(
+            f"— {relation} → {names.entity(entity)}" if hop.forward else f"← {relation} — {names.entity(entity)}"
+        )
+    return f"  {visible(' '.join(steps))}"
+
+
+def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int = 10) -> str:
+    """Lay out the training triples of highest self-influence as text."""
+    title = "Self-influence (what the model learned by itself, and not from other triples):"
+    return "\n".join([title, *(_influence_line(influence, names) for influence in ranked[:rows])])
+
+
+def _influence_line(influence: Influence, names: Names) -> str:
+    sentence = names.sentence(influence.head, influence.relation, influence.tail)
+    return f"  {influence.influence:+12.5e}  {visible(sentence)}"
+
+
+def trace_as_csv_rows(
+    trace: Trace, names: Names, self_influences: Mapping[int, float]
+) -> Iterator[tuple[str | float, ...]]:
+    """Yield a row of CSV_COLUMNS for each influence of a trace.
+
+    `TestHead` and its like are the labels of the mappings (ids mean nothing outside of them), `TestHead_label`
+    and its like the readable names; an apostrophe stands before one that a spreadsheet would run as a formula.
+    `self_influences` maps positions in the training set to SelfInfluence.
+    """
+    test_cells = _csv_cells(names, *trace.test_triple)
+    for influence in trace.influences:
+        train_cells = _csv_cells(names, influence.head, influence.relation, influence.tail)
+        yield (*test_cells, *train_cells, influence.influence, self_influences[influence.position])
+
+
+def _csv_cells(names: Names, head: int, relation: int, tail: int) -> list[str]:
+    cells = (
+        names.entities.labels[head],
+        names.entity(head),
+        names.relations.labels[relation],
+        names.relation(relation),
+        names.entities.labels[tail],
+        names.entity(tail),
+    )
+    return [f"'{cell}" if FORMULA_START.match(cell) else cell for cell in cells]
+
+
+def write_csv(path: str | Path, rows: Iterable[tuple[str | float, ...]]) -> None:
+    """Write rows of CSV_COLUMNS below their names, whole or not at all."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        plain = csv.writer(file, lineterminator="\n")
+        # Before Python 3.13, a carriage return alone is not quoted, and readers begin a new row there.
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        plain.writerow(CSV_COLUMNS)
+        for row in rows:
+            holds_return = any(isinstance(cell, str) and "\r" in cell for cell in row)
+            (quoting if holds_return else plain).writerow(row)
+
+
+def safe_file_name(prefix: str, *labels: str, suffix: str) -> str:
+    """Join `prefix`, which makes it unique, and labels to a file name that is safe on every system."""
+    plain = [re.sub(r"[^A-Za-z0-9.-]+", "_", label)[:40].strip("._") for label in labels]
+    return "_".join([prefix, *filter(None, plain)]) + suffix

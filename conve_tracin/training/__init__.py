@@ -1,0 +1,1 @@
+"""Training: the state of a run, batches, epochs and resumption."""
