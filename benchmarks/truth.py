@@ -41,6 +41,8 @@ def add_setup_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=positive_int, default=128, help="of each training")
     group.add_argument("--learning-rate", type=positive_float, default=0.01, help="of Adam")
     group.add_argument("--lr-decay", type=positive_float, default=0.95, help="factor after each epoch")
+    group.add_argument("--loss", choices=("bce", "ce"), default="bce", help="of each training")
+    group.add_argument("--query-weights", choices=("equal", "tails"), default="equal", help="of kvsall's queries")
     group.add_argument("--label-smoothing", type=fraction, default=0.1, help="of the loss")
     group.add_argument("--input-dropout", type=fraction, default=0.2, help="of the embeddings")
     group.add_argument("--feature-map-dropout", type=fraction, default=0.2, help="of the convolution")
