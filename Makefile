@@ -11,8 +11,8 @@ demo: $(VENV)/installed ## train on UMLS and explain one prediction (about a min
 	$(RUN) train_pytorch.py --train $(DEMO)/data/train.txt --valid $(DEMO)/data/valid.txt \
 	    --test $(DEMO)/data/test.txt --entity-to-id $(DEMO)/data/entity_to_id.tsv \
 	    --relation-to-id $(DEMO)/data/relation_to_id.tsv --output-dir $(DEMO)/model \
-	    --training-approach kvsall --inverse-triples --num-epochs 90 --batch-size 128 \
-	    --learning-rate 0.003 --lr-decay 0.995 --eval-frequency 5 --checkpoint-frequency 30
+	    --training-approach kvsall --inverse-triples --loss ce --query-weights tails --num-epochs 90 --batch-size 128 \
+	    --learning-rate 0.003 --lr-decay 0.985 --eval-frequency 5 --checkpoint-frequency 30
 	$(RUN) tracin_pytorch.py --model-path $(DEMO)/model/best_model.pt --train $(DEMO)/data/train.txt \
 	    --entity-to-id $(DEMO)/data/entity_to_id.tsv --relation-to-id $(DEMO)/data/relation_to_id.tsv \
 	    --node-name-dict $(DEMO)/data/node_name_dict.txt \

@@ -2,6 +2,9 @@
 
 lds: random halves of the training set; remove: the strongest proponents; planted: errors put among the training
 triples. Trainings are kept in --cache, so that an interrupted run goes on and a second measurement needs none anew.
+
+Of models that are trained already: reasons: scores against known reasons; paths: the order of the graph's paths against
+known reasons; stability: how far models of several seeds agree. Scores are kept in --cache.
 """
 
 import argparse
@@ -9,6 +12,7 @@ import itertools
 import shlex
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,8 @@ def add_setup_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=positive_int, default=128, help="of each training")
     group.add_argument("--learning-rate", type=positive_float, default=0.01, help="of Adam")
     group.add_argument("--lr-decay", type=positive_float, default=0.95, help="factor after each epoch")
+    group.add_argument("--loss", choices=("bce", "ce"), default="bce", help="of each training")
+    group.add_argument("--query-weights", choices=("equal", "tails"), default="equal", help="of kvsall's queries")
     group.add_argument("--label-smoothing", type=fraction, default=0.1, help="of the loss")
     group.add_argument("--input-dropout", type=fraction, default=0.2, help="of the embeddings")
     group.add_argument("--feature-map-dropout", type=fraction, default=0.2, help="of the convolution")
@@ -76,7 +82,62 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     planted = commands.add_parser("planted", parents=[common], help="find planted errors")
     planted.add_argument("--share", type=fraction, default=0.05, help="of the training triples")
     planted.add_argument("--num-draws", type=positive_int, default=3, help="corrupted training sets")
+    for name, text in (
+        ("reasons", "scores of trained models against known reasons"),
+        ("paths", "ranked paths of the graph against known reasons"),
+        ("stability", "how far trained models agree about a prediction"),
+    ):
+        add_exam_arguments(commands.add_parser(name, help=text))
     return parser.parse_args(argv)
+
+
+def add_exam_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare trained models and the predictions that they are examined on."""
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train.txt, valid.txt, test.txt and the two mappings"
+    )
+    parser.add_argument("--reasons", type=Path, required=True, help="JSON lines, plain or .gz, with known reasons")
+    parser.add_argument("--model-path", type=Path, nargs="+", required=True, help="native checkpoints of several seeds")
+    parser.add_argument("--max-rank", type=positive_float, default=10.0, help="of predictions, by every model")
+    parser.add_argument(
+        "--through", default="", help="of paths: how labels begin that one measure's paths lead through"
+    )
+    parser.add_argument("--methods", nargs="+", help="names of the methods that are examined; all without")
+    parser.add_argument("--name", help="of the exam in the results; the name of the data folder without")
+    parser.add_argument("--cache", type=Path, default=Path("benchmarks/cache"), help="where scores are kept")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/exams.json"), help="JSON to add to")
+
+
+def examine(args: argparse.Namespace) -> None:
+    """Examine trained models: `reasons`, `paths` or `stability`."""
+    from common import machine
+    from truth_lib import exam_tables, tables
+    from truth_lib.exams import load_exam, reasons_exam, stability_exam
+    from truth_lib.path_orders import paths_exam, scores_in_path_order
+    from truth_lib.trained import BOTH_SIDES, LABELS_ALONE, METHODS, require_methods
+
+    methods = args.methods or list(METHODS)
+    require_methods(methods)
+    exam = load_exam(
+        data=args.data,
+        reasons=args.reasons,
+        model_paths=args.model_path,
+        max_rank=args.max_rank,
+        cache=args.cache,
+    )
+    if args.command == "paths":
+        result = paths_exam(exam, args.through, methods)
+    elif args.command == "stability":
+        transform = partial(scores_in_path_order, exam)
+        result = stability_exam(exam, methods, transform=transform, transformed=(LABELS_ALONE, BOTH_SIDES))
+    else:
+        result = reasons_exam(exam, methods)
+    content = tables.merge_result(
+        args.results,
+        [args.command, args.name or args.data.resolve().name],
+        {"results": result, **exam.describe(), "max_rank": args.max_rank, "machine": machine()},
+    )
+    exam_tables.write_page(args.results.with_suffix(".md"), content)
 
 
 def setup_of(args: argparse.Namespace) -> Any:
@@ -242,7 +303,15 @@ def planted(args: argparse.Namespace) -> None:
     record(args, setup, {"auc": auc, "share": args.share, "draws": args.num_draws})
 
 
-COMMANDS = {"retrain": retrain, "lds": lds, "remove": remove, "planted": planted}
+COMMANDS = {
+    "retrain": retrain,
+    "lds": lds,
+    "remove": remove,
+    "planted": planted,
+    "reasons": examine,
+    "paths": examine,
+    "stability": examine,
+}
 
 
 def main() -> None:

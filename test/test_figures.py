@@ -67,9 +67,80 @@ def against_backward_loop(rate):
     return rate / recorded((*INFLUENCE, "backward loop"))
 
 
+FOLDS = ("fold a", "fold b", "validation")
+SOFTMAX = ", softmax curvature"
+EXAM_ROWS = {
+    "TracIn, last layers": ("", "TracIn, last layers"),
+    "TracIn, all parameters (`--method tracin`)": ("", "TracIn, all parameters"),
+    "rule: on a path of two triples": ("", "rule: on a path of two hops"),
+    "**`--method gauss-newton`**": (SOFTMAX, "gauss-newton"),
+}
+PATH_ROWS = {
+    "chance, two triples a path": ("weaker influence", "no model"),
+    "the page, without any model": ("ranked paths", "no model"),
+    "**the page**": ("ranked paths", "gauss-newton"),
+}
+STABILITY_ROWS = {
+    "list of `gauss-newton`": "gauss-newton",
+    "the page's paths first": "gauss-newton, labels alone, in the order of ranked paths",
+}
+
+
+def exam(command, suffix, members, *measures):
+    """The means of one row, fold by fold."""
+    return [
+        ("exams", command, f"Hetionet, {fold}{suffix}", "results", *members, "mean", measure, "mean")
+        for fold in FOLDS
+        for measure in measures
+    ]
+
+
+def in_cells(row, figures):
+    bold = "**" if row.startswith("**") else ""
+    return f"| {row} |" + f" {bold}{', '.join(['{}'] * figures)}{bold} |" * len(FOLDS)
+
+
 # (document, words with {} for each figure, where each was recorded: results file and the members that
 # lead to it, or what turns them into the figure).
 FIGURES = [
+    *(
+        ("README.md", f"| {row} | {bold}{{}}{bold} | {bold}{{}}{bold} |",
+         [("exams", command, f"Hetionet, fold b{suffix}", "results", *members, "mean", measure, "mean")
+          for measure in (first, "tail_auc")])
+        for row, bold, command, suffix, members, first in (
+            ("TracIn, last layers, of all training triples", "", "reasons", "", ["TracIn, last layers"],
+             "reciprocal_rank"),
+            ("TracIn over all parameters", "", "reasons", "", ["TracIn, all parameters"], "reciprocal_rank"),
+            ("**Gauss–Newton's list**", "**", "reasons", SOFTMAX, ["gauss-newton"], "reciprocal_rank"),
+            ("**paths of the graph, as the page lists them**", "**", "paths", SOFTMAX, ["ranked paths", "gauss-newton"],
+             "first_reason"),
+        )
+    ),
+    (
+        "README.md", "without any model the same order has {}.",
+        [("exams", "paths", f"Hetionet, fold b{SOFTMAX}", "results", "ranked paths", "no model", "mean", "first_reason",
+          "mean")],
+    ),
+    *(
+        (EVIDENCE, in_cells(row, 3), exam("reasons", suffix, [method], "reciprocal_rank", "head_auc", "tail_auc"))
+        for row, (suffix, method) in EXAM_ROWS.items()
+    ),
+    *(
+        (EVIDENCE, in_cells(row, 2), exam("paths", SOFTMAX, members, "first_reason", "first_whole_path"))
+        for row, members in PATH_ROWS.items()
+    ),
+    *(
+        (EVIDENCE, f"| {row} | {{}} | {{}} | {{}} |",
+         [("exams", "stability", f"Hetionet, validation{SOFTMAX}", "results", method, "1", measure, "mean")
+          for measure in ("heads_own", "tails_own", "ten_strongest")])
+        for row, method in STABILITY_ROWS.items()
+    ),
+    *(
+        (EVIDENCE, f"| {name}, recommended | {{}} | {{}} | {{}} |",
+         [*accuracy(f"{recipe}, recommended", "mean_reciprocal_rank", "hits@10"),
+          *accuracy(recipe, "mean_reciprocal_rank")])
+        for name, recipe in (("UMLS", "umls"), ("Kinships", "kinships"), ("Nations", "nations"))
+    ),
     *(
         ("README.md", f"| {row} | {{}} {unit} | {{}} × the backward loop |", [(*INFLUENCE, name), (*RATIO, name)])
         for row, unit, name in (

@@ -3,10 +3,12 @@
 
     python benchmarks/accuracy/reproduce.py umls
     python benchmarks/accuracy/reproduce.py fb15k-237 --data FB15k-237.tar.gz
+    python benchmarks/accuracy/reproduce.py umls --recommended
 
 A recipe is a JSON file beside this script: flags of train_pytorch.py and their values, and under "then" what changes
-after the last of its epochs, for a next stage that resumes from there. A run that was stopped goes on from its newest
-checkpoint. The last line is JSON, which also goes into --results.
+after the last of its epochs, for a next stage that resumes from there. `--recommended` takes the one training that the
+documents recommend in place of the data set's own recipe. A run that was stopped goes on from its newest checkpoint.
+The last line is JSON, which also goes into --results.
 """
 
 import argparse
@@ -23,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import common  # noqa: E402
 
 RECIPES = Path(__file__).resolve().parent
+RECOMMENDED = "recommended"
 SPLITS = ("train", "valid", "test")
 DEFAULT_SEED = 42
 METRICS = ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@10")
@@ -31,7 +34,8 @@ METRICS = ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@10")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=sorted(path.stem for path in RECIPES.glob("*.json")))
+    parser.add_argument("recipe", choices=sorted({path.stem for path in RECIPES.glob("*.json")} - {RECOMMENDED}))
+    parser.add_argument("--recommended", action="store_true", help="train as the documents recommend for any graph")
     parser.add_argument(
         "--data", type=Path, help="folder or tar.gz with train.txt, valid.txt, test.txt (default: what PyKEEN brings)"
     )
@@ -129,7 +133,8 @@ def command_of(args: argparse.Namespace) -> str:
     """Return the command that gives this result again, wherever the data are."""
     epochs = "" if args.num_epochs is None else f" --num-epochs {args.num_epochs}"
     seed = "" if args.random_seed == DEFAULT_SEED else f" --random-seed {args.random_seed}"
-    return f"python benchmarks/accuracy/reproduce.py {args.recipe}{epochs}{seed}"
+    recommended = " --recommended" if args.recommended else ""
+    return f"python benchmarks/accuracy/reproduce.py {args.recipe}{recommended}{epochs}{seed}"
 
 
 def record(path: Path, name: str, result: dict[str, Any]) -> None:
@@ -142,15 +147,16 @@ def record(path: Path, name: str, result: dict[str, Any]) -> None:
 def main() -> None:
     """Prepare, train, and print what the model reaches."""
     args = parse_args()
-    settings = read_recipe(args.recipe) | {"random-seed": args.random_seed}
+    name = f"{args.recipe}, {RECOMMENDED}" if args.recommended else args.recipe
+    settings = read_recipe(RECOMMENDED if args.recommended else args.recipe) | {"random-seed": args.random_seed}
     if args.no_gpu:
         settings["no-gpu"] = True
-    output_dir = args.output_dir or Path("accuracy") / args.recipe
+    output_dir = args.output_dir or Path("accuracy") / name
     prepare(args.recipe, args.data, output_dir / "data")
     stages = stages_of(settings, args.num_epochs)
     reached = train(stages, output_dir / "data", output_dir / f"model-{args.random_seed}")
     result = {"command": command_of(args), "seed": args.random_seed, "machine": common.machine(), **reached}
-    record(args.results, args.recipe, result)
+    record(args.results, name, result)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ class Setup:
     def name(self) -> str:
         """Return a name for files and tables, such as umls-kvsall-inverse."""
         inverse = "-inverse" if self.config.inverse_triples else ""
-        return f"{self.data_dir.name}-{self.config.training_approach}{inverse}"
+        loss = "" if self.config.loss == "bce" else f"-{self.config.loss}-{self.config.query_weights}"
+        return f"{self.data_dir.name}-{self.config.training_approach}{inverse}{loss}"
 
     def load(self) -> TrainingData:
         """Read the data set, with the relation ids of the files."""
@@ -67,6 +68,8 @@ class Setup:
         """
         data = self.load()
         settings = {name: getattr(self.config, name) for name in _SETTINGS}
+        if self.config.loss != "bce":
+            settings |= {"loss": self.config.loss, "query_weights": self.config.query_weights}
         return {
             **settings,
             **self.model_config(data),

@@ -463,4 +463,5 @@ def next_command(output_dir: Path) -> str:
         words += [f"--{split}", str(output_dir / f"{split}.txt")]
     words += ["--entity-to-id", str(output_dir / ENTITY_FILE), "--relation-to-id", str(output_dir / RELATION_FILE)]
     words += ["--output-dir", str(output_dir / "model"), "--training-approach", "kvsall", "--inverse-triples"]
+    words += ["--loss", "ce", "--query-weights", "tails", "--learning-rate", "0.003", "--lr-decay", "0.985"]
     return shlex.join(words)

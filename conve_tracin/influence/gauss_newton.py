@@ -60,7 +60,7 @@ from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import GAUSS_NEWTON, TracInOptions, TrainingConfig
 
 # λ over the mean eigenvalue where --damping is 1, for models trained with softmax cross-entropy.
-SOFTMAX_DAMPING = 10.0
+SOFTMAX_DAMPING = 100.0
 
 
 def build(

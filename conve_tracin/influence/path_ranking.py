@@ -17,13 +17,13 @@ With ρ for the places by influence, σ for those by support, and the sum over t
 
 Before the score comes what a path leads through, and within that its length:
 
-0. an entity that is neither a head nor a tail of the prediction's relation, and no triple of that relation (a drug's
-   target that is a gene of the disease): what a mechanism is made of;
+0. nothing, as a single triple joins the two; or an entity that is neither a head nor a tail of the prediction's
+   relation, and no triple of that relation (a drug's target that is a gene of the disease), as mechanisms are made of;
 1. such an entity, but another triple of the prediction's relation as well (a drug with the same target treats it);
 2. heads and tails of the prediction's relation alone (a similar drug treats it): an analogy.
 
-The two weights were chosen on predictions of Hetionet that were held out of training, and no figure that is reported
-as the method's was measured on those (docs/truth_hetionet_findings.md).
+The two weights were chosen on predictions of Hetionet that were held out of training;
+docs/truth_hetionet_findings.md says which figures are of those, and what influence adds to the order.
 """
 
 from collections.abc import Sequence
@@ -97,8 +97,9 @@ class PathRanker:
         """
         head, relation, tail = (int(value) for value in triple)
         found = [find_graph_paths(self.adjacency, head, tail, hops=hops) for hops in range(1, MAX_HOPS + 1)]
-        support = self._support(found[-1])
+        # The prediction explains itself only where it is known, and then says nothing.
         found[0] = found[0].take((self.triples[found[0].positions[:, 0]] != (head, relation, tail)).any(axis=1))
+        support = self._support(found[-1])
         return [
             RankedPaths(paths, self._scores(paths, relation, influences, support), self._groups(paths, relation))
             for paths in found[:max_hops]
@@ -134,12 +135,12 @@ class PathRanker:
         return sum(np.bincount(paths.positions[:, column], weights, minlength=len(self.triples)) for column in (0, -1))
 
     def _groups(self, paths: GraphPaths, relation: int) -> np.ndarray:
-        middles = paths.entities[:, 1:-1]
-        # A triple that joins the two directly leads through nothing.
-        among_ends = self._is_end(relation)[middles].all(axis=1) & (middles.shape[1] > 0)
+        hops = paths.positions.shape[1]
+        if hops == 1:
+            return np.full(len(paths), hops)
+        among_ends = self._is_end(relation)[paths.entities[:, 1:-1]].all(axis=1)
         uses_relation = (self.triples[paths.positions, 1] == relation).any(axis=1)
-        level = np.where(among_ends, 2, uses_relation)
-        return level * (MAX_HOPS + 1) + paths.positions.shape[1]
+        return np.where(among_ends, 2, uses_relation) * (MAX_HOPS + 1) + hops
 
     def _is_end(self, relation: int) -> np.ndarray:
         is_end = np.zeros(len(self.adjacency.degrees), dtype=bool)
