@@ -193,6 +193,16 @@ FIGURES = [
          lds(method, *LDS_COLUMNS))
         for row, method in LDS_ROWS.items()
     ),
+    *(
+        (EVIDENCE, f"| {row} | {{}} ({{}} to {{}}) |", lds(method, "umls-kvsall-inverse-ce-tails"))
+        for row, method in (
+            ("rule: shared (r, t)", "same (r, t)"),
+            ("TracIn over all parameters, cross-entropy", "TracIn, all parameters"),
+            ("`gauss-newton`, cross-entropy", "gauss-newton (recommended)"),
+            ("the same, a hundredth of the damping", "gauss-newton, damping 0.01"),
+        )
+    ),
+    (EVIDENCE, "| perfect predictor | {} |", [("truth", "lds", "umls-kvsall-inverse-ce-tails", "ceiling")]),
     (
         EVIDENCE, "from the seeds' agreement | {} | {} | {} | {} | {} |",
         [("truth", "lds", column, "ceiling") for column in LDS_COLUMNS],
