@@ -4,8 +4,8 @@
 import argparse
 from pathlib import Path
 
-from conve_tracin import cli
-from conve_tracin.settings import PredictionOptions
+from conve_tracin import cli, settings
+from conve_tracin.settings import PredictionOptions, TracInOptions
 
 __getattr__ = cli.lazy_exports({"predict": "conve_tracin.predict"})
 
@@ -46,6 +46,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument(
         "--queries", type=Path, metavar="FILE", help="instead: a triple a line, tab-separated, with ? for what is asked"
     )
+    cli.add_setting(asked, *settings.pick(TracInOptions, "given_as").values())
     answers = parser.add_argument_group("which answers")
     answers.add_argument(
         "--top-k", type=cli.positive_int, default=PredictionOptions.top_k, help="how many to list for each query"

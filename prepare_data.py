@@ -5,47 +5,24 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conve_tracin import cli
+from conve_tracin import cli, settings
 from conve_tracin.errors import InputError
 from conve_tracin.files import require_usable_outputs
+from conve_tracin.settings import PrepareSettings
 
 if TYPE_CHECKING:
     from conve_tracin.data.prepare import Graph
-
-# The keys of conve_tracin.kgx.STYLES, without importing it: --help answers at once.
-STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Declare the command line."""
     parser = cli.make_parser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--dataset", metavar="NAME", help="a PyKEEN dataset; umls, nations and kinships need no network"
-    )
-    source.add_argument(
-        "--triples", metavar="PATH", type=Path, nargs="+",
-        help="head<TAB>relation<TAB>tail: one file to be split, TRAIN VALID TEST, or a directory that holds "
-        "train.txt, valid.txt and test.txt",
-    )  # fmt: skip
-    source.add_argument("--nodes", metavar="FILE", type=Path, help="nodes.jsonl of a KGX graph, with --edges")
-    parser.add_argument("--output-dir", "-o", type=Path, required=True, help="where the files go")
-    kgx = parser.add_argument_group("KGX graph")
-    kgx.add_argument("--edges", metavar="FILE", type=Path, help="edges.jsonl of the graph that --nodes belongs to")
-    kgx.add_argument(
-        "--style", choices=STYLES, default="keepall",
-        help="which edges are kept, by the categories of their ends (C chemical, G gene, D disease)",
-    )  # fmt: skip
-    kgx.add_argument(
-        "--test-predicate", metavar="PREDICATE",
-        help="hold out edges with this predicate only, such as biolink:treats; the fractions are shares of them",
-    )  # fmt: skip
-    kgx.add_argument("--skip-malformed", action="store_true", help="leave out and count broken lines")
-    kgx.add_argument("--skip-unknown", action="store_true", help="leave out and count edges with an end not in --nodes")
-    split = parser.add_argument_group("splitting (of a KGX graph, one file, or a dataset without validation triples)")
-    split.add_argument("--valid-fraction", type=cli.fraction, default=0.1, help="share of the triples in valid.txt")
-    split.add_argument("--test-fraction", type=cli.fraction, default=0.1, help="share of the triples in test.txt")
-    split.add_argument("--random-seed", type=cli.non_negative_int, default=42, help="of the choice")
+    declared = settings.with_flags(PrepareSettings)
+    sources = parser.group("graph").add_mutually_exclusive_group(required=True)
+    for name in ("dataset", "triples", "nodes"):
+        cli.add_setting(sources, declared.pop(name))
+    parser.group("graph").add_argument("--output-dir", "-o", type=Path, required=True, help="where the files go")
+    cli.add_settings(parser, declared)
     return parser
 
 
@@ -67,14 +44,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def require_matching_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Stop where --nodes lacks --edges, or a flag of KGX graphs is given without one."""
+    """Stop if --nodes lacks --edges, or a flag is given without the source that it is for."""
+    if args.triples_format is not None and args.triples is None:
+        parser.error("--triples-format goes with --triples")
     if args.nodes is not None:
         if args.edges is None:
             parser.error("--nodes goes with --edges")
         return
-    for name in ("edges", "style", "test_predicate", "skip_malformed", "skip_unknown"):
-        if getattr(args, name) != parser.get_default(name):
-            parser.error(f"--{name.replace('_', '-')} goes with --nodes and --edges")
+    for name, declared in settings.with_flags(PrepareSettings, groups=["KGX graph"]).items():
+        if getattr(args, name) != declared.default:
+            parser.error(f"{settings.flag_of(name)} goes with --nodes and --edges")
 
 
 def prepare_kgx(args: argparse.Namespace) -> "Graph":
@@ -90,6 +69,8 @@ def prepare_kgx(args: argparse.Namespace) -> "Graph":
         fractions={"valid": args.valid_fraction, "test": args.test_fraction},
         test_predicate=args.test_predicate,
         random_seed=args.random_seed,
+        together=args.hold_out_pairs,
+        keep_negated=args.negated == "keep",
         skip_malformed=args.skip_malformed,
         skip_unknown=args.skip_unknown,
     )
@@ -104,15 +85,25 @@ def read_graph(args: argparse.Namespace) -> "Graph":
 
     fractions = {"valid": args.valid_fraction, "test": args.test_fraction}
     if args.dataset is not None:
-        return preparation.graph_from_dataset(args.dataset, fractions=fractions, random_seed=args.random_seed)
+        graph = preparation.graph_from_dataset(args.dataset, fractions=fractions, random_seed=args.random_seed)
+        return preparation.without_held_out_pairs(graph) if args.hold_out_pairs else graph
     paths = args.triples
     if len(paths) == 1 and paths[0].is_dir():
-        paths = list(preparation.split_files(paths[0]).values())
+        paths = list(preparation.split_files(paths[0], triples_format=args.triples_format).values())
     preparation.require_inputs_kept(args.output_dir, paths)
     if len(paths) == 3:
-        return preparation.graph_from_splits(dict(zip(preparation.SPLITS, paths, strict=True)))
+        graph = preparation.graph_from_splits(
+            dict(zip(preparation.SPLITS, paths, strict=True)), triples_format=args.triples_format
+        )
+        return preparation.without_held_out_pairs(graph) if args.hold_out_pairs else graph
     if len(paths) == 1:
-        return preparation.graph_from_file(paths[0], fractions=fractions, random_seed=args.random_seed)
+        return preparation.graph_from_file(
+            paths[0],
+            fractions=fractions,
+            random_seed=args.random_seed,
+            triples_format=args.triples_format,
+            together=args.hold_out_pairs,
+        )
     raise InputError(f"--triples: got {len(paths)} files; give one, or TRAIN VALID TEST")
 
 

@@ -14,6 +14,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; argparse prints one line and exits with code 2 if it is wrong."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.train is None:
+        from conve_tracin.data.triples import find_pykeen_triples
+
+        args.train = find_pykeen_triples(args.model_path[0])
+        if args.train is None:
+            parser.error("--train is required, except for the directory of a PyKEEN pipeline")
     missing = settings.missing_for_mode(args)
     if missing is not None:
         parser.error(missing)
@@ -29,10 +35,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="native, converted or PyKEEN's; a directory of a PyKEEN pipeline, or of checkpoint_epoch_N.pt; "
         "the influences of several checkpoints add up (TracInCP)",
     )  # fmt: skip
-    files.add_argument("--train", type=Path, required=True, help="training triples: head<TAB>relation<TAB>tail")
+    files.add_argument(
+        "--train", type=Path,
+        help="training triples: head<TAB>relation<TAB>tail; may be left out for the directory of a PyKEEN pipeline",
+    )  # fmt: skip
     tested = files.add_mutually_exclusive_group()
     for each in settings.pick(TracInOptions, "test", "test_triples").values():
         cli.add_setting(tested, each)
+    cli.add_settings(parser, settings.pick(TracInOptions, "given_as"))
     cli.add_mapping_arguments(files, required=False)
     cli.add_name_arguments(files)
     cli.add_settings(parser, settings.pick(TracInOptions, "trust_pickle", "embedding_height", "embedding_width"))

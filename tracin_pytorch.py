@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="ids; if not integers, labels, or names of --node-name-dict and predicates of --edge-map",
     )  # fmt: skip
     wanted.add_argument("--test-triples", type=Path, metavar="FILE", help="one test triple a line; needs --output-dir")
+    cli.add_settings(parser, settings.pick(TracInOptions, "given_as"))
     files.add_argument("--output", type=Path, help="JSON file for --test-triple")
     files.add_argument("--output-dir", type=Path, help="directory for --test-triples: triple_H_R_T.json each")
     cli.add_settings(parser, settings.pick(TracInOptions, "report", "known") | settings.native_settings())

@@ -169,6 +169,10 @@ def add_setting(group: argparse._ActionsContainer, declared: Field) -> None:
         both = group.add_mutually_exclusive_group()
         both.add_argument(flag, dest=name, action="store_true", default=None, help=said.help)
         both.add_argument(said.off, dest=name, action="store_false", default=None, help=said.help)
+    elif said.flags:
+        values = group.add_mutually_exclusive_group()
+        for value_flag, text in said.flags.items():
+            values.add_argument(value_flag, dest=name, action="store_const", const=value_flag[2:], help=text)
     elif is_switch(declared):
         group.add_argument(flag, action="store_true", help=said.help)
     else:

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from conve_tracin.files import atomic_write
 if TYPE_CHECKING:
     from conve_tracin.data.names import Names
     from conve_tracin.model.conve import ConvE
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = (
     "tail_rank", "head_rank", "score", "head", "relation", "tail", "head_name", "relation_name", "tail_name",
@@ -72,6 +75,18 @@ def rank_triples_of(
     with torch.no_grad():
         scores = torch.cat([model.score(*part.unbind(dim=1)) for part in parts]).double().cpu().numpy()
     return RankedTriples(test, scores, ranks[: len(test)], ranks[len(test) :] if inverse_triples else None)
+
+
+def remark_on_candidates(test: np.ndarray) -> str | None:
+    """Say where test triples (N, 3) look like candidates for one answer: their ranks pass over each other."""
+    queries, counts = np.unique(np.unique(test, axis=0)[:, :2], axis=0, return_counts=True)
+    if 2 * len(queries) > counts.sum():
+        return None
+    questions = f"{len(queries):,} question{'s' * (len(queries) > 1)} (head and relation)"
+    return (
+        f"{counts.sum():,} test triples ask {questions}: all count as known to be right, so that ranks pass over the "
+        "others; candidates are not ranked against each other here"
+    )
 
 
 def choose_best(ranked: RankedTriples, number: int) -> np.ndarray:
@@ -145,12 +160,15 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = load_checkpoint(args.model_path)
     require_matching_mappings(checkpoint, names.entities, names.relations, source=args.model_path)
     model = build_model(checkpoint, source=args.model_path).to(choose_device(args.device)).eval()
+    splits = tuple(
+        read_triples(path, names.entities, names.relations, skip_unknown=args.skip_unknown)
+        for path in (args.train, args.valid, args.test)
+    )
+    if remark := remark_on_candidates(splits[-1]):
+        logger.info(remark)
     ranked = rank_triples_of(
         model,
-        tuple(
-            read_triples(path, names.entities, names.relations, skip_unknown=args.skip_unknown)
-            for path in (args.train, args.valid, args.test)
-        ),
+        splits,
         inverse_triples=uses_inverse_triples(checkpoint),
         batch_size=args.batch_size,
     )

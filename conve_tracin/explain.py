@@ -19,6 +19,7 @@ from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.triples import (
+    distinct_triples,
     label_blocks,
     read_test_triples,
     read_triples,
@@ -39,7 +40,7 @@ from conve_tracin.influence.load import (
 from conve_tracin.influence.method import Influence, module_of, rank_influences
 from conve_tracin.influence.paths import PathFinder
 from conve_tracin.influence.summary import SummarySettings
-from conve_tracin.influence.trace import Trace, trace
+from conve_tracin.influence.trace import Trace, trace, with_counts
 from conve_tracin.report import page
 from conve_tracin.report.tables import (
     influence_as_json,
@@ -86,7 +87,8 @@ class Run:
         options: what was asked for.
         names: the mappings and what they call things.
         checkpoints, learning_rates: the models, one η each.
-        training_triples: ids, (N, 3).
+        training_triples: the distinct ones, ids, (N, 3).
+        training_counts: how often each stands in the file, (N,); None where none is repeated.
         known_triples: those of --known, ids, (M, 3).
         test_triples: ids, (n, 3); none in mode "self".
         test_indices: their places in the test file.
@@ -99,6 +101,7 @@ class Run:
     checkpoints: list[Path]
     learning_rates: list[float]
     training_triples: np.ndarray
+    training_counts: np.ndarray | None
     known_triples: np.ndarray
     test_triples: np.ndarray
     test_indices: list[int]
@@ -210,13 +213,15 @@ def read(options: TracInOptions, script: Script) -> Run:
         for path in (options.train, *options.known)
     )
     load.training_triples = training_triples
+    distinct, counts = distinct_triples(training_triples)
     return Run(
         script=script,
         options=options,
         names=names,
         checkpoints=checkpoints,
         learning_rates=rates,
-        training_triples=training_triples,
+        training_triples=distinct,
+        training_counts=counts,
         known_triples=np.concatenate([training_triples[:0], *known]),
         test_triples=test_triples,
         test_indices=test_indices,
@@ -246,11 +251,19 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         return read_rows(Path(options.test), indices, names), indices
     if options.test_triple is not None:
         triples = np.array(
-            [resolve_triple(options.test_triple, names.entities, names.relations, ids_called=names.ids_called)]
-        )
+            [
+                resolve_triple(
+                    options.test_triple, names.entities, names.relations, ids_called=names.ids_called,
+                    given_as=options.given_as,
+                )
+            ]
+        )  # fmt: skip
         places = np.arange(1)
     elif options.test_triples is not None:
-        triples = read_test_triples(options.test_triples, names.entities, names.relations, ids_called=names.ids_called)
+        triples = read_test_triples(
+            options.test_triples, names.entities, names.relations, ids_called=names.ids_called,
+            given_as=options.given_as,
+        )  # fmt: skip
         places = np.arange(len(triples))
     else:
         triples, places = read_triples_and_places(
@@ -364,18 +377,21 @@ def collect_traces(run: Run, journal: Journal | None) -> list[Trace] | StoredTra
 
 def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
     """Trace some of the run's test triples, (m, 3)."""
-    return trace(
+    traces = trace(
         run.load,
         run.checkpoints,
         test_triples,
         run.training_triples,
         top_k=run.options.top_k,
         batch_size=run.options.batch_size,
-        describe=SummarySettings.of(run.names, run.known_triples, run.options.predicted_side),
+        describe=SummarySettings.of(
+            run.names, run.known_triples, run.training_triples, side=run.options.predicted_side
+        ),
         summarised=run.options.report is not None,
         side=run.options.predicted_side,
         find_paths=run.find_paths if parallel.is_main_process() else None,
     )
+    return (with_counts(traced, run.training_counts) for traced in traces)
 
 
 def open_journal(run: Run) -> Any:
@@ -399,7 +415,7 @@ def digest_of_run(run: Run) -> str:
         # Results of earlier versions tell nothing of the prediction.
         | {"summarised": run.options.report is not None, "described": True},
         files=run.checkpoints,
-        arrays=[run.training_triples, run.known_triples, run.test_triples],
+        arrays=[run.load.training_triples, run.known_triples, run.test_triples],
     )
 
 
@@ -488,6 +504,7 @@ def rank_by_self_influence(run: Run) -> dict[str, Any]:
     """Rank the training triples by Σ η‖∇ℓ(w; z)‖² (mode "self"), highest first; write the result and return it."""
     scores = sum_self_influences(run, run.training_triples, progress=True)
     ranked = rank_influences(scores, run.training_triples, run.options.top_k)
+    ranked = with_counts(Trace((0, 0, 0), ranked, [], []), run.training_counts).influences
     rows = [_as_self_influence(influence_as_json(influence, run.names)) for influence in ranked]
     content = {"mode": "self", **run.settings, "self_influences": rows}
     write_json(run.options.output, content)

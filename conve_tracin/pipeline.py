@@ -29,6 +29,8 @@ PIPELINE_DEFAULTS: dict[str, Any] = {
     "base": "results", "style": "keepall", "num_explained": 5, "explain_together": False, "explain_threads": 1,
 }  # fmt: skip
 SOURCES = ("dataset", "triples", "nodes")
+# With more, a job for each would take days to start, and minutes to be listed by Snakemake.
+MOST_EXPLAINED_ALONE = 1000
 
 
 class StepFailedError(Exception):
@@ -69,6 +71,11 @@ class Pipeline:
         for name in ("num_explained", "explain_threads"):
             if not isinstance(self.setting(name), int) or self.setting(name) < 1:
                 raise InputError(f"config.yaml: {name} is {self.setting(name)!r}; give a whole number from 1")
+        if self.setting("num_explained") > MOST_EXPLAINED_ALONE and not self.setting("explain_together"):
+            raise InputError(
+                f"config.yaml: num_explained is {self.setting('num_explained')} with a job for each; explain at most "
+                f"{MOST_EXPLAINED_ALONE}, or all in one job with explain_together: true"
+            )
 
     def setting(self, name: str) -> Any:
         """Return a setting, or its default; an empty one counts as missing."""
@@ -123,10 +130,16 @@ class Pipeline:
         """The triples to explain, as ids."""
         return self.root / "evaluation" / "best.tsv"
 
-    @property
+    @cached_property
     def explanations(self) -> list[Path]:
         """One JSON file for each triple to explain, 1.json for the best-ranked."""
         return [self.root / "explanations" / f"{number}.json" for number in range(1, self.setting("num_explained") + 1)]
+
+    @property
+    def watched_explanations(self) -> list[Path]:
+        """Those whose absence Snakemake notices: of very many, which one job writes, the first and the last."""
+        ends = [self.explanations[0], self.explanations[-1]]
+        return self.explanations if len(self.explanations) <= MOST_EXPLAINED_ALONE else ends
 
     @property
     def pages(self) -> list[Path]:
@@ -170,12 +183,26 @@ class Pipeline:
         execute(command, log=log, threads=threads)
 
     def train(self, *, log: Path, threads: int) -> None:
-        """Train, from the last checkpoint if a run with the same data and settings was interrupted."""
+        """Train, from the last checkpoint if a run with the same data and settings was interrupted.
+
+        Raises StepFailedError if there are fewer test triples than are to be explained afterwards.
+        """
+        self.require_enough_test_triples()
         files = ("train", "valid", "test", "entity_to_id", "relation_to_id")
         inputs = [self.data[name] for name in files]
         command = script("train_pytorch.py", *self._file_flags(*files), *self.train_settings)
         command += ["--output-dir", str(self.model), "--resume-from-checkpoint", "auto"]
         execute(command, log=log, threads=threads, first=lambda: self.forget_another_run(inputs))
+
+    def require_enough_test_triples(self) -> None:
+        """Raise StepFailedError if `num_explained` is more than there are distinct test triples."""
+        with self.data["test"].open("rb") as lines:
+            number = len(set(lines))
+        if number < self.setting("num_explained"):
+            raise StepFailedError(
+                f"{self.data['test']}: has {number} test triples, fewer than num_explained, "
+                f"{self.setting('num_explained')}; lower it in config.yaml, or raise test_fraction"
+            )
 
     def forget_another_run(self, inputs: Sequence[Path]) -> None:
         """Delete checkpoints and models that come from other data or settings, or are past the last epoch.
@@ -263,7 +290,7 @@ class Pipeline:
         names = ["train", "entity_to_id", "relation_to_id", "node_name_dict", *(["edge_map"] if self.is_kgx else [])]
         command = script("tracin_pytorch.py", "--model-path", self.model / "best_model.pt", *self._file_flags(*names))
         known = ["--known", str(self.data["valid"]), str(self.data["test"])]
-        return [*command, *known, *self.explain_settings, *self._device_flags]
+        return [*command, "--ids", *known, *self.explain_settings, *self._device_flags]
 
     @property
     def _device_flags(self) -> list[str]:

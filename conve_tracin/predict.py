@@ -118,10 +118,11 @@ def predict(options: PredictionOptions) -> None:
 
 def queries_from(options: PredictionOptions, names: Names) -> np.ndarray:
     """Return what is asked, (Q, 2), each query once."""
+    reading = {"ids_called": names.ids_called, "given_as": options.given_as}
     if options.queries is None:
         values = [ASKED if value is None else value for value in (options.head, options.relation, options.tail)]
-        return np.array([resolve_query(values, names.entities, names.relations, ids_called=names.ids_called)])
-    queries = read_queries(options.queries, names.entities, names.relations, ids_called=names.ids_called)
+        return np.array([resolve_query(values, names.entities, names.relations, **reading)])
+    queries = read_queries(options.queries, names.entities, names.relations, **reading)
     return np.array(list(dict.fromkeys(map(tuple, queries.tolist()))))
 
 
@@ -129,7 +130,11 @@ def candidates_from(options: PredictionOptions, names: Names) -> np.ndarray | No
     """Return the entities that may be answers, (C,); None stands for all."""
     if options.candidates is not None:
         return read_candidates(
-            options.candidates, names.entities, ids_called=names.ids_called, skip_unknown=options.skip_unknown
+            options.candidates,
+            names.entities,
+            ids_called=names.ids_called,
+            skip_unknown=options.skip_unknown,
+            given_as=options.given_as,
         )
     if options.candidate_category is not None:
         return candidates_of_category(options.nodes, options.candidate_category, names.entities)

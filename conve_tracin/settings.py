@@ -97,6 +97,11 @@ def unless(*, why: str = "", **values: Any) -> Condition:
     return Condition(lambda given: getattr(given, name) != value, f" with {flag}{why}")
 
 
+def unless_given(name: str, why: str) -> Condition:
+    """Say that another setting must be left out."""
+    return Condition(lambda given: getattr(given, name) is None, f" with {flag_of(name)}{why}")
+
+
 def never(why: str) -> tuple[Condition]:
     """Say that a setting is accepted only."""
     return (Condition(lambda _: False, f": {why}"),)
@@ -113,6 +118,7 @@ class Setting:
     metavar: str | None = None
     many: bool = False  # the flag takes several values
     off: str | None = None  # the flag that says False, if None stands for "not said"
+    flags: Mapping[str, str] = field(default_factory=dict)  # {"--value": help}, if each choice has a flag of its own
     called: str | None = None  # what lines about effects call it, if not by its flag
     matters: tuple[Condition, ...] = ()
     on_resume: str = NEW_RUN  # one of REFUSED, NEW_RUN, SAID and FREE
@@ -401,8 +407,8 @@ class TracInOptions:
 
     `model_path` takes one path or several. `entity_to_id` and `relation_to_id` may be left out for the directory
     of a PyKEEN pipeline, `test` in mode "self" or for `test_triples` or `test_triple`
-    (ids or labels of head, relation and tail). `csv_output` is a path, or True for one beside
-    `output`. None stands for "not said" if the default depends on other things.
+    (ids or labels of head, relation and tail; `given_as` "ids" or "labels" says which). `csv_output` is a path, or
+    True for one beside `output`. None stands for "not said" if the default depends on other things.
 
     Raises InputError if options contradict each other.
     """
@@ -419,6 +425,14 @@ class TracInOptions:
         matters=(needs(mode="test"),),
     )  # fmt: skip
     test_triple: Sequence[str] | None = None
+    given_as: str | None = _file(
+        None, help="how test triples, queries and candidates are given", choices=("ids", "labels"),
+        flags={
+            "--ids": "test triples, queries and candidates are ids",
+            "--labels": "they are labels or names, integers too",
+        },
+        called="--ids or --labels", matters=(unless_given("test", ": files of triples hold labels"),),
+    )  # fmt: skip
     entity_to_id: Path | str | None = None
     relation_to_id: Path | str | None = None
     skip_unknown: bool = _file(
@@ -667,10 +681,15 @@ class PrepareSettings:
         "train.txt, valid.txt and test.txt",
     )  # fmt: skip
     nodes: Path | None = setting(
-        None, help="nodes.jsonl of a KGX graph, with --edges", kind=Path, metavar="FILE", group="graph"
+        None, help="nodes of a KGX graph (JSON lines or table), with --edges", kind=Path, metavar="FILE", group="graph"
     )
+    triples_format: str | None = setting(
+        None, choices=("labels", "openke"), group="graph",
+        help="of --triples: openke holds ids as head, tail, relation below a count, with entity2id.txt and "
+        "relation2id.txt beside it (default: labels that look neither like ids nor like a header)",
+    )  # fmt: skip
     edges: Path | None = setting(
-        None, help="edges.jsonl of the graph that --nodes belongs to", kind=Path, metavar="FILE", group="KGX graph"
+        None, help="edges of the graph that --nodes belongs to", kind=Path, metavar="FILE", group="KGX graph"
     )
     style: str = setting(
         "keepall", choices=STYLES, group="KGX graph",
@@ -680,10 +699,18 @@ class PrepareSettings:
         None, metavar="PREDICATE", group="KGX graph",
         help="hold out edges with this predicate only, such as biolink:treats; the fractions are shares of them",
     )  # fmt: skip
+    negated: str = setting(
+        "drop", choices=("drop", "keep"), group="KGX graph",
+        help='edges that say that something is not so: drop and count them, or keep them as relations "not …"',
+    )  # fmt: skip
     skip_malformed: bool = setting(False, help="leave out and count broken lines", group="KGX graph")
     skip_unknown: bool = setting(False, help="leave out and count edges with an end not in --nodes", group="KGX graph")
     valid_fraction: float = setting(0.1, help="share of the triples in valid.txt", kind=fraction, group=SPLITTING)
     test_fraction: float = setting(0.1, help="share of the triples in test.txt", kind=fraction, group=SPLITTING)
+    hold_out_pairs: bool = setting(
+        False, help="take all triples that join the two entities of a valid or test triple out of training",
+        group=SPLITTING,
+    )  # fmt: skip
     random_seed: int = setting(42, help="of the choice", kind=non_negative_int, group=SPLITTING)
 
 
@@ -707,6 +734,7 @@ class PredictionOptions:
     head: str | None = None
     relation: str | None = None
     tail: str | None = None
+    given_as: str | None = None
     queries: Path | str | None = None
     top_k: int = 50
     known: Sequence[Path | str] = ()

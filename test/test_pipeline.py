@@ -19,7 +19,7 @@ from pipeline_runs import ROOT, SHIPPED, SNAKEMAKE, TINY, needs_snakemake, snake
 import prepare_data
 import tracin_pytorch
 import train_pytorch
-from conve_tracin import pipeline
+from conve_tracin import pipeline, settings
 from conve_tracin.errors import InputError
 from conve_tracin.pipeline import Pipeline, StepFailedError, execute
 
@@ -90,6 +90,10 @@ def test_style_of_other_graphs_names_the_directory_only():
         ({"dataset": None}, "none of them is given"),
         ({"base": "a{b}"}, "braces are wildcards"),
         ({"num_explained": 0}, "num_explained is 0; give a whole number from 1"),
+        (
+            {"num_explained": 1001},
+            "num_explained is 1001 with a job for each; explain at most 1000, or all in one job with",
+        ),
         ({"explain_threads": "many"}, "explain_threads is 'many'"),
         ({"explain_together": "no"}, "explain_together is 'no'; give true or false"),
     ],
@@ -373,7 +377,7 @@ def checkout(directory):
 
 def test_document_names_the_styles_and_settings():
     styles = re.findall(r"^\| `(\w+)` \| (?:chem|every edge|CGGD)", DOCUMENT, re.MULTILINE)
-    assert tuple(styles) == prepare_data.STYLES
+    assert tuple(styles) == settings.STYLES
     table = DOCUMENT.split("| setting |")[1].split("\n\n")[0]
     for name in re.findall(r"`(\w+)`", table):
         if name not in ("true", "false"):
@@ -446,3 +450,25 @@ def test_profile_of_a_cluster_with_stand_ins_for_slurm(tmp_path):
 
 def test_steps_are_found_beside_the_package():
     assert (pipeline.SCRIPTS / "train_pytorch.py").is_file()
+
+
+def test_more_to_explain_than_test_triples_is_found_out_before_training(tmp_path):
+    configured = Pipeline({**SHIPPED, **TINY, "base": str(tmp_path / "out"), "num_explained": 3})
+    configured.data["test"].parent.mkdir(parents=True)
+    configured.data["test"].write_text("a\tr\tb\na\tr\tb\nb\tr\ta\n")
+    expected = r"test\.txt: has 2 test triples, fewer than num_explained, 3; lower it in config\.yaml"
+    with pytest.raises(StepFailedError, match=expected):
+        configured.train(log=tmp_path / "train.log", threads=1)
+    assert not configured.model.exists()
+    assert not (tmp_path / "train.log").exists()
+
+
+@needs_snakemake
+def test_very_many_explanations_are_one_job_with_few_files_to_watch(tmp_path):
+    settings = {**TINY, "base": "out", "num_explained": 100_000, "explain_together": True}
+    done = snakemake(tmp_path, write_config(tmp_path, **settings), "--dry-run")
+    assert done.returncode == 0, done
+    outputs = re.search(r"rule explain_all:\n.*?output: ([^\n]*)\n", done.stdout, re.DOTALL)[1]
+    assert outputs.split(", ") == [
+        "out/keepall/explanations/1.json", "out/keepall/explanations/100000.json", "out/keepall/report.html",
+    ]  # fmt: skip

@@ -220,20 +220,45 @@ def test_answers_are_printed(project):
     assert last == "Written: out.tsv, 3 predictions for 1 query"
 
 
+def write_labels_that_are_integers():
+    """Give the graph labels that are integers, and other ids than theirs."""
+    for name, letters in (("entity_to_id.tsv", ENTITIES), ("relation_to_id.tsv", RELATIONS)):
+        Path(name).write_text("".join(f"{len(letters) - 1 - place}\t{place}\n" for place in range(len(letters))))
+    Path("train.tsv").write_text("".join(f"{5 - h}\t{2 - r}\t{5 - t}\n" for h, r, t in TRAIN.tolist()))
+
+
 @pytest.mark.parametrize("labels", [None, "numbers"])
 def test_the_table_is_a_list_of_test_triples(project, labels):
     if labels:
-        # Labels that are integers, and other ids than theirs.
-        for name, letters in (("entity_to_id.tsv", ENTITIES), ("relation_to_id.tsv", RELATIONS)):
-            Path(name).write_text("".join(f"{len(letters) - 1 - place}\t{place}\n" for place in range(len(letters))))
-        Path("train.tsv").write_text("".join(f"{5 - h}\t{2 - r}\t{5 - t}\n" for h, r, t in TRAIN.tolist()))
-    table = ask("--head", "0", "--relation", "0", *KNOWN[:2])
+        write_labels_that_are_integers()
+    table = ask("--head", "0", "--relation", "0", "--ids", *KNOWN[:2])
     done = run("run_tracin", *ASKED, "--train", "train.tsv", "--test-triples", "out/answers.tsv", "-o", "traced.json")
     assert (done.code, done.trouble) == (0, None), done
     results = json.loads(Path("traced.json").read_text("utf-8"))["results"]
     traced = [[result["test_triple"][name] for name in ("head", "relation", "tail")] for result in results]
     assert traced == table[["head_id", "relation_id", "tail_id"]].to_numpy().tolist()
     assert [result["prediction"]["rank"] for result in results] == table["rank"].tolist()
+
+
+def test_integers_that_are_ids_and_labels_ask_which_is_meant(project):
+    write_labels_that_are_integers()
+    Path("queries.txt").write_text("0\t0\t?\n")
+    Path("candidates.txt").write_text("1\n5\n")
+    by_ids = ask("--head", "0", "--relation", "0", "--ids")
+    by_labels = ask("--head", "0", "--relation", "0", "--labels")
+    assert set(by_ids["head_id"]) == {0}
+    assert set(by_labels["head_id"]) == {len(ENTITIES) - 1}
+    for asked in (("--head", "0", "--relation", "0"), ("--queries", "queries.txt")):
+        assert "means one triple by ids and another by labels" in refused(*asked)
+    asked = ("--queries", "queries.txt", "--candidates", "candidates.txt")
+    assert sorted(ask(*asked, "--ids")["tail_id"]) == [1, 5]
+    assert sorted(ask(*asked, "--labels")["tail"]) == [1, 5]
+    # A name and a relation whose label is its id are no question, but the candidates still are.
+    asked = ("--head", "Aspirin (drug)", "--relation", "1", "--node-name-dict", "names.txt", "--candidates")
+    assert refused(*asked, "candidates.txt").startswith("candidates.txt: means some entities by ids and others")
+    Path("candidates.txt").write_text("Headache\n1\n")
+    assert refused(*asked, "candidates.txt").startswith("candidates.txt:2: '1' is the label of one entity and the id")
+    assert sorted(ask(*asked, "candidates.txt", "--labels")["tail"]) == [1, 3]
 
 
 def test_candidates_of_a_category(project):

@@ -79,7 +79,7 @@ def test_the_keys_of_the_pipeline_are_the_flags_of_its_scripts():
     set_by_the_pipeline = {
         "help", "debug", "output-dir", "train", "valid", "test", "entity-to-id", "relation-to-id", "node-name-dict",
         "edge-map", "checkpoint-dir", "resume-from-checkpoint", "model-path", "test-triple", "test-triples", "output",
-        "report", "known", "device",
+        "report", "known", "device", "ids", "labels",
     }  # fmt: skip
     assert flags - {settings.flag_of(key) for key in taken} == {f"--{name}" for name in set_by_the_pipeline}
     assert all(is_key(key) for key in OF_THE_PIPELINE)

@@ -6,7 +6,7 @@ no PyKEEN and is in conversion.py.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ from conve_tracin.checkpoint.native import (
 from conve_tracin.checkpoint.schema import conve_config, require_sound_weights
 from conve_tracin.data.datasets import first_line, quiet_pykeen
 from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, with_relation_rows
+from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 from conve_tracin.model.conve import ConvE, ConvEConfig
@@ -67,7 +68,8 @@ class LoadedPyKEENModel:
         learning_rate: of the optimizer when the file was written, if the file tells.
         source_format: one of the four in native.py, or PYKEEN_PICKLE.
         epoch: finished epochs, if the file tells.
-        mapping_digest: {"entity" or "relation": digest} of the mappings that the file tells.
+        mapping_digest: {"entity" or "relation": digest} of the mappings that the file tells, or else of those that
+            PyKEEN's pipeline saved beside it.
         training_config: how a converted native model was trained; empty for PyKEEN's own files.
         training_triples_digest: of what a converted native model was trained on, if the file tells.
     """
@@ -105,10 +107,12 @@ def load_pykeen_model(
     content = read_pykeen_file(path, trust_pickle=trust_pickle)
     try:
         if isinstance(content, nn.Module):
-            return _from_pickle(content, num_relations)
-        return _from_weights(content, num_relations, embedding_height, embedding_width)
+            loaded = _from_pickle(content, num_relations)
+        else:
+            loaded = _from_weights(content, num_relations, embedding_height, embedding_width)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    return replace(loaded, mapping_digest=loaded.mapping_digest or saved_mapping_digest(path))
 
 
 def read_pykeen_file(path: str | Path, *, trust_pickle: bool = False) -> "dict[str, Any] | pykeen.models.Model":
@@ -302,6 +306,13 @@ def find_training_mappings(path: str | Path) -> tuple[Path, Path] | None:
     return (entities, relations) if entities.is_file() and relations.is_file() else None
 
 
+def saved_mapping_digest(path: str | Path) -> dict[str, str]:
+    """Return the digests, by kind, of the mappings that a PyKEEN pipeline saved beside a checkpoint, if it did."""
+    mappings = find_training_mappings(path)
+    kinds = ("entity", "relation")
+    return {kind: read_vocabulary(file, kind).digest() for kind, file in zip(kinds, mappings or (), strict=False)}
+
+
 class VerificationError(Exception):
     """A converted model does not score as the original does."""
 
@@ -381,10 +392,13 @@ def _converted_to_native(
 ) -> dict[str, Any]:
     try:
         if isinstance(content, nn.Module):
-            return _native_checkpoint_of_pickle(content)
-        return to_native_checkpoint(content, **hints)
+            converted = _native_checkpoint_of_pickle(content)
+        else:
+            converted = to_native_checkpoint(content, **hints)
     except InputError as error:
         raise _located(error, source) from error
+    saved = saved_mapping_digest(source)
+    return {"mapping_digest": saved, **converted} if saved else converted
 
 
 def _native_checkpoint_of_pickle(model: "pykeen.models.Model") -> dict[str, Any]:

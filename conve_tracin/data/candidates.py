@@ -1,11 +1,12 @@
 """Which entities may be the answer to a query: those of a list, or of a Biolink category."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from conve_tracin.data.kgx import MalformedLineError, numbered_lines, parse_object
+from conve_tracin.data.kgx_files import MalformedLineError, open_kgx
 from conve_tracin.data.text import as_id, read_lines, shown, suggestion
 from conve_tracin.data.triples import IdsCalled, resolve_values
 from conve_tracin.data.vocabulary import Vocabulary
@@ -16,17 +17,23 @@ logger = logging.getLogger(__name__)
 PREFIX = "biolink:"
 
 
-def read_candidates(path: str | Path, entities: Vocabulary, *, ids_called: IdsCalled, skip_unknown: bool) -> np.ndarray:
+def read_candidates(
+    path: str | Path, entities: Vocabulary, *, ids_called: IdsCalled, skip_unknown: bool, given_as: str | None = None
+) -> np.ndarray:
     """Read entities, one a line: sorted ids, each once, (C,).
 
-    If every line is an integer, they are ids; otherwise labels, names, or ids that are no labels. With `skip_unknown`,
-    those that the graph lacks are left out, and a warning says how many.
+    `given_as` is "ids", "labels" (or names), or None. Then, if every line is an integer, they are ids; otherwise
+    labels, names, or ids that are no labels. With `skip_unknown`, those that the graph lacks are left out, and a
+    warning says how many.
 
-    Raises InputError at the first unknown entity, and if none is left.
+    Raises InputError at the first unknown entity, if none is left, and if the lines can be read in two ways.
     """
     path = Path(path)
     lines = read_lines(path)
-    holds_ids = all(as_id(line) is not None for line in lines)
+    holds_ids = given_as == "ids" or (given_as is None and all(as_id(line) is not None for line in lines))
+    if given_as is None and holds_ids:
+        _require_no_other_labels(path, lines, entities)
+        given_as = "ids"
     found, unknown = [], 0
     for number, line in enumerate(lines, start=1):
         if not line:
@@ -35,11 +42,7 @@ def read_candidates(path: str | Path, entities: Vocabulary, *, ids_called: IdsCa
             unknown += 1
             continue
         try:
-            found += (
-                [entities.index[line]]
-                if not holds_ids and line in entities.index
-                else resolve_values([("candidate", line, entities)], ids_called=ids_called)
-            )
+            found.append(_candidate(line, entities, ids_called=ids_called, given_as=given_as))
         except InputError as error:
             raise InputError(f"{path}:{number}: {error}") from None
     if not found:
@@ -47,6 +50,29 @@ def read_candidates(path: str | Path, entities: Vocabulary, *, ids_called: IdsCa
     if unknown:
         logger.warning("%s: %d of %d candidates are not in this graph; they were dropped", path, unknown, len(lines))
     return np.unique(found)
+
+
+def _require_no_other_labels(path: Path, lines: Sequence[str], entities: Vocabulary) -> None:
+    """Raise InputError if integers could be labels, and would then be other entities than by their ids."""
+    by_label = [entities.index.get(line) for line in lines]
+    if None not in by_label and by_label != [as_id(line) for line in lines]:
+        raise InputError(
+            f"{path}: means some entities by ids and others by labels, as labels of this graph are integers; "
+            "add --ids or --labels"
+        )
+
+
+def _candidate(line: str, entities: Vocabulary, *, ids_called: IdsCalled, given_as: str | None) -> int:
+    position, labelled = as_id(line), entities.index.get(line)
+    if given_as is not None or position is None or labelled is None:
+        return resolve_values([("candidate", line, entities)], ids_called=ids_called, given_as=given_as)[0]
+    # Other lines hold words, so that an integer is a label if there is one.
+    if position != labelled and 0 <= position < len(entities):
+        raise InputError(
+            f"{shown(line)} is the label of one entity and the id of another; add --labels for the label, or --ids and "
+            "write all candidates as ids"
+        )
+    return labelled
 
 
 def candidates_of_category(path: str | Path, category: str, entities: Vocabulary) -> np.ndarray:
@@ -59,18 +85,19 @@ def candidates_of_category(path: str | Path, category: str, entities: Vocabulary
     path, wanted = Path(path), category.removeprefix(PREFIX)
     found, seen = set(), {}
     number = 0
-    for number, line in numbered_lines(path):
-        try:
-            node = parse_object(line)
-        except MalformedLineError as error:
-            raise InputError(f"{path}:{number}: {error}; a node is a JSON object with an id and categories") from None
-        listed = node.get("category")
-        listed = listed if isinstance(listed, list) else [listed or ""]
-        classes = [str(name).removeprefix(PREFIX) for name in listed if name]
-        seen.update(dict.fromkeys(classes))
-        entity = entities.index.get(str(node.get("id")))
-        if wanted in classes and entity is not None:
-            found.add(entity)
+    with open_kgx(path, "nodes") as (parse, lines):
+        for number, line in lines:
+            try:
+                node = parse(line)
+            except MalformedLineError as error:
+                raise InputError(f"{path}:{number}: {error}; a node is an object with an id and categories") from None
+            listed = node.get("category")
+            listed = listed if isinstance(listed, list) else [listed or ""]
+            classes = [str(name).removeprefix(PREFIX) for name in listed if name]
+            seen.update(dict.fromkeys(classes))
+            entity = entities.index.get(str(node.get("id")))
+            if wanted in classes and entity is not None:
+                found.add(entity)
     if not found and wanted in seen:
         raise InputError(f"{path}: no node of {PREFIX}{wanted} is in {entities.source}; give the nodes of this graph")
     if not found:

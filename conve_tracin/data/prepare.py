@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from conve_tracin.data.triples import label_blocks, triple_lines
-from conve_tracin.data.vocabulary import vocabulary_lines
+from conve_tracin.data.text import CONTROL_CHARACTERS, as_id, read_lines, shown
+from conve_tracin.data.triples import OPENKE_REMEDY, is_header, label_blocks, triple_lines
+from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary, vocabulary_lines
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_together
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "valid", "test")
 
 SPLIT_SUFFIXES = (".txt", ".tsv", ".txt.gz", ".tsv.gz")
+
+OPENKE_SUFFIXES = ("2id.txt", "2id.txt.gz")
 
 ENTITY_FILE, RELATION_FILE, NAME_FILE = "entity_to_id.tsv", "relation_to_id.tsv", "node_name_dict.txt"
 
@@ -61,41 +64,118 @@ def graph_from_dataset(name: str, *, fractions: Mapping[str, float], random_seed
     return replace(graph, splits={**graph.splits, **held_out})
 
 
-def graph_from_splits(paths: Mapping[str, Path]) -> Graph:
-    """Return the graph of three files of label triples, given under the keys train, valid and test.
+def graph_from_splits(paths: Mapping[str, Path], *, triples_format: str | None = None) -> Graph:
+    """Return the graph of three files of triples, given under the keys train, valid and test.
 
     The vocabulary is that of all three. Raises InputError, with file and line, for malformed files.
     """
-    return graph_from_labels({split: _label_columns(paths[split]) for split in SPLITS})
+    return read_graph_files({split: paths[split] for split in SPLITS}, triples_format=triples_format)
 
 
-def graph_from_file(path: Path, *, fractions: Mapping[str, float], random_seed: int) -> Graph:
+def graph_from_file(
+    path: Path,
+    *,
+    fractions: Mapping[str, float],
+    random_seed: int,
+    triples_format: str | None = None,
+    together: bool = False,
+) -> Graph:
     """Return the graph of one file of label triples, split so that training sees every entity and relation.
 
     `fractions` gives the shares of valid and test. Triples that occur more than once are kept once, as a copy in
     training would give a test triple away. Raises InputError for a malformed file, or one from which no triple
     can be held out.
     """
-    whole = graph_from_labels({"train": _label_columns(path)})
+    whole = read_graph_files({"train": path}, triples_format=triples_format)
     triples = without_duplicates(whole.splits["train"])
     duplicates = len(whole.splits["train"]) - len(triples)
     if duplicates:
         logger.info("%s: %d triples occur more than once and are kept once", path, duplicates)
-    return replace(whole, splits=hold_out(triples, fractions, random_seed=random_seed))
+    return replace(whole, splits=hold_out(triples, fractions, random_seed=random_seed, together=together))
 
 
-def split_files(directory: Path) -> dict[str, Path]:
+def split_files(directory: Path, *, triples_format: str | None = None) -> dict[str, Path]:
     """Return the paths of the train, valid and test files in `directory`; raise InputError where one is missing."""
+    suffixes = OPENKE_SUFFIXES if triples_format == "openke" else SPLIT_SUFFIXES
     paths = {}
     for split in SPLITS:
-        candidates = (directory / f"{split}{suffix}" for suffix in SPLIT_SUFFIXES)
+        candidates = (directory / f"{split}{suffix}" for suffix in suffixes)
         path = next((candidate for candidate in candidates if candidate.is_file()), None)
         if path is None:
-            raise InputError(
-                f"{directory}: has no {split}.txt; a directory must hold train.txt, valid.txt and test.txt"
-            )
+            is_openke = any((directory / f"{split}{suffix}").is_file() for suffix in OPENKE_SUFFIXES)
+            remedy = f"it has OpenKE's {split}2id.txt; {OPENKE_REMEDY}" if is_openke else (
+                f"a directory must hold {', '.join(split + suffixes[0] for split in SPLITS[:2])} and test{suffixes[0]}"
+            )  # fmt: skip
+            raise InputError(f"{directory}: has no {split}{suffixes[0]}; {remedy}")
         paths[split] = path
     return paths
+
+
+def read_graph_files(paths: Mapping[str, Path], *, triples_format: str | None) -> Graph:
+    """Read a file of triples for each split.
+
+    Formats: "labels"; "openke", ids as head, tail, relation below a count, with entity2id.txt and relation2id.txt
+    beside the first file; None for labels that are not to look like a header or like ids.
+
+    Raises InputError, with file and line, for malformed files.
+    """
+    if triples_format == "openke":
+        return _graph_of_openke(paths)
+    graph = graph_from_labels({split: _label_columns(path) for split, path in paths.items()})
+    if triples_format is None:
+        for path in paths.values():
+            _require_no_header(path)
+        if all(as_id(label) is not None for label in (*graph.entities, *graph.relations)):
+            raise InputError(
+                f"{next(iter(paths.values()))}: every label is an integer, as in files of ids (OpenKE's "
+                "train2id.txt, LibKGE's train.del, PyKEEN's numeric_triples); give the file of labels, or say "
+                "--triples-format openke (head, tail, relation) or labels"
+            )
+    return graph
+
+
+def _require_no_header(path: Path) -> None:
+    first = next(iter(_label_columns(path)))
+    labels = [column[0] for column in first]
+    if is_header(labels):
+        raise InputError(
+            f"{path}:1: {' '.join(map(shown, labels))} is a header; triples files have none, delete the line, or say "
+            "--triples-format labels where it is a triple"
+        )
+
+
+def _graph_of_openke(paths: Mapping[str, Path]) -> Graph:
+    """Read OpenKE's files of ids; the labels come from the mappings beside the first."""
+    folder = next(iter(paths.values())).parent
+    mappings = []
+    for kind in ("entity", "relation"):
+        found = next((path for suffix in ("", ".gz") if (path := folder / f"{kind}2id.txt{suffix}").is_file()), None)
+        if found is None:
+            raise InputError(f"{folder}: has no {kind}2id.txt, OpenKE's mapping; put it beside the triples")
+        mappings.append(read_vocabulary(found, kind))
+    entities, relations = mappings
+    splits = {split: _openke_triples(path, entities, relations) for split, path in paths.items()}
+    return Graph(list(entities.labels), list(relations.labels), splits)
+
+
+def _openke_triples(path: Path, entities: Vocabulary, relations: Vocabulary) -> np.ndarray:
+    """Read `head tail relation` ids below a count, (N, 3) as head, relation, tail."""
+    first, *lines = read_lines(path)
+    if as_id(first.strip()) != len(lines) or not lines:
+        raise InputError(f"{path}:1: {shown(first)} is not the count of the {len(lines)} triples below it; correct it")
+    triples = []
+    for number, line in enumerate(lines, start=2):
+        ids = [as_id(text) for text in line.split()]
+        if len(ids) != 3 or None in ids:
+            raise InputError(f"{path}:{number}: {shown(line)} is not three ids: head, tail, relation; correct it")
+        head, tail, relation = ids
+        try:
+            triples.append(
+                (entities.require_id(head), relations.require_id(relation), entities.require_id(tail))
+            )  # fmt: skip
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error} (the order is head, tail, relation)") from None
+    return np.array(triples, dtype=np.int64)
 
 
 def graph_from_labels(splits: Mapping[str, Iterable[list[np.ndarray]]]) -> Graph:
@@ -155,6 +235,7 @@ def hold_out(
     *,
     random_seed: int,
     candidates: np.ndarray | None = None,
+    together: bool = False,
 ) -> dict[str, np.ndarray]:
     """Take random triples out of `triples`, shape (N, 3), that training can spare.
 
@@ -163,7 +244,8 @@ def hold_out(
     first with an entity or relation is never held out. A graph with few triples for each entity can
     spare fewer than asked for; the shares then shrink together, and that is logged.
 
-    Where `candidates`, (N,) bool, is given, only those are held out, and the fractions are shares of them.
+    Where `candidates`, (N,) bool, is given, only those are held out, and the fractions are shares of them. With
+    `together`, all other triples that join the same two entities as a held-out triple are left out of "train".
 
     Raises InputError for fractions that are no proper shares, and where a share is left without a triple.
     """
@@ -179,7 +261,11 @@ def hold_out(
     needed = np.zeros(len(triples), dtype=bool)
     needed[_first_positions(triples[order, 0], triples[order, 2])] = True
     needed[_first_positions(triples[order, 1])] = True
-    spare = shuffled[~needed[len(triples) - len(shuffled) :]]
+    if together:
+        pairs = pairs_of(triples)
+        spare = shuffled[~np.isin(pairs[shuffled], pairs[order[needed]])]
+    else:
+        spare = shuffled[~needed[len(triples) - len(shuffled) :]]
 
     counts = {split: max(1, round(fraction * len(shuffled))) for split, fraction in fractions.items()}
     wanted = sum(counts.values())
@@ -203,7 +289,30 @@ def hold_out(
         start += count
     kept = np.ones(len(triples), dtype=bool)
     kept[spare[:start]] = False
+    if together:
+        kept &= ~np.isin(pairs, pairs[spare[:start]])
     return {"train": triples[kept], **{split: triples[rows] for split, rows in splits.items()}}
+
+
+def pairs_of(triples: np.ndarray) -> np.ndarray:
+    """Return a number for the two entities of each triple (N, 3), whichever is the head: (N,)."""
+    ends = np.sort(triples[:, [0, 2]], axis=1)
+    return ends[:, 0] * (triples[:, [0, 2]].max(initial=0) + 1) + ends[:, 1]
+
+
+def without_held_out_pairs(graph: Graph) -> Graph:
+    """Leave out of training what joins the two entities of a valid or test triple."""
+    train, held_out = graph.splits["train"], held_out_triples(graph)
+    pairs = pairs_of(np.concatenate([train, held_out]))
+    kept = ~np.isin(pairs[: len(train)], pairs[len(train) :])
+    if not kept.any():
+        raise InputError("--hold-out-pairs leaves no training triple: each joins a pair that is held out; leave it out")
+    return replace(graph, splits={**graph.splits, "train": train[kept]})
+
+
+def held_out_triples(graph: Graph) -> np.ndarray:
+    """Return the valid and test triples, (M, 3)."""
+    return np.concatenate([graph.splits["valid"], graph.splits["test"]])
 
 
 def _first_positions(*columns: np.ndarray) -> np.ndarray:
@@ -268,12 +377,12 @@ def _label_triples(graph: Graph, triples: np.ndarray, *, rows_at_a_time: int = 1
 
 def readable_name(label: str) -> str:
     """Return a label as a person would write it: blanks for underscores; CURIEs and the like stay as they are."""
-    return " ".join(label.replace("_", " ").split()) or label
+    return single_line(label.replace("_", " ")) or label
 
 
 def single_line(text: str) -> str:
-    """Return `text` with every run of white space as one blank, fit for a column of a tab-separated file."""
-    return " ".join(text.split())
+    """Return `text` with every run of white space and control characters as one blank, fit for a column of a table."""
+    return " ".join(CONTROL_CHARACTERS.sub(" ", text).split())
 
 
 def summary(graph: Graph, output_dir: Path) -> str:
@@ -293,7 +402,7 @@ def summary(graph: Graph, output_dir: Path) -> str:
 def remarks_on_splits(graph: Graph) -> list[str]:
     """Return one sentence for each thing in the splits that makes test metrics mean something else."""
     train = graph.splits["train"]
-    held_out = np.concatenate([graph.splits["valid"], graph.splits["test"]])
+    held_out = held_out_triples(graph)
     remarks = []
     never_trained = len(np.setdiff1d(held_out[:, [0, 2]], train[:, [0, 2]]))
     if never_trained:
@@ -308,7 +417,43 @@ def remarks_on_splits(graph: Graph) -> list[str]:
     repeated = int(np.isin(_keys(held_out, sizes), _keys(train, sizes)).sum())
     if repeated:
         remarks.append(f"{repeated:,} valid or test triples are training triples too: metrics on them say little")
+    if len(held_out):
+        remarks += _remark_on_pairs(train, held_out, sizes)
     return remarks
+
+
+def remarks_on_test(train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> list[str]:
+    """Say how many of the test triples (n, 3) are training triples, or validation triples, too: one sentence each."""
+    sizes = np.max([train.max(axis=0), valid.max(axis=0), test.max(axis=0)], axis=0) + 1
+    remarks = []
+    for triples, seen in (
+        (train, "are training triples, too: metrics on them say little"),
+        (valid, "stand in validation, too: they have helped to choose the model"),
+    ):
+        number = int(np.isin(_keys(test, sizes), _keys(triples, sizes)).sum())
+        remarks += [f"{number:,} of {len(test):,} test triples {seen}"] if number else []
+    return remarks
+
+
+def _remark_on_pairs(train: np.ndarray, held_out: np.ndarray, sizes: np.ndarray) -> list[str]:
+    """Say how many held-out triples join two entities that another triple of training joins too."""
+    both = np.array([sizes[0], sizes[2]])
+    forward, backward = (_keys_of_pairs(train[:, columns], both) for columns in ([0, 2], [2, 0]))
+    pairs = _keys_of_pairs(held_out[:, [0, 2]], both)
+    own = np.isin(_keys(train, sizes), _keys(held_out, sizes))
+    same_way, other_way = np.isin(pairs, forward[~own]), np.isin(pairs, backward)
+    joined = int((same_way | other_way).sum())
+    if not joined:
+        return []
+    return [
+        f"{joined:,} of {len(held_out):,} valid and test triples join two entities that a training triple joins too "
+        f"({int(same_way.sum()):,} the same way by another relation, {int(other_way.sum()):,} the other way round), "
+        "which flatters their ranks; --hold-out-pairs takes such triples out of training"
+    ]
+
+
+def _keys_of_pairs(pairs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    return pairs[:, 0] * sizes[1] + pairs[:, 1]
 
 
 def next_command(output_dir: Path) -> str:

@@ -20,6 +20,17 @@ BLOCK_BYTES = 16 * 2**20
 
 GZIP_MAGIC = b"\x1f\x8b"
 
+# What the first bytes of a file that is not read say: its format, and the remedy.
+OTHER_FORMATS = {
+    re.compile(rb"PK\x03\x04"): ("a zip archive, as checkpoints are", "give a text file, unpacked (unzip)"),
+    re.compile(rb"BZh[1-9]1AY&SY"): ("compressed with bzip2", "decompress it (bunzip2)"),
+    re.compile(rb"\xfd7zXZ\x00"): ("compressed with xz", "decompress it (unxz)"),
+    re.compile(rb"\x28\xb5\x2f\xfd"): ("compressed with Zstandard", "decompress it (unzstd)"),
+    re.compile(rb"7z\xbc\xaf\x27\x1c"): ("a 7z archive", "unpack it (7z x)"),
+    re.compile(rb"PAR1[\x00-\x08\x0e-\x1f]"): ("a Parquet table", "save it as tab-separated text"),
+    re.compile(rb"SQLite format 3\x00"): ("an SQLite database", "save the table as tab-separated text"),
+}
+
 UTF8_BOM = b"\xef\xbb\xbf"
 
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
@@ -32,7 +43,10 @@ LABEL_SEPARATORS = str.maketrans("", "", " _:.-/")
 # Of a label, in messages.
 SHOWN_CHARACTERS = 100
 
-CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f]")
+# Of terminals, of lines, and of the direction in which text runs.
+CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+LAYOUT = "\t\n"
 
 # A byte order mark at the start of a file is taken off when it is read.
 UNWRITABLE = re.compile("[\t\n\r\0]|^\ufeff")
@@ -50,7 +64,17 @@ def shown_id(text: str) -> str:
 
 def visible(text: str) -> str:
     """Return `text` for a terminal, which would obey control characters: they are written as \\x1b and the like."""
-    return CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return CONTROL_CHARACTERS.sub(lambda found: _written_out(found[0]), text)
+
+
+def printable(text: str) -> str:
+    """Return `text` for a page: as `visible` does, but tabs and line ends stay."""
+    return CONTROL_CHARACTERS.sub(lambda found: found[0] if found[0] in LAYOUT else _written_out(found[0]), text)
+
+
+def _written_out(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def suggestion(label: str, labels: Iterable[str], *, otherwise: str) -> str:
@@ -89,12 +113,25 @@ def close_labels(label: str, labels: Iterable[str], *, limit: int = 3, candidate
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
     """Open a plain or gzip-compressed file, told apart by its first bytes, for reading.
 
-    Raises InputError where it cannot be opened or, while it is read, turns out to be damaged.
+    Raises InputError where it cannot be opened, is an archive or compressed otherwise, or, while it is read, turns out
+    to be damaged.
     """
+    with open_unpacked(path) as stream:
+        if is_tar(stream):
+            raise InputError(f"{path}: is a tar archive; unpack it (tar -xf) and give the file in it")
+        yield stream
+
+
+@contextmanager
+def open_unpacked(path: Path) -> Iterator[BinaryIO]:
+    """Do the same, and let a tar archive pass."""
     try:
         with path.open("rb") as raw:
-            compressed = raw.peek(2)[:2] == GZIP_MAGIC
-            with gzip.open(raw) if compressed else nullcontext(raw) as stream:
+            start = raw.peek(16)[:16]
+            for magic, (what, remedy) in OTHER_FORMATS.items():
+                if magic.match(start):
+                    raise InputError(f"{path}: is {what}; {remedy}")
+            with gzip.open(raw) if start[:2] == GZIP_MAGIC else nullcontext(raw) as stream:
                 yield stream
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
@@ -103,6 +140,11 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); give the name of a readable file") from error
+
+
+def is_tar(stream: BinaryIO) -> bool:
+    """Whether a stream that is at its start is a tar archive."""
+    return stream.peek(512)[257:262] == b"ustar"
 
 
 def line_blocks(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -21,7 +21,7 @@ from conve_tracin.data.text import (
     shown_id,
     suggestion,
 )
-from conve_tracin.data.vocabulary import Vocabulary
+from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_together
 
@@ -29,10 +29,20 @@ logger = logging.getLogger(__name__)
 
 COLUMN_NAMES = ("head", "relation", "tail")
 
+# Of each column; of a header all three are known.
+HEADER_WORDS = (
+    {"head", "subject", "source", "h", "s", "head_id", "subject_id", "source_id", "from", "node1", "start", "x_id"},
+    {"relation", "predicate", "r", "p", "relation_id", "label", "type", "edge", "edge_type", "rel", "property"},
+    {"tail", "object", "target", "t", "o", "tail_id", "object_id", "target_id", "to", "node2", "end", "y_id"},
+)
+
+OPENKE_REMEDY = "prepare_data.py --triples-format openke converts such files"
+
+# PyKEEN's `training_triples/`: ids below the header head, relation, tail.
+PYKEEN_TRIPLES = ("numeric_triples.tsv.gz", "numeric_triples.tsv")
+
 # What stands for the end of a triple that a query asks for.
 ASKED = "?"
-
-HEADER_WORDS = {"head", "subject", "source", "h", "head_id", "relation", "predicate", "tail", "object", "target"}
 
 TAB, LINE_FEED = 9, 10
 
@@ -63,6 +73,8 @@ def _read_triples(
     path: Path, entities: Vocabulary, relations: Vocabulary, *, skip_unknown: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the triples and the places of those that were dropped."""
+    if path.name in PYKEEN_TRIPLES:
+        return read_pykeen_triples(path, entities, relations), np.empty(0, dtype=np.int64)
     import pandas as pd
 
     entity_index = pd.Index(entities.labels, dtype=object)
@@ -101,6 +113,40 @@ def _read_triples(
     return triples, places_dropped
 
 
+def read_pykeen_triples(path: Path, entities: Vocabulary, relations: Vocabulary) -> np.ndarray:
+    """Read the triples of ids that PyKEEN saves beside its mappings, (N, 3).
+
+    Raises InputError where those mappings are not the given ones, or the file is not what PyKEEN writes.
+    """
+    for vocabulary in (entities, relations):
+        own = path.parent / f"{vocabulary.kind}_to_id.tsv.gz"
+        if not own.is_file():
+            raise InputError(f"{path}: holds ids, and the mapping {own.name} is not beside it; give a file of labels")
+        if read_vocabulary(own, vocabulary.kind).digest() != vocabulary.digest():
+            raise InputError(f"{path}: holds ids of another {vocabulary.kind} mapping; give {own}")
+    vocabularies = (entities, relations, entities)
+    triples = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if number == 1 and tuple(line.split("\t")) == COLUMN_NAMES:
+            continue
+        ids = [as_id(text) for text in line.split("\t")]
+        if len(ids) != 3 or None in ids:
+            raise InputError(f"{path}:{number}: {shown(line)} is not three ids; give what PyKEEN wrote")
+        try:
+            triples.append([each.require_id(position) for each, position in zip(vocabularies, ids, strict=True)])
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from None
+    if not triples:
+        raise InputError(f"{path}: is empty; give a file with at least one triple")
+    return np.array(triples, dtype=np.int64)
+
+
+def find_pykeen_triples(path: Path) -> Path | None:
+    """Return the training triples that a PyKEEN pipeline saved in this directory, or beside this file of it."""
+    folder = (path if path.is_dir() else path.parent) / "training_triples"
+    return next((folder / name for name in PYKEEN_TRIPLES if (folder / name).is_file()), None)
+
+
 def label_blocks(path: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Yield (number of the first line, [heads, relations, tails]) of a triples file, a block at a time.
 
@@ -118,9 +164,21 @@ def label_blocks(path: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
         if lines_above > 0:
             above = block.split(b"\n")[:lines_above]
             yield line_number, split_columns(b"\n".join([*above, b""]))
-        raise InputError(f"{path}:{line_number + lines_above}: {message}")
+        raise InputError(f"{path}:{line_number + lines_above}: {_count_of_openke(line_number, block) or message}")
     if empty:
         raise InputError(f"{path}: is empty; give a file with at least one triple")
+
+
+def _count_of_openke(line_number: int, block: bytes) -> str | None:
+    """Say what OpenKE's files are where the first line is a count; None elsewhere."""
+    if line_number > 1 or not block.partition(b"\n")[0].strip().isdigit():
+        return None
+    return f"is a count, as in OpenKE's train2id.txt, with ids as head, tail, relation below; {OPENKE_REMEDY}"
+
+
+def is_header(labels: Sequence[str]) -> bool:
+    """Whether the three labels of a first line name the columns."""
+    return all(label.casefold() in words for label, words in zip(labels, HEADER_WORDS, strict=True))
 
 
 def first_malformed_line(block: bytes) -> tuple[int, str] | None:
@@ -163,10 +221,10 @@ def split_columns(block: bytes) -> list[np.ndarray]:
 def unknown_label(where: str, label: str, vocabulary: Vocabulary, column: str) -> str:
     """Return the message for a label in a triples file that its vocabulary lacks."""
     message = f"{where}: unknown {vocabulary.kind} {shown(label)} ({column}), {vocabulary.source} lacks it; "
-    if where.endswith(":1") and label.casefold() in HEADER_WORDS:
+    if where.endswith(":1") and any(label.casefold() in words for words in HEADER_WORDS):
         return message + "triples files have no header, delete the line"
     if as_id(label) is not None:
-        return message + "triples files hold labels, not ids (--skip-unknown drops such triples)"
+        return message + f"triples files hold labels, not ids; {OPENKE_REMEDY} (--skip-unknown drops such triples)"
     return message + suggestion(label, vocabulary.labels, otherwise="add it") + " (--skip-unknown drops such triples)"
 
 
@@ -186,6 +244,33 @@ def triple_lines(path: str | Path, label_triples: Iterable[tuple[str, str, str]]
         yield f"{head}\t{relation}\t{tail}\n"
 
 
+def distinct_triples(triples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the distinct triples (M, 3) by their first places, and how often each stands, (M,).
+
+    Triples (N, 3) without a repetition are returned themselves, and None for the counts.
+    """
+    first, counts = first_places_and_counts(triples)
+    if len(first) == len(triples):
+        return triples, None
+    return triples[first], counts
+
+
+def first_places(triples: np.ndarray) -> np.ndarray:
+    """Return where each distinct triple of (N, 3) stands first, in ascending order: (M,)."""
+    return first_places_and_counts(triples)[0]
+
+
+def first_places_and_counts(triples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `first_places` of triples (N, 3) and how often the triple at each stands: (M,) twice."""
+    if not len(triples):
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    sizes = triples.max(axis=0) + 1
+    keys = (triples[:, 0] * sizes[1] + triples[:, 1]) * sizes[2] + triples[:, 2]
+    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    return first[order], counts[order]
+
+
 # Which ids of a vocabulary's kind are called so, besides by their labels.
 IdsCalled = Callable[[str, str], Sequence[int]]
 
@@ -196,37 +281,86 @@ def resolve_triple(
     relations: Vocabulary,
     *,
     ids_called: IdsCalled = lambda _kind, _text: (),
+    given_as: str | None = None,
 ) -> tuple[int, int, int]:
     """Return the ids of a triple given as head, relation and tail, each an id, a label or a name.
 
-    Three integers are ids. Otherwise a value that is a label is that label, and an integer that is no label is
-    an id: "00260881 _hypernym 05074774" means the WordNet labels, "12 treats 7" two ids and a label. What is neither
-    may be a name, with `ids_called`.
+    `given_as` is "ids", "labels" (or names), or None. Then three integers are ids, and in a triple with words an
+    integer is a label where there is one: "00260881 _hypernym 05074774" means the WordNet labels, "12 treats 7" two ids
+    and a label. Where integers are labels of another triple than they are ids of, neither is chosen.
 
-    Raises InputError for a label that is unknown, an id that is out of range, or a name that several have.
+    Raises InputError for a label that is unknown, an id that is out of range, a name that several have, and a triple
+    that can be read in two ways.
     """
     # A shell that reads a file with Windows line ends leaves half of them on the tail.
     texts = [str(value).removesuffix("\r") for value in values]
     if len(texts) != 3:
         raise InputError(f"a triple is head, relation and tail, got {len(texts)} values; give three")
     vocabularies = (entities, relations, entities)
-    resolved = resolve_values(list(zip(COLUMN_NAMES, texts, vocabularies, strict=True)), ids_called=ids_called)
+    values = list(zip(COLUMN_NAMES, texts, vocabularies, strict=True))
+    resolved = resolve_values(values, ids_called=ids_called, given_as=given_as)
     return resolved[0], resolved[1], resolved[2]
 
 
-def resolve_values(values: Sequence[tuple[str, str, Vocabulary]], *, ids_called: IdsCalled) -> list[int]:
-    """Return the ids of (column, text, its vocabulary), several that belong together, as in `resolve_triple`."""
-    ids = [as_id(text) for _, text, _ in values]
-    only_ids = None not in ids
-    resolved = []
-    for (column, text, vocabulary), position in zip(values, ids, strict=True):
-        if position is None or (not only_ids and text in vocabulary.index):
-            resolved.append(id_of_value(column, text, vocabulary, ids_called=ids_called))
-        elif 0 <= position < len(vocabulary):
-            resolved.append(position)
-        else:
-            raise InputError(out_of_range(column, text, vocabulary))
+# The column of a triple, what is given there, and the vocabulary of that column.
+Value = tuple[str, str, Vocabulary]
+
+
+def resolve_values(values: Sequence[Value], *, ids_called: IdsCalled, given_as: str | None = None) -> list[int]:
+    """Return the ids of several values that belong together, by the rules of `resolve_triple`."""
+    are_ids = [as_id(text) is not None for _, text, _ in values]
+    if given_as == "ids" or (given_as is None and all(are_ids)):
+        resolved = [_id_given(*value) for value in values]
+    else:
+        resolved = [
+            _id_given(*value) if given_as is None and is_id and value[1] not in value[2].index
+            else id_of_value(*value, ids_called=ids_called)
+            for value, is_id in zip(values, are_ids, strict=True)
+        ]  # fmt: skip
+    if given_as is None:
+        _require_one_reading(values, are_ids, resolved, ids_called)
     return resolved
+
+
+def _id_given(column: str, text: str, vocabulary: Vocabulary) -> int:
+    position = as_id(text)
+    if position is None:
+        raise InputError(f"{column}: {shown(text)} is not an integer; leave --ids out")
+    if not 0 <= position < len(vocabulary):
+        raise InputError(out_of_range(column, text, vocabulary))
+    return position
+
+
+def _require_one_reading(
+    values: Sequence[Value],
+    are_ids: Sequence[bool],
+    resolved: Sequence[int],
+    ids_called: IdsCalled,
+) -> None:
+    """Raise InputError where the values mean another triple, too, or a label is another's name."""
+    as_ids, as_labels = list(resolved), list(resolved)
+    for place, (column, text, vocabulary) in enumerate(values):
+        label_id = vocabulary.index.get(text)
+        if are_ids[place]:
+            as_ids[place], as_labels[place] = as_id(text), label_id
+        elif label_id is not None and set(ids_called(vocabulary.kind, text)) - {label_id}:
+            raise InputError(
+                f"{column}: {shown(text)} is a label, and the name of another {vocabulary.kind}; add --labels for the "
+                "label, or give the other's label"
+            )
+    if all(are_ids):
+        differs = None not in as_labels and as_labels != as_ids
+    else:
+        in_range = all(0 <= id_ < len(value[2]) for id_, value in zip(as_ids, values, strict=True))
+        differs = in_range and any(
+            label_id is not None and label_id != id_ for id_, label_id in zip(as_ids, as_labels, strict=True)
+        )
+    if differs:
+        given = " ".join(text for _, text, _ in values)
+        raise InputError(
+            f"{shown(given)} means one triple by ids and another by labels, as labels of this graph are integers; "
+            "add --ids or --labels"
+        )
 
 
 def id_of_value(column: str, text: str, vocabulary: Vocabulary, *, ids_called: IdsCalled) -> int:
@@ -250,7 +384,9 @@ def out_of_range(column: str, text: str, vocabulary: Vocabulary) -> str:
     message = f"{column}: {vocabulary.kind} id {shown_id(text)} is out of range; {vocabulary.source} has ids "
     message += f"0 to {len(vocabulary) - 1}"
     if text in vocabulary.index:
-        message += f" (three integers are ids; the label {text!r} has the id {vocabulary.index[text]})"
+        message += (
+            f" (three integers are ids; the label {text!r} has the id {vocabulary.index[text]}); --labels reads labels"
+        )
     return message
 
 
@@ -260,6 +396,7 @@ def resolve_query(
     relations: Vocabulary,
     *,
     ids_called: IdsCalled = lambda _kind, _text: (),
+    given_as: str | None = None,
 ) -> tuple[int, int]:
     """Return the query of a triple whose head or tail is `?`: (head, relation), or (tail, ~relation) for its head.
 
@@ -276,7 +413,7 @@ def resolve_query(
         raise InputError(f"{trouble}; give one of them, and ask for the other")
     vocabularies = (entities, relations, entities)
     given = [value for value in zip(COLUMN_NAMES, texts, vocabularies, strict=True) if value[1] != ASKED]
-    first, second = resolve_values(given, ids_called=ids_called)
+    first, second = resolve_values(given, ids_called=ids_called, given_as=given_as)
     return (first, second) if tail == ASKED else (second, ~first)
 
 
@@ -286,11 +423,13 @@ def read_test_triples(
     relations: Vocabulary,
     *,
     ids_called: IdsCalled = lambda _kind, _text: (),
+    given_as: str | None = None,
 ) -> np.ndarray:
     """Read a list of test triples, one `H R T` a line, each value an id, a label or a name as in `resolve_triple`.
 
     Columns are separated by tabs, or by blanks on a line without a tab. A table is read, too: of more columns, whose
-    names stand on the first line; those called head, relation and tail hold labels or names.
+    names stand on the first line; those called head, relation and tail hold labels or names (with `given_as` "ids",
+    ids).
 
     Returns int64, shape (N, 3). Raises InputError at the first line that is no triple of these vocabularies.
     """
@@ -298,10 +437,11 @@ def read_test_triples(
     lines = read_lines(path)
     header = lines[0].split("\t")
     if len(header) > len(COLUMN_NAMES) and set(COLUMN_NAMES) <= set(header):
-        return _triples_of_table(path, header, lines[1:], (entities, relations, entities), ids_called)
+        vocabularies = (entities, relations, entities)
+        return _triples_of_table(path, header, lines[1:], vocabularies, ids_called, given_as)
 
     def resolve(columns: Sequence[str]) -> tuple[int, int, int]:
-        return resolve_triple(columns, entities, relations, ids_called=ids_called)
+        return resolve_triple(columns, entities, relations, ids_called=ids_called, given_as=given_as)
 
     return np.array(_resolve_lines(path, lines, resolve), dtype=np.int64)
 
@@ -312,6 +452,7 @@ def read_queries(
     relations: Vocabulary,
     *,
     ids_called: IdsCalled = lambda _kind, _text: (),
+    given_as: str | None = None,
 ) -> np.ndarray:
     """Read queries, a triple with one `?` a line as in `resolve_query`: int64, shape (Q, 2), in the file's order.
 
@@ -319,7 +460,7 @@ def read_queries(
     """
 
     def resolve(columns: Sequence[str]) -> tuple[int, int]:
-        return resolve_query(columns, entities, relations, ids_called=ids_called)
+        return resolve_query(columns, entities, relations, ids_called=ids_called, given_as=given_as)
 
     return np.array(_resolve_lines(Path(path), read_lines(Path(path)), resolve), dtype=np.int64)
 
@@ -347,6 +488,7 @@ def _triples_of_table(
     lines: Sequence[str],
     vocabularies: tuple[Vocabulary, Vocabulary, Vocabulary],
     ids_called: IdsCalled,
+    given_as: str | None,
 ) -> np.ndarray:
     if not lines:
         raise InputError(f"{path}: has no line below the names of its columns; give at least one triple")
@@ -359,7 +501,9 @@ def _triples_of_table(
         try:
             triples.append(
                 [
-                    id_of_value(name, columns[place], vocabulary, ids_called=ids_called)
+                    _id_given(name, columns[place], vocabulary)
+                    if given_as == "ids"
+                    else id_of_value(name, columns[place], vocabulary, ids_called=ids_called)
                     for name, place, vocabulary in zip(COLUMN_NAMES, places, vocabularies, strict=True)
                 ]
             )

@@ -49,6 +49,7 @@ from conve_tracin.data.queries import (
     inverse_of,
     with_relation_rows,
 )
+from conve_tracin.data.triples import first_places
 from conve_tracin.errors import InputError
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
 from conve_tracin.influence.engine.passes import iterate_derivatives
@@ -147,18 +148,27 @@ class GaussNewton(Method):
     def products(
         self, test_triples: Triples, training_triples: Triples, *, batch_size: int = 256, progress: str | None = None
     ) -> Tensor:
-        """Compute the effects of N training triples, all of the model, on n test triples' scores: (n, N) on the CPU."""
+        """Compute the effects of N training triples, all of the model, on n test triples' scores: (n, N) on the CPU.
+
+        Where the training weighs a repeated triple by how often it stands, so do the means over a query's tails.
+        """
         training_triples = as_ids(training_triples)
-        return gauss_newton_effects(
+        everything, places = training_triples, None
+        if self.method.curvature.repeated_triples_count and self.training_triples is not None:
+            first = first_places(self.training_triples)
+            if np.array_equal(self.training_triples[first], training_triples):
+                everything, places = self.training_triples, first
+        effects = gauss_newton_effects(
             self.model,
             as_ids(test_triples),
-            training_triples,
+            everything,
             self.method,
             inverse_triples=self.inverse_triples,
             curvature=self.curvature_for(training_triples),
             batch_size=batch_size,
             progress=progress,
         )
+        return effects if places is None else effects[:, places]
 
     def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
         """Compute the effect of each triple's label on its own score: (N,) on the CPU.

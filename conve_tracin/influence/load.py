@@ -26,7 +26,7 @@ from conve_tracin.checkpoint.native import (
     require_same_digests,
     uses_inverse_triples,
 )
-from conve_tracin.checkpoint.pykeen import load_pykeen_model, read_pykeen_file
+from conve_tracin.checkpoint.pykeen import load_pykeen_model, read_pykeen_file, saved_mapping_digest
 from conve_tracin.data.queries import digest_of_triples
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
@@ -167,7 +167,7 @@ class CheckpointLoader:
         Of several checkpoints the last is loaded when all others have been traced to; this is for before.
         """
         if not self._is_native(path):
-            digests = stored_mapping_digest(_outline_of(path))
+            digests = stored_mapping_digest(_outline_of(path)) or saved_mapping_digest(path)
             require_same_digests({"mapping_digest": digests}, self._digests_of_mappings(), source=path)
             return
         content = read_checkpoint_outline(path)

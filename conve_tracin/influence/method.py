@@ -56,7 +56,8 @@ class Influence:
     """One training triple's influence on a test triple.
 
     Attributes:
-        position: its place in the training set.
+        position: its place among the distinct training triples.
+        count: how often it stands in their file.
         models: of several summed checkpoints, how many alone have it among as many strongest as are listed.
     """
 
@@ -66,10 +67,12 @@ class Influence:
     influence: float
     position: int
     models: int | None = None
+    count: int = 1
 
     def as_dict(self) -> dict[str, int | float]:
-        """Return the members of the JSON output."""
-        return {
+        """Return the members of the JSON output; `count` is one of them if the triple is repeated."""
+        repeated = {"count": self.count} if self.count > 1 else {}
+        return repeated | {
             "train_head": self.head,
             "train_relation": self.relation,
             "train_tail": self.tail,

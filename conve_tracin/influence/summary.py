@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,23 +32,48 @@ class SummarySettings:
     Attributes:
         num_entities, num_relations: the lengths of the mappings.
         known_triples: true triples besides the training triples, whose tails the rank passes over, (M, 3).
+        training_triples: (N, 3), to tell what none of them has; None does not tell.
         side: which one is explained, "tail" or "head".
     """
 
     num_entities: int
     num_relations: int
     known_triples: np.ndarray | None = None
+    training_triples: np.ndarray | None = None
     side: str = TAIL
 
     @classmethod
-    def of(cls, names: "Names", known_triples: np.ndarray | None = None, side: str = TAIL) -> "SummarySettings":
+    def of(
+        cls,
+        names: "Names",
+        known_triples: np.ndarray | None = None,
+        training_triples: np.ndarray | None = None,
+        *,
+        side: str = TAIL,
+    ) -> "SummarySettings":
         """Take the lengths of the mappings."""
         return cls(
             num_entities=len(names.entities),
             num_relations=len(names.relations),
             known_triples=known_triples,
+            training_triples=training_triples,
             side=side,
         )
+
+    def untrained_parts(self, head: int, relation: int, tail: int) -> tuple[str, ...]:
+        """Return which of "head", "relation" and "tail" no training triple has."""
+        if self.training_triples is None:
+            return ()
+        entities, relations = self._trained
+        are_trained = {"head": entities[head], "relation": relations[relation], "tail": entities[tail]}
+        return tuple(part for part, is_trained in are_trained.items() if not is_trained)
+
+    @cached_property
+    def _trained(self) -> tuple[np.ndarray, np.ndarray]:
+        entities, relations = np.zeros(self.num_entities, dtype=bool), np.zeros(self.num_relations, dtype=bool)
+        entities[self.training_triples[:, 0]] = entities[self.training_triples[:, 2]] = True
+        relations[self.training_triples[:, 1]] = True
+        return entities, relations
 
 
 @dataclass(frozen=True)
@@ -123,6 +149,7 @@ class Prediction:
         in_training: whether the test triple is itself a training triple.
         head: the head's place; None for a model without inverse triples.
         side: "tail" or "head", which one is explained.
+        untrained: which of "head", "relation" and "tail" no training triple has.
     """
 
     score: float
@@ -133,6 +160,18 @@ class Prediction:
     in_training: bool
     head: Place | None = None
     side: str = TAIL
+    untrained: tuple[str, ...] = ()
+
+    @property
+    def remark(self) -> str | None:
+        """One sentence if the model cannot know what it predicts."""
+        if not self.untrained:
+            return None
+        parts = " and the ".join(self.untrained)
+        return (
+            f"No training triple has the {parts} of this prediction: the model has learned nothing about it, so its "
+            "rank and its influences say nothing."
+        )
 
 
 def summarise(scores: Tensor, training_triples: np.ndarray, settings: SummarySettings) -> InfluenceSummary:
@@ -191,6 +230,7 @@ def describe_prediction(
         in_training=triple[0, 2] in _tails_of(training_triples, triple[0]),
         head=places[1] if scorer.inverse_triples else None,
         side=settings.side,
+        untrained=settings.untrained_parts(*triple[0].tolist()),
     )
 
 

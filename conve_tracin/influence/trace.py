@@ -126,6 +126,22 @@ def trace(
             yield traced
 
 
+def with_counts(trace: Trace, counts: np.ndarray | None) -> Trace:
+    """Say of each influence how often its triple stands in the training file: `counts` (M,) of the distinct ones."""
+    if counts is None:
+        return trace
+
+    def counted(influences: list[Influence]) -> list[Influence]:
+        return [replace(influence, count=int(counts[influence.position])) for influence in influences]
+
+    return replace(
+        trace,
+        influences=counted(trace.influences),
+        proponents=counted(trace.proponents),
+        opponents=counted(trace.opponents),
+    )
+
+
 def require_inverse_triples(scorer: Scorer, checkpoint: Path) -> None:
     """Raise InputError for a model that ranks no heads."""
     if not scorer.inverse_triples:

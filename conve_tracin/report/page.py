@@ -230,6 +230,7 @@ def _influences(trace: Trace, names: Names) -> dict[str, Any]:
             "number": number,
             "bar": bar,
             "models": influence.models,
+            "count": influence.count,
         }
         for influence, number, bar in zip(influences, signed_column(values), bars, strict=True)
     ]

@@ -31,7 +31,13 @@ def trace_as_json(
     """Arrange a trace as the documented JSON, with names and `method` as further members."""
     head, relation, tail = trace.test_triple
     return {
-        "test_triple": {"head": head, "relation": relation, "tail": tail, **names.triple(head, relation, tail)},
+        "test_triple": {
+            "head": head,
+            "relation": relation,
+            "tail": tail,
+            **names.triple(*trace.test_triple),
+            **names.keys(*trace.test_triple),
+        },
         "top_k": top_k,
         "learning_rate": learning_rate,
         **method,
@@ -59,6 +65,7 @@ def prediction_as_json(prediction: Prediction) -> dict[str, Any]:
         "rank": prediction.rank,
         "possible_tails": prediction.num_candidates,
         "in_training": prediction.in_training,
+        **({"untrained": list(prediction.untrained), "remark": prediction.remark} if prediction.untrained else {}),
         **({} if prediction.head is None else _head_as_json(prediction)),
     }
 
@@ -75,7 +82,8 @@ def _head_as_json(prediction: Prediction) -> dict[str, Any]:
 
 def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
     """Arrange one influence as the documented members and the names behind them."""
-    labels = names.triple(influence.head, influence.relation, influence.tail)
+    triple = (influence.head, influence.relation, influence.tail)
+    labels = names.triple(*triple) | names.keys(*triple)
     models = {} if influence.models is None else {"models": influence.models}
     return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()} | models
 
@@ -109,7 +117,8 @@ def _prediction_line(prediction: Prediction) -> str:
     if prediction.in_training:
         places.append("it is itself a training triple")
     line = "; ".join(places)
-    return f"  {line[0].upper()}{line[1:]}"
+    remark = f"\n  {prediction.remark}" if prediction.remark else ""
+    return f"  {line[0].upper()}{line[1:]}{remark}"
 
 
 def _place(place: Prediction | Place, answers: str) -> str:
@@ -139,7 +148,8 @@ def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int
 
 def _influence_line(influence: Influence, names: Names) -> str:
     sentence = names.sentence(influence.head, influence.relation, influence.tail)
-    return f"  {influence.influence:+12.5e}  {visible(sentence)}"
+    repeated = f" (stands {influence.count} times in the training file)" if influence.count > 1 else ""
+    return f"  {influence.influence:+12.5e}  {visible(sentence)}{repeated}"
 
 
 def trace_as_csv_rows(

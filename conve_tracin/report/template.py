@@ -1,6 +1,7 @@
 """Fills in the templates beside this module: pages of one file each, and drawings.
 
-Jinja2 escapes every value, so that no label can become an element, and refuses a value that is missing.
+Jinja2 escapes every value, so that no label can become an element, and refuses a value that is missing. Control
+characters are written out.
 """
 
 import base64
@@ -10,6 +11,7 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from conve_tracin.data.text import printable
 from conve_tracin.report.lettering import count, rank, signed, true_minus
 
 if TYPE_CHECKING:
@@ -44,11 +46,20 @@ def _digest(source: str) -> str:
 def _environment() -> "Environment":
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    environment = Environment(loader=FunctionLoader(_read_template), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=FunctionLoader(_read_template), autoescape=True, undefined=StrictUndefined, finalize=_printable
+    )
     for filter_ in (breakable, count, px, rank, signed, true_minus):
         environment.filters[filter_.__name__] = filter_
     environment.filters["grouped"] = "{:,}".format
     return environment
+
+
+def _printable(value: object) -> object:
+    """Write control characters out, except in what `render` has returned."""
+    from markupsafe import Markup
+
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _read_template(name: str) -> str:

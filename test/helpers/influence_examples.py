@@ -82,3 +82,10 @@ def products_by_hand(model, names, loss_of=None):
 
 def assert_close(actual, expected, tolerance):
     assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def once_each(training, influences):
+    """Return the distinct rows of training triples (N, 3) by their first places, their influences, and their counts."""
+    _, first, counts = np.unique(training, axis=0, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    return training[first[order]], np.asarray(influences)[first[order]], counts[order]

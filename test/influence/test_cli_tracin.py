@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from influence_examples import EVERYTHING, NUM_RELATIONS, TRAINING, make_model, products_by_hand
+from influence_examples import EVERYTHING, NUM_RELATIONS, TRAINING, make_model, once_each, products_by_hand
 from native_files import (
     ENTITIES,
     arguments,
@@ -28,9 +28,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def assert_influences(content, expected, *, rtol=1e-4):
+    training, expected, counts = once_each(TRAINING, expected)
     order = np.argsort(-np.abs(expected), kind="stable")[: content["top_k"]]
     frame = pd.DataFrame(content["influences"])
-    np.testing.assert_array_equal(frame[["train_head", "train_relation", "train_tail"]], TRAINING[order])
+    np.testing.assert_array_equal(frame[["train_head", "train_relation", "train_tail"]], training[order])
+    assert [row.get("count", 1) for row in content["influences"]] == counts[order].tolist()
     np.testing.assert_allclose(frame["influence"], expected[order], rtol=rtol, atol=1e-6 * np.abs(expected).max())
 
 

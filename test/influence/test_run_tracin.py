@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from influence_examples import EVERYTHING, TEST_TRIPLES, TRAINING, gradients_by_hand, make_model, products_by_hand
+from influence_examples import (
+    EVERYTHING,
+    TEST_TRIPLES,
+    TRAINING,
+    gradients_by_hand,
+    make_model,
+    once_each,
+    products_by_hand,
+)
 from pykeen_examples import gradients_by_hand as pykeen_gradients_by_hand
 from pykeen_examples import trained_model, training_factory
 
@@ -83,10 +91,11 @@ def triples_of(result):
 
 
 def assert_influences(result, expected, *, training=TRAINING, rtol=1e-4):
-    """Compare a result with the influences (N,) of the training triples."""
-    expected = np.asarray(expected)
+    """Compare a result with the influences (N,) of the training triples, of which each has one place."""
+    training, expected, counts = once_each(training, expected)
     order = np.argsort(-np.abs(expected), kind="stable")[: result["top_k"]]
     np.testing.assert_array_equal(triples_of(result), training[order])
+    assert [row.get("count", 1) for row in result["influences"]] == counts[order].tolist()
     actual = [row["influence"] for row in result["influences"]]
     np.testing.assert_allclose(actual, expected[order], rtol=rtol, atol=1e-6 * np.abs(expected).max())
 

@@ -27,7 +27,7 @@ from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.method import Influence
 from conve_tracin.influence.paths import GraphPath, Hop, PathFinder
 from conve_tracin.influence.summary import SummarySettings, summarise
-from conve_tracin.influence.trace import TracedCheckpoint, trace
+from conve_tracin.influence.trace import TracedCheckpoint, trace, with_counts
 from conve_tracin.report.lettering import signed
 from conve_tracin.report.page import describe_computation, report_page, settings_of, write_report
 from conve_tracin.report.path_graph import ACROSS, DOWN
@@ -90,6 +90,25 @@ def test_rank_score_and_counts(traces):
     ]  # fmt: skip
     assert f"of {prediction.num_candidates} possible tails" in page.texts("dl")[0]
     assert page.texts("h1") == ["ibuprofen treats→ MONDO:0005148"]
+
+
+def test_a_repeated_training_triple_stands_once_with_its_count(traces):
+    counts = np.ones(len(TRAIN), dtype=np.int64)
+    strongest, *others = traces[0].proponents
+    counts[strongest.position] = 5
+    counted = with_counts(traces[0], counts)
+    page = Page(report_page([counted], make_names(), {}))
+    assert page.texts("small") == ["(5 times in the training file)"]
+    assert [one.count for one in counted.proponents] == [5] + [1] * len(others)
+
+
+def test_control_characters_are_written_out(traces):
+    names = make_names(entities=("a\x1b[2J", "b\u202ec", *HARMLESS[2:]))
+    text = report_page(make_traces((0, 0, 1)), names, {"Device": "cpu\x07"})
+    assert not set(text) & {"\x1b", "\u202e", "\x07"}
+    assert "\\x1b" in text
+    assert "\\u202e" in text
+    assert "cpu\\x07" in text
 
 
 def test_paths_are_listed_in_order(traces):

@@ -46,6 +46,14 @@ def test_text_and_attributes_come_back_as_they_were(text, fill_in):
     assert parsed.text == text * 2
 
 
+def test_control_characters_are_written_out_in_text_and_attributes(fill_in):
+    text = "a\x1b[2J\x00\u202eb\tc\n"
+    part = fill_in('<i title="{{ text }}">{{ text }}</i>', text=text)
+    written = "a\\x1b[2J\\x00\\u202eb\tc\n"
+    assert part == f'<i title="{written}">{written}</i>'
+    assert fill_in("{{ part }}", part=part) == part
+
+
 def test_markup_stays_and_nothing_is_left_out(fill_in):
     part = fill_in("<i>{{ text }}</i>", text="<")
     assert fill_in("<p>{{ part }}{{ 3 }}{{ 0 }}</p>", part=part) == "<p><i>&lt;</i>30</p>"
