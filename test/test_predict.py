@@ -419,8 +419,13 @@ def test_the_heads_influences_are_products_with_the_gradient_of_the_inverse_quer
 def test_gauss_newton_explains_the_head_as_it_does_the_tail_of_the_turned_graph(project, model, inverse_triples):
     Path("wanted.txt").write_text("5 2 4\n")
     head, _ = explain(
-        "run_tracin", "--test-triples", "wanted.txt", "--method", "gauss-newton", "--predicted-side", "head"
-    )
+        "run_tracin", "--test-triples", "wanted.txt", "--method", "gauss-newton", "--predicted-side", "head",
+        "--report", "head.html",
+    )  # fmt: skip
+    place = head["prediction"]
+    page = Path("head.html").read_text("utf-8")
+    assert f"? — {RELATIONS[2]} → {ENTITIES[4]}" in page
+    assert f"<b>{place['head_rank']:g}</b><span>of {place['possible_heads']} possible heads</span>" in page
     # The same model of the graph in which every triple is turned around: its relation rows change places.
     swapped = model.relation_embeddings.weight.detach().clone()[[1, 0, 3, 2, 5, 4]]
     with torch.no_grad():

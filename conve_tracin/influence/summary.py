@@ -163,6 +163,11 @@ class Prediction:
     untrained: tuple[str, ...] = ()
 
     @property
+    def explained(self) -> "Place | Prediction":
+        """The place of the side that is explained."""
+        return self if self.head is None or self.side == TAIL else self.head
+
+    @property
     def remark(self) -> str | None:
         """One sentence if the model cannot know what it predicts."""
         if not self.untrained:

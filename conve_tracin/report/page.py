@@ -23,7 +23,7 @@ from conve_tracin.report.charts import Axis, draw_concentration
 from conve_tracin.report.lettering import in_words, rank, signed_column
 from conve_tracin.report.path_graph import ACROSS, DOWN, Orientation, assign_lanes, draw_paths
 from conve_tracin.report.template import render_page
-from conve_tracin.settings import GAUSS_NEWTON, HEAD, TRACIN, TracInOptions
+from conve_tracin.settings import GAUSS_NEWTON, HEAD, TAIL, TRACIN, TracInOptions
 
 METHODS = {
     TRACIN: "TracIn: learning rate × product of the loss gradients of training triple and prediction, "
@@ -159,7 +159,7 @@ def _prediction(number: int, trace: Trace, names: Names) -> dict[str, Any]:
         "number": number,
         "link": f"#prediction-{number}",
         "statement": "{} — {} → {}".format(*(name.text for name in named.values())),
-        "remark": f"rank {rank(trace.prediction.rank)} of {trace.prediction.num_candidates:,}",
+        "remark": f"rank {rank(trace.prediction.explained.rank)} of {trace.prediction.explained.num_candidates:,}",
         **named,
         "identifiers": [name.identifier for name in named.values() if name.identifier],
         "facts": _facts(trace, names),
@@ -171,12 +171,18 @@ def _prediction(number: int, trace: Trace, names: Names) -> dict[str, Any]:
 
 
 def _facts(trace: Trace, names: Names) -> dict[str, Any]:
-    head, relation, _ = trace.test_triple
+    head, relation, tail = trace.test_triple
+    relation = in_words(names.relation(relation))
+    side, place = trace.prediction.side, trace.prediction.explained
     return {
-        "question": f"{names.entity(head)} — {in_words(names.relation(relation))} → ?",
+        "question": f"{names.entity(head)} — {relation} → ?"
+        if side == TAIL
+        else f"? — {relation} → {names.entity(tail)}",
         "prediction": trace.prediction,
+        "side": side,
+        "place": place,
         "summary": trace.summary,
-        "ahead": [_entity(names, entity) for entity in trace.prediction.ahead],
+        "ahead": [_entity(names, entity) for entity in place.ahead],
     }
 
 
