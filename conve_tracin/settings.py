@@ -477,10 +477,11 @@ class TracInOptions:
 
     method: str = _influence(
         TRACIN, choices=METHODS,
-        help="tracin: the documented definition; gauss-newton: what agrees best with models that were retrained",
+        help="tracin: the documented definition; gauss-newton: what finds known reasons best",
     )  # fmt: skip
     damping: float = _influence(
-        1.0, help="of gauss-newton, over the mean eigenvalue of a curvature", kind=positive_float,
+        1.0, kind=positive_float,
+        help="of gauss-newton, over a curvature's mean eigenvalue, or 100 of them after softmax cross-entropy",
         matters=(needs(method=GAUSS_NEWTON),),
     )  # fmt: skip
     learning_rate: float | None = _influence(

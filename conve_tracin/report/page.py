@@ -33,8 +33,7 @@ METHODS = {
 }
 UNITS = {
     TRACIN: "learning rate × squared gradient; only the order and the sign mean something",
-    GAUSS_NEWTON: "of the score: +1 estimates that the score would be lower by 1 without the training triple; "
-    "take it as an order of magnitude",
+    GAUSS_NEWTON: "of the score, and shrunk by the damping; what was measured is the order",
 }
 LISTED_RELATIONS = 12
 # The curve is put in words for this many of the strongest triples.
@@ -58,7 +57,9 @@ def settings_of(options: TracInOptions) -> dict[str, str]:
     """Put the members of `options` that have an effect on the influences into words."""
     settings = {}
     if options.method == GAUSS_NEWTON:
-        settings["Damping"] = f"{options.damping:g} × the mean eigenvalue of a row's curvature"
+        settings["Damping"] = (
+            f"{options.damping:g} × a row's mean eigenvalue, or 100 of them after softmax cross-entropy"
+        )
     else:
         settings["Tracked parameters"] = _tracked_parameters(options)
         settings["Engine"] = "forward" if options.use_optimized_tracin else "backward loop"
