@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import conftest
@@ -98,10 +99,12 @@ def influences_by_hand(model_path, test, train):
 
 
 def assert_right(results, by_hand, train):
-    """Each result lists all training triples with the influences (n, N) that were computed by hand."""
+    """Each result lists all distinct training triples, with their counts and the influences (n, N) computed by hand."""
     for result, expected in zip(results, by_hand, strict=True):
         listed = [tuple(row[f"train_{part}"] for part in ("head", "relation", "tail")) for row in result["influences"]]
-        assert sorted(listed) == sorted(map(tuple, train.tolist()))
+        counts = {triple: row.get("count", 1) for triple, row in zip(listed, result["influences"], strict=True)}
+        assert len(listed) == len(counts)
+        assert counts == Counter(map(tuple, train.tolist()))
         value_of = dict(zip(map(tuple, train.tolist()), expected.tolist(), strict=True))
         found = [row["influence"] for row in result["influences"]]
         tolerance = 1e-5 * expected.abs().max().item()
