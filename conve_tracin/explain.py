@@ -19,8 +19,8 @@ from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.triples import (
-    distinct_triples,
     label_blocks,
+    merge_repeated_triples,
     read_test_triples,
     read_triples,
     read_triples_and_places,
@@ -213,7 +213,7 @@ def read(options: TracInOptions, script: Script) -> Run:
         for path in (options.train, *options.known)
     )
     load.training_triples = training_triples
-    distinct, counts = distinct_triples(training_triples)
+    distinct, counts = merge_repeated_triples(training_triples)
     return Run(
         script=script,
         options=options,

@@ -244,7 +244,7 @@ def triple_lines(path: str | Path, label_triples: Iterable[tuple[str, str, str]]
         yield f"{head}\t{relation}\t{tail}\n"
 
 
-def distinct_triples(triples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def merge_repeated_triples(triples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the distinct triples (M, 3) by their first places, and how often each stands, (M,).
 
     Triples (N, 3) without a repetition are returned themselves, and None for the counts.

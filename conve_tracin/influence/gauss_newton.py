@@ -33,6 +33,7 @@ queries add (the shares are given once).
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,20 @@ class GaussNewton(Method):
         self._curvature: RowCurvature | None = None
         self._curvature_of: np.ndarray | None = None
 
+    @cached_property
+    def _first_places(self) -> np.ndarray:
+        # Sorting millions of triples once for each group of test triples would take longer than the group.
+        return first_places(self.training_triples)
+
+    def _places_among_repeated(self, distinct: np.ndarray) -> np.ndarray | None:
+        """Return where triples (M, 3) first stand among all trained ones, if those are these with repetitions: (M,)."""
+        if self.training_triples is None or not self.method.curvature.repeated_triples_count:
+            return None
+        if len(self._first_places) == len(self.training_triples):
+            return None
+        is_all = np.array_equal(self.training_triples[self._first_places], distinct)
+        return self._first_places if is_all else None
+
     def curvature_for(self, triples: np.ndarray) -> RowCurvature:
         """Return the curvatures of the training triples, or without any of `triples`; computed rows are kept."""
         training_triples = triples if self.training_triples is None else self.training_triples
@@ -153,11 +168,8 @@ class GaussNewton(Method):
         Where the training weighs a repeated triple by how often it stands, so do the means over a query's tails.
         """
         training_triples = as_ids(training_triples)
-        everything, places = training_triples, None
-        if self.method.curvature.repeated_triples_count and self.training_triples is not None:
-            first = first_places(self.training_triples)
-            if np.array_equal(self.training_triples[first], training_triples):
-                everything, places = self.training_triples, first
+        places = self._places_among_repeated(training_triples)
+        everything = training_triples if places is None else self.training_triples
         effects = gauss_newton_effects(
             self.model,
             as_ids(test_triples),

@@ -126,7 +126,7 @@ def test_other_files_in_archives_are_named(tmp_path, name):
     assert message == f"{path}: is a tar archive; unpack it (tar -xf) and give the file in it"
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the samples are not there")
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the project does not ship Monarch's sample")
 def test_monarchs_sample(tmp_path):
     edges = SAMPLES / "monarch-tiny_edges.tsv"
     header, *rows = [line.split("\t") for line in edges.read_text(encoding="utf-8").split("\n")[:-1]]
