@@ -17,6 +17,7 @@ import torch
 
 from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
+from conve_tracin.data.finding import Finder
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.triples import (
     label_blocks,
@@ -253,7 +254,7 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         triples = np.array(
             [
                 resolve_triple(
-                    options.test_triple, names.entities, names.relations, ids_called=names.ids_called,
+                    options.test_triple, names.entities, names.relations, finder=Finder(names),
                     given_as=options.given_as,
                 )
             ]
@@ -261,7 +262,7 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         places = np.arange(1)
     elif options.test_triples is not None:
         triples = read_test_triples(
-            options.test_triples, names.entities, names.relations, ids_called=names.ids_called,
+            options.test_triples, names.entities, names.relations, finder=Finder(names),
             given_as=options.given_as,
         )  # fmt: skip
         places = np.arange(len(triples))
