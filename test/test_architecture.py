@@ -15,6 +15,7 @@ LAYERS = (
     "errors",
     "files",
     "settings",
+    "commands",
     "cli",
     "data",
     "device",
