@@ -43,6 +43,7 @@ from conve_tracin.influence.paths import PathFinder
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, trace, with_counts
 from conve_tracin.report import page
+from conve_tracin.report.overview import overview_lines, where_the_rest_is
 from conve_tracin.report.tables import (
     influence_as_json,
     safe_file_name,
@@ -342,11 +343,19 @@ def trace_test_triples(run: Run, *, keep_content: bool) -> dict[str, Any]:
             results = list(results)
         written = [write_results(run, results), *write_more(run, traces)]
         try:
-            print_results((trace_as_table(traced, run.names, method=run.method) for traced in traces), written)
+            print_results(*printed(run, traces), written)
         finally:
             if journal is not None:
                 journal.remove()
     return content_of(run, results) if keep_content else {}
+
+
+def printed(run: Run, traces: list[Trace] | StoredTraces) -> tuple[Iterable[str], list[str]]:
+    """Return what people read of the traces, and a note for below: a table for one, a line each for several."""
+    if len(run.test_triples) == 1:
+        return [trace_as_table(traced, run.names, method=run.method) for traced in traces], []
+    lines = overview_lines(traces, run.names, number=len(run.test_triples), method=run.method)
+    return lines, [where_the_rest_is(has_report=run.options.report is not None)]
 
 
 def say_that_it_takes_long(run: Run) -> None:
@@ -489,12 +498,14 @@ def write_report(run: Run, traces: list[Trace]) -> None:
     page.write_report(run.options.report, traces, run.names, computation)
 
 
-def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:
+def print_results(tables: Iterable[str], notes: Iterable[str], written: Iterable[Path | str]) -> None:
     """Print what people read, after all files are written: the reader of a pipe may leave."""
     for table in tables:
         print(table)
     for output in written:
         print(f"Written: {output}")
+    for note in notes:
+        print(note)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -514,7 +525,7 @@ def rank_by_self_influence(run: Run) -> dict[str, Any]:
         own = {influence.position: influence.influence for influence in ranked}
         write_csv(run.options.csv_path, _self_csv_rows(run, ranked, own))
         written.append(run.options.csv_path)
-    print_results([self_influences_as_table(ranked, run.names)], written)
+    print_results([self_influences_as_table(ranked, run.names)], [], written)
     return content
 
 
