@@ -27,7 +27,7 @@ LAYERS = (
     "influence.engine",
     "influence",
     "report",
-    ("explain", "predict", "evaluation"),
+    ("explain", "predict", "evaluation", "forecast"),
     "pipeline",
 )
 
