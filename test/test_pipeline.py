@@ -515,7 +515,8 @@ def test_document_names_the_styles_and_settings():
     table = DOCUMENT.split("| setting |")[1].split("\n\n")[0]
     for name in re.findall(r"`(\w+)`", table):
         if name not in ("true", "false"):
-            values = {"nodes": None, "triples": None, "dataset": "umls", "explain_together": True}
+            values = {"nodes": None, "triples": None, "dataset": "umls", "candidate_category": None}
+            values |= dict.fromkeys(("explain_together", "verify", "verify_together"), True)
             Pipeline({"dataset": "umls", name: values.get(name, 1)})
     for words in commands():
         if words[0] == "pip":
