@@ -279,8 +279,8 @@ class Pipeline:
         given = {name: value for name, value in self.given.items() if name in self._train_flags}
         if not self.data["train"].is_file():
             return given
-        with self.data["train"].open("rb") as lines:
-            advised = advised_training(sum(1 for _ in lines))
+        num_triples, num_entities = (count_lines(self.data[name]) for name in ("train", "entity_to_id"))
+        advised = advised_training(num_triples, num_entities=num_entities)
         settled = {name for group in SET_TOGETHER if group & given.keys() for name in group}
         return FEWER_CHECKPOINTS | {name: value for name, value in advised.items() if name not in settled} | given
 
@@ -511,6 +511,14 @@ def flags_of(config: Mapping[str, Any], known: Mapping[str, Field]) -> list[str]
         else:
             words += [flag_of(name), *map(str, value if isinstance(value, list) else [value])]
     return words
+
+
+def count_lines(path: Path) -> int:
+    """Count the lines of a file; none if there is no such file."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def script(name: str, *words: str | Path) -> list[str]:
