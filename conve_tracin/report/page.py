@@ -21,7 +21,7 @@ from conve_tracin.files import atomic_write, digest_of_file
 from conve_tracin.influence.method import Influence
 from conve_tracin.influence.paths import GraphPath
 from conve_tracin.influence.provenance import HITS_AT_1, HITS_AT_10, MRR, Provenance
-from conve_tracin.influence.standing import Standing
+from conve_tracin.influence.standing import OTHER_QUESTIONS, Standing
 from conve_tracin.influence.summary import InfluenceSummary, Prediction, RelationInfluence
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report.charts import Axis, draw_concentration
@@ -285,6 +285,7 @@ def _facts(trace: Trace, names: Names) -> dict[str, Any]:
         "opposite": opposite,
         "opposite_peers": opposite and _peers(opposite.standing, other),
         "elsewhere": elsewhere,
+        "is_sample": elsewhere.num_questions > OTHER_QUESTIONS,
         "share_elsewhere": elsewhere.num_among_first / elsewhere.num_asked if elsewhere.num_asked else None,
         "summary": summary,
         "half": summary.concentration.half if trace.total else 0,
