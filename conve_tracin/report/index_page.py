@@ -10,8 +10,12 @@ from urllib.parse import quote
 
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.report.lettering import in_words
+from conve_tracin.report.lettering import category_in_words, in_words, plural
 from conve_tracin.report.template import render_page
+from conve_tracin.settings import HEAD, SIDES, TAIL
+
+# What the index shows of a prediction without a JSON output.
+NOTHING_MORE = {"elsewhere": None, "proponent": "", "path": None}
 
 
 def write_index_page(path: Path, ranks: Path, pages: Sequence[Path]) -> None:
@@ -27,8 +31,9 @@ def write_index_page(path: Path, ranks: Path, pages: Sequence[Path]) -> None:
             "number": number,
             "link": quote(Path(os.path.relpath(page, path.parent)).as_posix()),
             "statement": f"{row['head_name']} — {in_words(row['relation_name'])} → {row['tail_name']}",
-            "ranks": {side: _rank(row[f"{side}_rank"]) for side in ("tail", "head")},
             "score": float(row["score"]),
+            "ranks": {side: _rank(row[f"{side}_rank"]) for side in SIDES},
+            **NOTHING_MORE,
             **_explained(page.with_suffix(".json")),
         }
         for number, (page, row) in enumerate(zip(pages, best_rows(ranks, len(pages)), strict=True), start=1)
@@ -43,17 +48,32 @@ def _rank(written: str) -> dict[str, Any] | None:
 
 
 def _explained(output: Path) -> dict[str, Any]:
-    """Read the strongest proponent and the best path of a prediction from its JSON output, if there is one."""
+    """Read what a prediction's JSON output tells, if there is one: ranks, strongest proponent, best path."""
     try:
         content = json.loads(output.read_text(encoding="utf-8"))
+        prediction, paths = content["prediction"], content.get("paths", [])
         strongest = max(content["influences"], key=lambda one: one["influence"], default=None)
-        paths = content.get("paths", [])
+        asked = prediction[f"{prediction.get('predicted_side', TAIL)}_standing"]["other_questions"]
         return {
+            "ranks": {
+                TAIL: _rank_among(prediction["tail_standing"], TAIL, prediction["rank"]),
+                HEAD: "head_standing" in prediction
+                and _rank_among(prediction["head_standing"], HEAD, prediction["head_rank"]),
+            },
+            "elsewhere": asked["num_among_first"] / asked["num_asked"] if asked["num_asked"] else None,
             "proponent": "" if strongest is None else _sentence(strongest),
             "path": _short_path(paths[0], content["test_triple"]) if paths else None,
         }
     except (OSError, ValueError, KeyError, TypeError):
-        return {"proponent": "", "path": None}
+        return {}
+
+
+def _rank_among(standing: Mapping[str, Any], side: str, of_all: float) -> dict[str, Any]:
+    if "category" not in standing:
+        of = f"{standing['possible_answers']:,} {side}s of this relation"
+        return {"rank": standing["rank_among_answers"], "of": of, "of_all": of_all}
+    of = f"{standing['possible_in_category']:,} {plural(category_in_words(standing['category']))}"
+    return {"rank": standing["rank_in_category"], "of": of, "of_all": of_all}
 
 
 def _sentence(influence: Mapping[str, Any]) -> str:

@@ -213,9 +213,7 @@ def _relation(names: Names, relation: int, *, shared_with: Sequence[int] = ()) -
 # The sections of the page
 
 
-def _prediction(
-    number: int, trace: Trace, names: Names, background: Background, palette: Palette
-) -> dict[str, Any]:
+def _prediction(number: int, trace: Trace, names: Names, background: Background, palette: Palette) -> dict[str, Any]:
     head, relation, tail = trace.test_triple
     named = {"head": _entity(names, head), "relation": _relation(names, relation), "tail": _entity(names, tail)}
     paths, influences = _paths(trace, names, palette), _influences(trace, names, palette)
@@ -225,7 +223,8 @@ def _prediction(
         "statement": "{} — {} → {}".format(*(name.text for name in named.values())),
         "ranks": _ranks(trace.prediction),
         "score": trace.prediction.score,
-        "proponent": f"{names.sentence(*_triple_of(trace.proponents[0]))}" if trace.proponents else "",
+        "elsewhere": trace.prediction.explained.standing.elsewhere.share,
+        "proponent": _sentence(trace.proponents[0], names) if trace.proponents else "",
         "path": paths["listed"][0] if paths and paths["listed"] else None,
         **named,
         "identifiers": [name.identifier for name in named.values() if name.identifier],
@@ -242,6 +241,11 @@ def _prediction(
         "relations": _relations(trace.summary, names),
         "distribution": _distribution(trace.summary),
     }
+
+
+def _sentence(influence: Influence, names: Names) -> str:
+    head, relation, tail = _triple_of(influence)
+    return f"{names.entity(head)} — {in_words(names.relation(relation))} → {names.entity(tail)}"
 
 
 def _triple_of(influence: Influence) -> tuple[int, int, int]:
@@ -286,7 +290,7 @@ def _facts(trace: Trace, names: Names) -> dict[str, Any]:
         "opposite_peers": opposite and _peers(opposite.standing, other),
         "elsewhere": elsewhere,
         "is_sample": elsewhere.num_questions > OTHER_QUESTIONS,
-        "share_elsewhere": elsewhere.num_among_first / elsewhere.num_asked if elsewhere.num_asked else None,
+        "share_elsewhere": elsewhere.share,
         "summary": summary,
         "half": summary.concentration.half if trace.total else 0,
     }
@@ -421,7 +425,9 @@ def _influence_row(group: Group, trace: Trace, names: Names, palette: Palette) -
                 "models": one.models,
                 "count": one.count,
             }
-            for one, number in zip(group.influences, signed_column([o.influence for o in group.influences]), strict=True)
+            for one, number in zip(
+                group.influences, signed_column([o.influence for o in group.influences]), strict=True
+            )
         ]
         if group.many
         else [],

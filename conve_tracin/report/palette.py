@@ -41,9 +41,7 @@ class Palette:
         if self.categories is None:
             return []
         present = {self.categories.name(entity) for entity in entities}
-        return [
-            (f"kind-{colour}", category_in_words(name)) for name, colour in self.colours.items() if name in present
-        ]
+        return [(f"kind-{colour}", category_in_words(name)) for name, colour in self.colours.items() if name in present]
 
     def kind_of(self, entities: Iterable[int]) -> str | None:
         """Return the category in words, in the plural, that all of some entities have; None without one."""

@@ -67,7 +67,9 @@ def test_of_a_pykeen_pipeline_the_results_are_read(tmp_path):
 
 
 def doubts(*checkpoints, method="gauss-newton"):
-    return " ".join(doubts_about([Provenance(Path("m.pt"), epoch, config, {}) for epoch, config in checkpoints], method=method))
+    return " ".join(
+        doubts_about([Provenance(Path("m.pt"), epoch, config, {}) for epoch, config in checkpoints], method=method)
+    )
 
 
 def test_doubts():

@@ -402,7 +402,9 @@ def test_known_triples_are_passed_over_by_the_rank(command, graph_files, tmp_pat
     def rank_on_page(*more):
         tracin_pytorch.main([*command, *arguments, *more])
         page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-        return float(facts_of(page)["Rank among all"]), int(re.search(r"of (\d+) possible tails", page.texts("dl")[0])[1])
+        return float(facts_of(page)["Rank among all"]), int(
+            re.search(r"of (\d+) possible tails", page.texts("dl")[0])[1]
+        )
 
     scores = model.score(torch.full((6,), 5), torch.full((6,), 2), torch.arange(6))
     for more, known in ((), {2}), (("--known", str(graph_files.valid), str(graph_files.test)), {2, 3}):
