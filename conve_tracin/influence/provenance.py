@@ -1,4 +1,4 @@
-"""What is known of a checkpoint besides its weights: how well its model ranks, and what speaks against relying on it."""
+"""What is known of a checkpoint besides its weights: how well its model ranks, and what is doubtful about it."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,8 +103,8 @@ def doubts_about(checkpoints: Sequence[Provenance], *, method: str) -> Iterator[
         )
     if method == GAUSS_NEWTON and not _is_measured(last.training_config):
         yield (
-            "The method was not measured on models trained like this one. It was on those of --training-approach kvsall "
-            "--loss ce --query-weights tails."
+            "The method was not measured on models trained like this one, but on those of --loss ce "
+            "--training-approach kvsall --query-weights tails."
         )
     if len(checkpoints) == 1:
         yield (

@@ -80,7 +80,8 @@ def _on_hetionet(method: str) -> list[str]:
 def _on_small_graphs(method: str, *, is_recommended: bool, is_ce: bool) -> list[str]:
     if is_ce and not is_recommended:
         return [
-            "It was not examined with models trained like this one, only with --loss ce --query-weights tails and --loss bce."
+            "It was not examined with models trained like this one, only with those of --loss bce, and of --loss ce "
+            "--query-weights tails."
         ]
     agreement, rule = (AGREEMENT_CE, BEST_RULE_CE) if is_recommended else (AGREEMENT, BEST_RULE)
     graphs = "UMLS" if is_recommended else "UMLS, Kinships and Nations"
