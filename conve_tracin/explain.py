@@ -18,6 +18,7 @@ import torch
 from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
 from conve_tracin.data.categories import Categories, read_categories
+from conve_tracin.data.finding import Finder
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.triples import (
     label_blocks,
@@ -45,6 +46,7 @@ from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, trace, with_counts
 from conve_tracin.report import page
 from conve_tracin.report.exams import measured_of
+from conve_tracin.report.overview import overview_lines, where_the_rest_is
 from conve_tracin.report.tables import (
     influence_as_json,
     safe_file_name,
@@ -292,7 +294,7 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         triples = np.array(
             [
                 resolve_triple(
-                    options.test_triple, names.entities, names.relations, ids_called=names.ids_called,
+                    options.test_triple, names.entities, names.relations, finder=Finder(names),
                     given_as=options.given_as,
                 )
             ]
@@ -300,7 +302,7 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         places = np.arange(1)
     elif options.test_triples is not None:
         triples = read_test_triples(
-            options.test_triples, names.entities, names.relations, ids_called=names.ids_called,
+            options.test_triples, names.entities, names.relations, finder=Finder(names),
             given_as=options.given_as,
         )  # fmt: skip
         places = np.arange(len(triples))
@@ -380,11 +382,19 @@ def trace_test_triples(run: Run, *, keep_content: bool) -> dict[str, Any]:
             results = list(results)
         written = [write_results(run, results), *write_more(run, traces)]
         try:
-            print_results((trace_as_table(traced, run.names, method=run.method) for traced in traces), written)
+            print_results(*printed(run, traces), written)
         finally:
             if journal is not None:
                 journal.remove()
     return content_of(run, results) if keep_content else {}
+
+
+def printed(run: Run, traces: list[Trace] | StoredTraces) -> tuple[Iterable[str], list[str]]:
+    """Return what people read of the traces, and a note for below: a table for one, a line each for several."""
+    if len(run.test_triples) == 1:
+        return [trace_as_table(traced, run.names, method=run.method) for traced in traces], []
+    lines = overview_lines(traces, run.names, number=len(run.test_triples), method=run.method)
+    return lines, [where_the_rest_is(has_report=run.options.report is not None)]
 
 
 def say_that_it_takes_long(run: Run) -> None:
@@ -542,12 +552,14 @@ def write_report(run: Run, traces: list[Trace]) -> None:
     page.write_report(run.options.report, traces, run.names, computation, background)
 
 
-def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:
+def print_results(tables: Iterable[str], notes: Iterable[str], written: Iterable[Path | str]) -> None:
     """Print what people read, after all files are written: the reader of a pipe may leave."""
     for table in tables:
         print(table)
     for output in written:
         print(f"Written: {output}")
+    for note in notes:
+        print(note)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -567,7 +579,7 @@ def rank_by_self_influence(run: Run) -> dict[str, Any]:
         own = {influence.position: influence.influence for influence in ranked}
         write_csv(run.options.csv_path, _self_csv_rows(run, ranked, own))
         written.append(run.options.csv_path)
-    print_results([self_influences_as_table(ranked, run.names)], written)
+    print_results([self_influences_as_table(ranked, run.names)], [], written)
     return content
 
 

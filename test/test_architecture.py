@@ -15,6 +15,7 @@ LAYERS = (
     "errors",
     "files",
     "settings",
+    "commands",
     "cli",
     "data",
     "device",
@@ -26,7 +27,7 @@ LAYERS = (
     "influence.engine",
     "influence",
     "report",
-    ("explain", "predict", "evaluation"),
+    ("explain", "predict", "evaluation", "forecast"),
     "pipeline",
 )
 

@@ -26,7 +26,10 @@ from conve_tracin.settings import (
 PARSERS = {module.__name__: module.build_parser for module in (train_pytorch, tracin_pytorch, run_tracin)}
 OPTIONS = {"model_path": "m", "train": "t", "output": "o", "test": "x"}
 # Keys of config.yaml that are no flags, but say what the pipeline does.
-OF_THE_PIPELINE = {"base", "num_explained", "explain_together", "explain_threads"}
+OF_THE_PIPELINE = {
+    "base", "num_explained", "explain_together", "explain_threads", "queries", "num_candidates", "candidate_category",
+    "verify", "verify_remove", "verify_seeds", "verify_together",
+}  # fmt: skip
 
 
 def groups_of(build_parser):

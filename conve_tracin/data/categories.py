@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from conve_tracin.data.biolink import PREFIX
 from conve_tracin.data.kgx_files import MalformedLineError, open_kgx
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 
-PREFIX = "biolink:"
 UNKNOWN = -1
 
 

@@ -4,13 +4,13 @@ Sources turn into a `Graph`; `write_graph` is the same for all of them.
 """
 
 import logging
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from conve_tracin.commands import train_command
 from conve_tracin.data.text import CONTROL_CHARACTERS, as_id, read_lines, shown
 from conve_tracin.data.triples import OPENKE_REMEDY, is_header, label_blocks, triple_lines
 from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary, vocabulary_lines
@@ -394,7 +394,7 @@ def summary(graph: Graph, output_dir: Path) -> str:
         f"  {RELATION_FILE:<20}{len(graph.relations):>12,} labels",
         f"  {NAME_FILE:<20}{len(graph.entities):>12,} names",
         *remarks_on_splits(graph),
-        f"Next: {next_command(output_dir)}",
+        f"Next: {next_command(graph, output_dir)}",
     ]
     return "\n".join(lines)
 
@@ -456,12 +456,8 @@ def _keys_of_pairs(pairs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return pairs[:, 0] * sizes[1] + pairs[:, 1]
 
 
-def next_command(output_dir: Path) -> str:
+def next_command(graph: Graph, output_dir: Path) -> str:
     """Return the command line that trains on the files in `output_dir` as docs/training.md advises."""
-    words = ["python", "train_pytorch.py"]
-    for split in SPLITS:
-        words += [f"--{split}", str(output_dir / f"{split}.txt")]
-    words += ["--entity-to-id", str(output_dir / ENTITY_FILE), "--relation-to-id", str(output_dir / RELATION_FILE)]
-    words += ["--output-dir", str(output_dir / "model"), "--training-approach", "kvsall", "--inverse-triples"]
-    words += ["--loss", "ce", "--query-weights", "tails", "--learning-rate", "0.003", "--lr-decay", "0.985"]
-    return shlex.join(words)
+    files = {split: output_dir / f"{split}.txt" for split in SPLITS}
+    files |= {"entity_to_id": output_dir / ENTITY_FILE, "relation_to_id": output_dir / RELATION_FILE}
+    return train_command(files, output_dir=output_dir / "model", num_triples=len(graph.splits["train"]))
