@@ -68,14 +68,16 @@ def measured_of(method: str, training_config: Mapping[str, Any], num_entities: i
 
 
 def _on_hetionet(method: str) -> list[str]:
+    order = "In the order of the paths on this page"
     without = f"without any model, the first triple of a reason has {PATHS['without it']}."
-    paths = f"In the order of the paths on this page, {without}"
     if method == GAUSS_NEWTON:
         paths = (
-            f"In the order of the paths on this page, it has {PATHS['with the model']}; in the same order, {without} So "
-            "the graph tells what the paths tell, and the influences add little to their order. Two models of different "
-            f"seeds shared {SHARED_BY_SEEDS} of their ten strongest triples."
+            f"{order}, it has {PATHS['with the model']}; in the same order, {without} So the graph tells what the paths "
+            "tell, and the influences add little to their order. Two models of different seeds shared "
+            f"{SHARED_BY_SEEDS} of their ten strongest triples."
         )
+    else:
+        paths = f"A list of --method {GAUSS_NEWTON} has {FIRST_EDGE[GAUSS_NEWTON]}. {order}, {without}"
     return [
         f"It was examined on Hetionet ({count(HETIONET, 'entity')}), with models trained like this one and "
         f"{PREDICTIONS} treatments that they had not seen and ranked within the first ten. How high does a list place "
