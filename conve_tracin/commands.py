@@ -28,12 +28,17 @@ ADVISED_BY_SIZE: dict[float, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# From so many entities on, the scores of all are most of the work of a batch.
+MANY_ENTITIES = 200_000
+ADVISED_SAMPLE: dict[str, Any] = {"entity_sample": 4096}
+
 ADVISED_EXPLAINING: dict[str, Any] = {"method": GAUSS_NEWTON}
 
 
-def advised_training(num_triples: int) -> dict[str, Any]:
-    """Return the settings of training that suit a graph with so many training triples."""
-    return ADVISED_TRAINING | next(chosen for limit, chosen in ADVISED_BY_SIZE.items() if num_triples <= limit)
+def advised_training(num_triples: int, *, num_entities: int) -> dict[str, Any]:
+    """Return the settings of training that suit a graph with so many training triples and entities."""
+    by_size = next(chosen for limit, chosen in ADVISED_BY_SIZE.items() if num_triples <= limit)
+    return ADVISED_TRAINING | by_size | (ADVISED_SAMPLE if num_entities >= MANY_ENTITIES else {})
 
 
 def name_files_beside(mapping: Path) -> dict[str, Path]:
@@ -54,9 +59,9 @@ def command_line(script: str, options: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def train_command(files: Mapping[str, Path], *, output_dir: Path, num_triples: int) -> str:
+def train_command(files: Mapping[str, Path], *, output_dir: Path, num_triples: int, num_entities: int) -> str:
     """Return the command that trains on prepared files, with the settings that are advised for their size."""
-    settings = advised_training(num_triples)
+    settings = advised_training(num_triples, num_entities=num_entities)
     return command_line("train_pytorch.py", {**files, "output_dir": output_dir, **settings})
 
 

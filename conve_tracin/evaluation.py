@@ -178,13 +178,16 @@ def write_triple_ids(path: Path, triples: np.ndarray) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Declare the command line."""
     parser = cli.make_parser(
-        "Rank every test triple with a native ConvE checkpoint: how good is the model, and which triples does it rank "
-        "best? Prints the metrics of each side and writes a table, best first, that the influence scripts read."
+        "Rank every test triple with a checkpoint of train_pytorch.py: how good is the model, and which triples does "
+        "it rank best? Prints the metrics of each side and writes a table, best first, that the influence scripts read."
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--model-path", type=Path, required=True, metavar="CHECKPOINT", help="native checkpoint")
-    for split in ("train", "valid", "test"):
-        files.add_argument(f"--{split}", type=Path, required=True, help=f"{split} triples")
+    files.add_argument(
+        "--model-path", type=Path, required=True, metavar="CHECKPOINT", help="checkpoint of train_pytorch.py"
+    )
+    files.add_argument("--train", type=Path, required=True, help="training triples: head<TAB>relation<TAB>tail")
+    files.add_argument("--valid", type=Path, required=True, help="validation triples; ranks pass over them, too")
+    files.add_argument("--test", type=Path, required=True, help="test triples, which are ranked")
     cli.add_mapping_arguments(files)
     cli.add_name_arguments(files)
     files.add_argument(

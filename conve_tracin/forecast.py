@@ -47,8 +47,9 @@ def forecast_training(sizes: Sizes, settings: Mapping[str, Any]) -> Forecast:
     epochs = settings.get("num_epochs", TrainingConfig.num_epochs)
     dim, features, channels = config.embedding_dim, config.feature_map_size, config.output_channels
     kernel = config.kernel_height * config.kernel_width
+    scored = min(sizes.entities, settings.get("entity_sample") or sizes.entities)
     # A product forward and two backward, two operations each, of scores, linear layer and convolution.
-    operations = 6 * (dim * sizes.entities + dim * features + kernel * features)
+    operations = 6 * (dim * scored + dim * features + kernel * features)
     parameters = dim * (sizes.entities + 2 * sizes.relations + features) + kernel * channels
     return Forecast(
         seconds=epochs * sizes.visits * operations / OPERATIONS_A_SECOND,

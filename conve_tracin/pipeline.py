@@ -37,6 +37,8 @@ PIPELINE_DEFAULTS: dict[str, Any] = {
 SWITCHES = ("explain_together", "verify", "verify_together")
 COUNTS = ("num_explained", "explain_threads", "num_candidates", "verify_remove", "verify_seeds")
 SHIPPED = "config.yaml"
+# Of a run that nobody watches, the checkpoints need not fill the disk.
+FEWER_CHECKPOINTS = {"checkpoint_frequency": 10}
 # Settings of training that fit each other: advice holds for all of a group or, if one is given, for none.
 SET_TOGETHER = (
     {"embedding_dim", "embedding_height", "embedding_width"}, {"training_approach", "loss", "query_weights"},
@@ -277,10 +279,10 @@ class Pipeline:
         given = {name: value for name, value in self.given.items() if name in self._train_flags}
         if not self.data["train"].is_file():
             return given
-        with self.data["train"].open("rb") as lines:
-            advised = advised_training(sum(1 for _ in lines))
+        num_triples, num_entities = (count_lines(self.data[name]) for name in ("train", "entity_to_id"))
+        advised = advised_training(num_triples, num_entities=num_entities)
         settled = {name for group in SET_TOGETHER if group & given.keys() for name in group}
-        return {name: value for name, value in advised.items() if name not in settled} | given
+        return FEWER_CHECKPOINTS | {name: value for name, value in advised.items() if name not in settled} | given
 
     # Steps
 
@@ -410,7 +412,8 @@ class Pipeline:
             + (" ".join(self.verify_settings) if self.setting("verify") else "is not run: verify is false"),
             f"Explained            the {self.setting('num_explained')} best-ranked test triples, "
             + ("all in one job" if self.setting("explain_together") else "one job each"),
-            f"Mixed precision      {'on' if self.setting('use_mixed_precision') else 'off'}",
+            "Mixed precision      "
+            + ("on; slower than off on a processor without AMX" if self.setting("use_mixed_precision") else "off"),
             *self._what_training_takes(),
         ]
         done = [str(path) for path in (*self.results[:2], *self.explanations, self.report) if path.is_file()]
@@ -508,6 +511,14 @@ def flags_of(config: Mapping[str, Any], known: Mapping[str, Field]) -> list[str]
         else:
             words += [flag_of(name), *map(str, value if isinstance(value, list) else [value])]
     return words
+
+
+def count_lines(path: Path) -> int:
+    """Count the lines of a file; none if there is no such file."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def script(name: str, *words: str | Path) -> list[str]:

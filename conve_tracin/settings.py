@@ -278,7 +278,7 @@ class TrainingConfig:
 
     num_epochs: int = _count(100, help="passes over the training set", on_resume=FREE)
     batch_size: int = _count(256, help="queries in a batch")
-    learning_rate: float = _training(0.001, help="of the optimizer", kind=positive_float)
+    learning_rate: float = _training(0.001, help="step size of the optimizer at the start", kind=positive_float)
     loss: str = _training(
         "bce", help="binary cross-entropy of each entity, or softmax cross-entropy over all", choices=("bce", "ce")
     )
@@ -295,7 +295,7 @@ class TrainingConfig:
         help="multiply the rate by --lr-decay never, each epoch, or when the validation MRR no longer rises",
     )  # fmt: skip
     lr_decay: float = _training(
-        1.0, help="factor of the rate; 1 keeps it", kind=positive_float,
+        1.0, help="factor of the learning rate, applied as --lr-scheduler says; 1 keeps it", kind=positive_float,
         matters=(unless(lr_scheduler="none"),),
     )  # fmt: skip
     lr_patience: int = _training(
@@ -326,15 +326,21 @@ class TrainingConfig:
         "0: all",
     )  # fmt: skip
     # Relation r becomes row 2r, its inverse row 2r + 1.
-    inverse_triples: bool = _training(False, help="also train, and rank by, (t, inverse r, h)", on_resume=REFUSED)
+    inverse_triples: bool = _training(
+        False,
+        help="also train on each triple the other way round, (t, inverse r, h): needed to rank heads",
+        on_resume=REFUSED,
+    )
     early_stopping_patience: int = _training(
         0, help="stop after this many evaluations without a better validation MRR; 0 never stops",
         kind=non_negative_int, on_resume=FREE,
     )  # fmt: skip
     eval_frequency: int = _count(1, help="epochs between evaluations", on_resume=FREE)
     checkpoint_frequency: int = _count(2, help="epochs between checkpoints", on_resume=FREE)
-    random_seed: int = _training(42, help="of weights, order and dropout", kind=non_negative_int)
-    use_mixed_precision: bool = _machine(False, help="bfloat16 or float16 if it is safe")
+    random_seed: int = _training(42, help="seed of weights, order and dropout", kind=non_negative_int)
+    use_mixed_precision: bool = _machine(
+        False, help="compute in bfloat16, or in float16 on a GPU without it; on a processor without AMX it is slower"
+    )
     use_gradient_checkpointing: bool = _machine(False, help="less memory, more computing")
     use_torch_compile: bool = _machine(
         False, help="compile the loss and, on a GPU, the encoder (needs a C++ compiler)", on_resume=SAID
@@ -383,7 +389,7 @@ METHODS = {
     GAUSS_NEWTON: "conve_tracin.influence.gauss_newton",
 }
 
-ACCEPTED = "accepted; see the message"
+ACCEPTED = "no effect: accepted for command lines that have it; a message says why"
 
 COMPUTED_ONCE = never("each test gradient is needed, and computed, once")
 
@@ -422,19 +428,21 @@ class TracInOptions:
     train: Path | str
     output: Path | str
     test: Path | str | None = _file(
-        None, help="test triples; required but in --mode self", kind=Path,
+        None, help="test triples; needed except in --mode self", kind=Path,
         matters=(_needs_prediction(": training triples are ranked"),),
     )  # fmt: skip
     test_triples: Path | str | None = _file(
-        None, help="instead of --test: triples of ids, or of labels, a line each", kind=Path, metavar="FILE",
+        None, kind=Path, metavar="FILE",
+        help="instead of --test: triples of ids, labels or names, one a line, or a table of rank_pytorch.py or "
+        "predict_pytorch.py",
         matters=(needs(mode="test"),),
     )  # fmt: skip
     test_triple: Sequence[str] | None = None
     given_as: str | None = _file(
         None, help="how test triples, queries and candidates are given", choices=("ids", "labels"),
         flags={
-            "--ids": "test triples, queries and candidates are ids",
-            "--labels": "they are labels or names, integers too",
+            "--ids": "read test triples, queries and candidates as ids",
+            "--labels": "read them as labels or names, even if they are integers",
         },
         called="--ids or --labels", matters=(unless_given("test", ": files of triples hold labels"),),
     )  # fmt: skip
@@ -456,8 +464,10 @@ class TracInOptions:
     trust_pickle: bool = _file(
         False, help="read PyKEEN's trained_model.pkl; unpickling runs code, so only from an origin that you trust",
     )  # fmt: skip
-    embedding_height: int | None = _file(None, help="of a ConvE whose file does not tell it", kind=positive_int)
-    embedding_width: int | None = _file(None, help="likewise", kind=positive_int)
+    embedding_height: int | None = _file(
+        None, help="rows of an embedding's image, if PyKEEN's file does not tell them", kind=positive_int
+    )
+    embedding_width: int | None = _file(None, help="columns of that image", kind=positive_int)
     csv_output: Path | str | bool | None = None
     output_per_triple: bool = _file(
         False, help="write one JSON file for each test triple",
@@ -490,7 +500,8 @@ class TracInOptions:
     )  # fmt: skip
     damping: float = _influence(
         1.0, kind=positive_float,
-        help="of gauss-newton, over a curvature's mean eigenvalue, or 100 of them after softmax cross-entropy",
+        help="of gauss-newton: what is added to a curvature, in units of its mean eigenvalue, or of 100 of them after "
+        "softmax cross-entropy; more of it makes influences smaller",
         matters=(needs(method=GAUSS_NEWTON),),
     )  # fmt: skip
     learning_rate: float | None = _influence(
@@ -721,7 +732,9 @@ class PrepareSettings:
         False, help="take all triples that join the two entities of a valid or test triple out of training",
         group=SPLITTING,
     )  # fmt: skip
-    random_seed: int = setting(42, help="of the choice", kind=non_negative_int, group=SPLITTING)
+    random_seed: int = setting(
+        42, help="seed of the random choice of what is held out", kind=non_negative_int, group=SPLITTING
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -16,13 +16,18 @@ FILES = {name: Path(f"my data/{name}.txt") for name in ("train", "valid", "test"
     ("num_triples", "dim", "epochs"), [(5_000, 200, 90), (150_000, 64, 25), (1_000_000, 64, 25), (16_000_000, 32, 25)]
 )
 def test_training_is_advised_by_the_size_of_the_graph(num_triples, dim, epochs):
-    command = commands.train_command(FILES, output_dir=Path("out"), num_triples=num_triples)
+    command = commands.train_command(FILES, output_dir=Path("out"), num_triples=num_triples, num_entities=1_000)
     args = train_pytorch.build_parser().parse_args(shlex.split(command)[2:])
     assert (args.embedding_dim, args.num_epochs) == (dim, epochs)
     assert args.embedding_height * args.embedding_width == dim
     assert (args.training_approach, args.loss, args.query_weights) == ("kvsall", "ce", "tails")
     assert args.inverse_triples
     assert args.train == FILES["train"]
+    assert not args.entity_sample
+
+
+def test_of_very_many_entities_a_sample_is_scored():
+    assert commands.advised_training(1_000_000, num_entities=400_000)["entity_sample"] == 4096
 
 
 def test_a_path_with_blanks_stays_one_word():

@@ -24,6 +24,8 @@ def test_time_is_that_of_the_matrix_products():
     small = forecast_training(Sizes(1_000, 10, 5_000, 800), {"num_epochs": 10})
     large = forecast_training(Sizes(1_000_000, 10, 5_000, 800), {"num_epochs": 10})
     operations = 10 * 800 * 6 * 200 * (1_000_000 - 1_000)
+    sampled = forecast_training(Sizes(1_000_000, 10, 5_000, 800), {"num_epochs": 10, "entity_sample": 1_000})
+    assert sampled.seconds == pytest.approx(small.seconds)
     assert large.seconds - small.seconds == pytest.approx(operations / forecast.OPERATIONS_A_SECOND)
 
 
@@ -39,7 +41,7 @@ def test_memory_holds_every_parameter_four_times():
 @pytest.mark.parametrize("num_triples", [5_000, 150_000, 16_000_000])
 def test_advised_settings_have_a_forecast(num_triples):
     sizes = Sizes(num_triples // 10, 20, num_triples, num_triples // 3)
-    assert np.isfinite(forecast_training(sizes, advised_training(num_triples)).seconds)
+    assert np.isfinite(forecast_training(sizes, advised_training(num_triples, num_entities=sizes.entities)).seconds)
 
 
 @pytest.mark.parametrize(

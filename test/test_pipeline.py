@@ -150,7 +150,7 @@ def test_settings_of_training_that_are_left_out_suit_the_graph(tmp_path):
                            "embedding_width": 4, "lr_decay": 0.5})  # fmt: skip
     configured.data["train"].parent.mkdir(parents=True)
     configured.data["train"].write_text("a\tr\tb\n" * 60_000)
-    advised = advised_training(60_000)
+    advised = advised_training(60_000, num_entities=2)
     assert configured.training["num_epochs"] == advised["num_epochs"]
     assert configured.training["loss"] == "ce"
     assert configured.training["lr_decay"] == 0.5
@@ -415,7 +415,7 @@ def test_a_graph_of_ones_own_inherits_nothing_and_errors_name_its_file(tmp_path)
     done = snakemake(tmp_path, config_file, "info")
     flags = re.search(r"train_pytorch.py +(.*)", done.stdout)[1].split()
     data = tmp_path / "results" / "keepall" / "data"
-    advised = advised_training(len((data / "train.txt").read_text().splitlines()))
+    advised = advised_training(len((data / "train.txt").read_text().splitlines()), num_entities=0)
     given = train_pytorch.build_parser().parse_args([*flags, *FILES_OF_TRAINING])
     assert {name: getattr(given, name) for name in advised} == advised
     assert not given.use_mixed_precision

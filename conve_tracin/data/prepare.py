@@ -460,4 +460,5 @@ def next_command(graph: Graph, output_dir: Path) -> str:
     """Return the command line that trains on the files in `output_dir` as docs/training.md advises."""
     files = {split: output_dir / f"{split}.txt" for split in SPLITS}
     files |= {"entity_to_id": output_dir / ENTITY_FILE, "relation_to_id": output_dir / RELATION_FILE}
-    return train_command(files, output_dir=output_dir / "model", num_triples=len(graph.splits["train"]))
+    num_triples, num_entities = len(graph.splits["train"]), len(graph.entities)
+    return train_command(files, output_dir=output_dir / "model", num_triples=num_triples, num_entities=num_entities)
