@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from conve_tracin import cli, settings
 from conve_tracin.errors import InputError
-from conve_tracin.files import require_usable_outputs
+from conve_tracin.files import nearest_directory, require_usable_outputs
 from conve_tracin.settings import PrepareSettings
 
 if TYPE_CHECKING:
@@ -58,24 +58,32 @@ def require_matching_flags(args: argparse.Namespace, parser: argparse.ArgumentPa
 
 def prepare_kgx(args: argparse.Namespace) -> "Graph":
     """Read a KGX graph, write its files and print what was kept; raises InputError where a line is wrong."""
+    from conve_tracin.data.evidence_writer import open_evidence_store
     from conve_tracin.data.kgx import describe, read_kgx, write_kgx
     from conve_tracin.data.prepare import require_inputs_kept
+    from conve_tracin.data.provenance import EdgeFilters
 
     require_inputs_kept(args.output_dir, [args.nodes, args.edges])
-    kgx = read_kgx(
-        args.nodes,
-        args.edges,
-        style=args.style,
-        fractions={"valid": args.valid_fraction, "test": args.test_fraction},
-        test_predicate=args.test_predicate,
-        random_seed=args.random_seed,
-        together=args.hold_out_pairs,
-        keep_negated=args.negated == "keep",
-        skip_malformed=args.skip_malformed,
-        skip_unknown=args.skip_unknown,
-    )
-    write_kgx(kgx, args.output_dir)
-    print(describe(kgx.summary))
+    filters = EdgeFilters(
+        *(tuple(names or ()) for names in (args.exclude_source, args.knowledge_level, args.agent_type))
+    )  # fmt: skip
+    with open_evidence_store(nearest_directory(args.output_dir)) as evidence:
+        kgx = read_kgx(
+            args.nodes,
+            args.edges,
+            style=args.style,
+            fractions={"valid": args.valid_fraction, "test": args.test_fraction},
+            test_predicate=args.test_predicate,
+            random_seed=args.random_seed,
+            together=args.hold_out_pairs,
+            keep_negated=args.negated == "keep",
+            skip_malformed=args.skip_malformed,
+            skip_unknown=args.skip_unknown,
+            filters=filters,
+            min_degree=args.min_degree,
+            evidence=evidence,
+        )
+        print(describe(write_kgx(kgx, args.output_dir)))
     return kgx.graph
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conve_tracin.data.kgx_files import MalformedLineError, open_kgx
+from conve_tracin.data.kgx_files import MalformedLineError, numbered, open_kgx
 from conve_tracin.data.text import as_id, read_lines, shown, suggestion
 from conve_tracin.data.triples import IdsCalled, resolve_values
 from conve_tracin.data.vocabulary import Vocabulary
@@ -85,8 +85,8 @@ def candidates_of_category(path: str | Path, category: str, entities: Vocabulary
     path, wanted = Path(path), category.removeprefix(PREFIX)
     found, seen = set(), {}
     number = 0
-    with open_kgx(path, "nodes") as (parse, lines):
-        for number, line in lines:
+    with open_kgx(path, "nodes") as (parse, blocks):
+        for number, line in numbered(blocks):
             try:
                 node = parse(line)
             except MalformedLineError as error:
