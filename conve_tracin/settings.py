@@ -722,6 +722,14 @@ class PrepareSettings:
         help="leave out entities with fewer edges, until none is left (default: 5 in the style clean_baseline, which "
         "keeps all edges of what is treated or treats; otherwise 1)",
     )  # fmt: skip
+    drugmechdb: Path | None = setting(
+        None, kind=Path, metavar="FILE", group="KGX graph",
+        help="DrugMechDB's indication_paths.json: write the known reasons of the graph's treatments, reasons.jsonl.gz",
+    )  # fmt: skip
+    equivalents: Path | None = setting(
+        None, kind=Path, metavar="FILE", group="KGX graph", matters=(unless(drugmechdb=None),),
+        help="for --drugmechdb: lines of CURIEs, separated by tabs, that mean the same thing",
+    )  # fmt: skip
     skip_malformed: bool = setting(False, help="leave out and count broken lines", group="KGX graph")
     skip_unknown: bool = setting(False, help="leave out and count edges with an end not in --nodes", group="KGX graph")
     valid_fraction: float = setting(0.1, help="share of the triples in valid.txt", kind=fraction, group=SPLITTING)

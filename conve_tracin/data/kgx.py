@@ -15,7 +15,7 @@ than once is kept once. A negated edge is dropped and counted; `keep_negated` gi
 import json
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from conve_tracin.data.biolink import CHEMICAL, DISEASE, GENE, kinds_of
+from conve_tracin.data.drugmechdb import REASONS_FILE, Reasons
 from conve_tracin.data.evidence_writer import EVIDENCE_FILE, EvidenceStore, TrainingEvidence, write_evidence
 from conve_tracin.data.kgx_edges import NUM_KIND_SETS, Edges, Nodes, read_edges
 from conve_tracin.data.kgx_files import MalformedLineError, Skipped, numbered, open_kgx, reject, require_text
@@ -32,9 +33,11 @@ from conve_tracin.data.provenance import EdgeFilters, count_primary_sources
 from conve_tracin.data.styles import CLEAN_BASELINE, LOW_DEGREE, TREATS, touches_ends_of, with_degree
 from conve_tracin.data.text import UNWRITABLE, is_unicode, shown, suggestion, visible
 from conve_tracin.errors import InputError
-from conve_tracin.files import atomic_write, json_text
+from conve_tracin.files import atomic_write, json_text, open_gzip
 
 EDGE_MAP_FILE, SUMMARY_FILE = "edge_map.json", "graph_summary.json"
+
+KGX_FILES = (EDGE_MAP_FILE, SUMMARY_FILE, EVIDENCE_FILE, REASONS_FILE)
 
 KIND_NAMES = {CHEMICAL: "chemical", GENE: "gene", DISEASE: "disease"}
 
@@ -252,12 +255,17 @@ def _kind_order(kinds: int) -> tuple[bool, int]:
     return kinds == 0, int(kinds)
 
 
-def write_kgx(kgx: KgxGraph, output_dir: Path) -> dict[str, Any]:
-    """Write the files of `write_graph`, the edge map, the evidence and the summary, which is returned; all or none."""
+def write_kgx(kgx: KgxGraph, output_dir: Path, reasons: Reasons | None = None) -> dict[str, Any]:
+    """Write the files of `write_graph` and KGX_FILES to `output_dir`, all or none; return the whole summary."""
     summary = kgx.summary
-    with nullcontext() if kgx.evidence is None else atomic_write(output_dir / EVIDENCE_FILE) as temporary:
-        if temporary is not None:
-            summary = {**summary, "evidence": write_evidence(temporary, kgx.evidence)}
+    with ExitStack() as stack:
+        if kgx.evidence is not None:
+            path = stack.enter_context(atomic_write(output_dir / EVIDENCE_FILE))
+            summary = {**summary, "evidence": write_evidence(path, kgx.evidence)}
+        if reasons is not None:
+            file = stack.enter_context(open_gzip(stack.enter_context(atomic_write(output_dir / REASONS_FILE))))
+            file.writelines(line.encode("utf-8") for line in reasons.lines())
+            summary = {**summary, "drugmechdb": reasons.counts}
         more = {EDGE_MAP_FILE: json_text(kgx.edge_map), SUMMARY_FILE: json_text(summary)}
         write_graph(kgx.graph, output_dir, more)
     return summary
@@ -301,6 +309,11 @@ def describe(content: Mapping[str, Any], *, rows: int = 15) -> str:
     if content["not_read"]:
         members = ", ".join(f"{visible(name)} of {number:,}" for name, number in content["not_read"].items())
         lines.append(f"Not read, though they may change what an edge says: {members} edges")
+    if "drugmechdb" in content:
+        found = ", ".join(
+            f"{number['found']:,} of {number['read']:,} {name}" for name, number in content["drugmechdb"].items()
+        )
+        lines.append(f"Known reasons in {REASONS_FILE}; found of DrugMechDB: {found}")
     for title, table in (("predicate", content["predicates"]), ("categories", content["category_pairs"])):
         width = max(28, *(len(name) for name in list(table)[:rows])) + 2
         lines.append(f"  {title:<{width}}{'edges':>12}{'kept':>12}")

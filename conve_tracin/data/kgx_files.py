@@ -35,6 +35,7 @@ REQUIRED = {"nodes": ("id",), "edges": ("subject", "predicate", "object")}
 LIST_COLUMNS = {
     "category", "categories", "primary_knowledge_source", "aggregator_knowledge_source", "supporting_data_source",
     "publications", "negated", "supporting_text", "hetio_source",
+    "equivalent_identifiers", "same_as", "xref",
 }  # fmt: skip
 
 Parse = Callable[[bytes], dict[str, Any]]

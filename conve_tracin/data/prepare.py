@@ -346,10 +346,11 @@ def keys_of(triples: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return keys
 
 
-def require_inputs_kept(output_dir: Path, inputs: Iterable[Path]) -> None:
-    """Raise InputError where a file that `write_graph` writes to `output_dir` is one of the inputs."""
+def require_inputs_kept(output_dir: Path, inputs: Iterable[Path], *, more: Iterable[str] = ()) -> None:
+    """Raise InputError where a file that `write_graph` writes to `output_dir`, or one of `more`, is an input."""
+    outputs = [output_dir / name for name in (*OUTPUT_FILES, *more)]
     for path in inputs:
-        for output in (output_dir / name for name in OUTPUT_FILES):
+        for output in outputs:
             if output.exists() and path.exists() and output.samefile(path):
                 raise InputError(f"{path}: would be overwritten; choose another --output-dir than {output_dir}")
 
