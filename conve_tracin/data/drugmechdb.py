@@ -261,7 +261,7 @@ class _TriplesBetween:
 def _counts(
     mechanisms: Iterable[Mechanism], labels: Mapping[str, set[str]], joining: _TriplesBetween
 ) -> dict[str, dict[str, int]]:
-    drugs = {mechanism.drug for mechanism in mechanisms}
+    drugs = {mechanism.drug[:1] for mechanism in mechanisms}
     diseases = {mechanism.disease for mechanism in mechanisms}
     nodes = {node for mechanism in mechanisms for node in mechanism.nodes}
     links = {link for mechanism in mechanisms for link in mechanism.links}

@@ -274,7 +274,7 @@ def test_evidence_of_monarchs_sample(tmp_path):
         assert (line["head"], line["tail"]) == (edge["subject"], edge["object"])
         for column in ("primary_knowledge_source", "aggregator_knowledge_source", "publications"):
             assert line[column] == edge[column]
-    by_hand = {line["edge_id"][4:12]: line["publications"] for line in lines}
+    by_hand = {line["edge_id"][5:13]: line["publications"] for line in lines}
     assert (by_hand["7739dc2e"], by_hand["7739dc8e"], by_hand["7739de1d"]) == (
         "PMID:23697806", "PMID:22840777", "PMID:11676915",
     )  # fmt: skip
