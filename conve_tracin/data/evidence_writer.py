@@ -130,11 +130,13 @@ class TrainingEvidence:
 
     Attributes:
         store: the evidence of all edges that were kept at reading, by numbers of nodes and relations.
+        is_kept: which of these edges count, (N,) bool; None: all of them.
         entity_ids, relation_ids: for each such number, the id in `graph`, or -1.
         graph: with its splits.
     """
 
     store: EvidenceStore
+    is_kept: np.ndarray | None
     entity_ids: np.ndarray
     relation_ids: np.ndarray
     graph: Graph
@@ -143,12 +145,17 @@ class TrainingEvidence:
         """Yield the training triples as ids of the graph, (n, 3), and the evidence of each; edge by edge."""
         sizes = np.array([len(self.graph.entities), len(self.graph.relations), len(self.graph.entities)])
         trained = np.sort(keys_of(self.graph.splits["train"], sizes))
+        start = 0
         for numbers, lines in self.store:
             places = (self.entity_ids, self.relation_ids, self.entity_ids)
             ids = np.stack([of[column] for of, column in zip(places, numbers.T, strict=True)], axis=1)
             keys = np.where((ids < 0).any(axis=1), -1, keys_of(ids, sizes))
             found = np.minimum(np.searchsorted(trained, keys), len(trained) - 1)
-            chosen = np.flatnonzero(trained[found] == keys)
+            is_trained = trained[found] == keys
+            if self.is_kept is not None:
+                is_trained &= self.is_kept[start : start + len(lines)]
+                start += len(lines)
+            chosen = np.flatnonzero(is_trained)
             yield ids[chosen], [lines[place] for place in chosen.tolist()]
 
 

@@ -27,7 +27,15 @@ from conve_tracin.data.biolink import CHEMICAL, DISEASE, GENE, kinds_of
 from conve_tracin.data.drugmechdb import REASONS_FILE, Reasons
 from conve_tracin.data.evidence_writer import EVIDENCE_FILE, EvidenceStore, TrainingEvidence, write_evidence
 from conve_tracin.data.kgx_edges import NUM_KIND_SETS, Edges, Nodes, read_edges
-from conve_tracin.data.kgx_files import MalformedLineError, Skipped, numbered, open_kgx, reject, require_text
+from conve_tracin.data.kgx_files import (
+    EXAMPLES_KEPT,
+    MalformedLineError,
+    Skipped,
+    numbered,
+    open_kgx,
+    reject,
+    require_text,
+)
 from conve_tracin.data.prepare import Graph, first_occurrences, hold_out, write_graph
 from conve_tracin.data.provenance import EdgeFilters, count_primary_sources
 from conve_tracin.data.styles import CLEAN_BASELINE, LOW_DEGREE, TREATS, touches_ends_of, with_degree
@@ -107,14 +115,14 @@ def read_kgx(
 
     Raises InputError for a line that does not fit, and where no edge is left or none can be held out.
     """
-    malformed, unknown = Skipped(), Skipped()
-    nodes = read_nodes(nodes_path, malformed=malformed if skip_malformed else None)
-    malformed_nodes = malformed.number
+    of_nodes, malformed, unknown = Skipped(), Skipped(), Skipped()
+    nodes = read_nodes(nodes_path, malformed=of_nodes if skip_malformed else None)
     edges = read_edges(
         edges_path, nodes, style=style, keep_negated=keep_negated, filters=filters, evidence=evidence,
         malformed=malformed if skip_malformed else None, unknown=unknown if skip_unknown else None,
     )  # fmt: skip
-    triples, dropped = _chosen(edges, style, min_degree, where=str(edges_path))
+    chosen = _choose(edges, style, min_degree, where=str(edges_path))
+    triples = chosen.triples
     numbering = _number(triples, nodes, list(edges.relations.keys))
 
     predicates = np.array([json.loads(key)["predicate"] for key in numbering.relation_keys], dtype=object)
@@ -131,39 +139,56 @@ def read_kgx(
         "nodes": {"read": len(nodes.index), "used": len(numbering.entity_labels)},
         "edges": {"read": sum(edges.read.values()), "kept": len(triples)},
         "dropped": {
-            **{name: number for name, number in dropped.items() if name != "entities"},
-            "malformed": malformed.number - malformed_nodes,
+            **chosen.dropped,
+            "malformed": malformed.number,
             "unknown_node": unknown.number,
             "negated": edges.tally.negated,
             "of_held_out_pairs": len(triples) - sum(map(len, splits.values())),
         },
-        "entities_dropped_by_degree": dropped["entities"],
-        "malformed_nodes": malformed_nodes,
-        "skipped_lines": malformed.examples + unknown.examples,
+        "entities_dropped_by_degree": chosen.entities_dropped,
+        "malformed_nodes": of_nodes.number,
+        "skipped_lines": [*of_nodes.examples, *malformed.examples][:EXAMPLES_KEPT] + unknown.examples,
         "remarks": [] if filters is None else filters.remarks(edges.provenances.met),
         "not_read": dict(Counter(edges.tally.passed_over).most_common()),
         "predicates": _count_predicates(edges.read, predicates, triples),
         "category_pairs": _count_pairs(edges.read_pairs, kinds, triples),
         "primary_knowledge_sources": count_primary_sources(edges.provenances.met, edges.tally.of_provenance.tolist()),
     }
-    behind = evidence and TrainingEvidence(evidence, numbering.entity_ids, numbering.relation_ids, graph)
+    behind = evidence and TrainingEvidence(
+        evidence, chosen.is_kept, numbering.entity_ids, numbering.relation_ids, graph
+    )  # fmt: skip
     return KgxGraph(graph, dict(zip(numbering.relation_keys, labels, strict=True)), summary, behind)
 
 
-def _chosen(edges: Edges, style: str, min_degree: int | None, *, where: str) -> tuple[np.ndarray, dict[str, int]]:
-    """Return the distinct triples, (M, 3), that are left of the edges, and how many edges each thing dropped.
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """The distinct triples that are left of the edges, (M, 3), and what dropped the others.
 
-    Takes the triples out of `edges`. Raises InputError where none is left.
+    `is_kept` tells which of the edges the style clean_baseline keeps, (N,) bool; None for the other styles.
+    """
+
+    triples: np.ndarray
+    is_kept: np.ndarray | None
+    dropped: dict[str, int]
+    entities_dropped: int
+
+
+def _choose(edges: Edges, style: str, min_degree: int | None, *, where: str) -> _Chosen:
+    """Drop what shows only when all edges have been read. Takes the triples out of `edges`.
+
+    Raises InputError where no triple is left.
     """
     triples, edges.triples = edges.triples, None  # with millions of edges each copy counts
     by_style = edges.dropped["style"]
-    exempt = None
+    is_kept = exempt = None
     if style == CLEAN_BASELINE:
         exempt = touches_ends_of(triples, edges.relations.with_predicate(TREATS)[triples[:, 1]])
         is_kept = exempt | edges.is_clean
         by_style += int((~is_kept).sum())
         triples, exempt = triples[is_kept], exempt[is_kept]
         min_degree = LOW_DEGREE if min_degree is None else min_degree
+        if not is_kept.any():
+            raise InputError(f"{where}: no edge is left of {len(is_kept):,}; --style {style} keeps none, try keepall")
     number = len(triples)
     first = first_occurrences(triples)
     triples = triples[first]
@@ -173,15 +198,15 @@ def _chosen(edges: Edges, style: str, min_degree: int | None, *, where: str) -> 
         triples = triples[with_degree(triples, min_degree, exempt=None if exempt is None else exempt[first])]
         if not len(triples):
             raise InputError(f"{where}: no edge is left with --min-degree {min_degree}; choose a smaller one")
-    return triples, {
+    dropped = {
         "by_style": by_style,
         "duplicate": duplicates,
         "by_source": edges.dropped["exclude_source"],
         "by_knowledge_level": edges.dropped["knowledge_level"],
         "by_agent_type": edges.dropped["agent_type"],
         "by_degree": number - duplicates - len(triples),
-        "entities": num_entities - _num_entities(triples),
     }
+    return _Chosen(triples, is_kept, dropped, num_entities - _num_entities(triples))
 
 
 def _num_entities(triples: np.ndarray) -> int:

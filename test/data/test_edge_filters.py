@@ -1,5 +1,6 @@
 """Which edges of a KGX graph the filters and the style clean_baseline leave; through the command line."""
 
+import gzip
 import json
 
 import networkx
@@ -128,6 +129,9 @@ def test_filters_that_leave_nothing_say_so(tmp_path):
     assert message == (
         f"{edges}: no edge is left of 90 between known nodes; --exclude-source drops 90 of them, choose otherwise"
     )
+    mined = json_lines(tmp_path / "mined", [edge(0, 1, primary_knowledge_source="infores:semmeddb")])
+    done = run("prepare_data", "--nodes", nodes, "--edges", mined, "-o", tmp_path / "out", "--style", "clean_baseline")
+    assert assert_refused(done) == f"{mined}: no edge is left of 1; --style clean_baseline keeps none, try keepall"
     message = assert_refused(run("prepare_data", *arguments, "--min-degree", "100"))
     assert message == f"{edges}: no edge is left with --min-degree 100; choose a smaller one"
 
@@ -189,6 +193,14 @@ def test_clean_baseline_keeps_what_is_about_treatments_and_cleans_the_rest(tmp_p
     left, _, _ = prepare(tmp_path, [*treats, *clean, *dirty, *low], "--style", "clean_baseline", "--min-degree", "1")
     assert left == {(20, 21), (22, 21), (0, 1), (2, 3), (26, 0), (27, 28), (23, 29)}
     assert LOW_DEGREE == 5
+
+
+def test_an_edge_that_clean_baseline_drops_is_no_evidence_of_its_triple(tmp_path):
+    mined = {"primary_knowledge_source": "infores:semmeddb"}
+    edges = [edge(0, 1, id="clean"), edge(0, 1, id="mined", **mined), edge(20, 21, "biolink:treats", id="t", **mined)]
+    prepare(tmp_path, edges, "--style", "clean_baseline")
+    lines = gzip.decompress((tmp_path / "out/evidence.tsv.gz").read_bytes()).decode().splitlines()[1:]
+    assert [line.split("\t")[3] for line in lines if line.split("\t")[3]] == ["clean", "t"]
 
 
 def test_explicit_filters_hold_for_treatments_too(tmp_path):
