@@ -126,9 +126,7 @@ def read_kgx(
     numbering = _number(triples, nodes, list(edges.relations.keys))
 
     predicates = np.array([json.loads(key)["predicate"] for key in numbering.relation_keys], dtype=object)
-    candidates = None
-    if test_predicate is not None:
-        candidates = _with_test_predicate(triples, predicates, test_predicate, where=f"{edges_path}: style {style}")
+    candidates = _candidates(triples, predicates, test_predicate, where=f"{edges_path}: style {style}")
     splits = hold_out(triples, fractions, random_seed=random_seed, candidates=candidates, together=together)
     labels = [f"predicate:{number}" for number in range(len(numbering.relation_keys))]
     names = {label: nodes.names.get(label, label) for label in numbering.entity_labels}
@@ -216,8 +214,10 @@ def _num_entities(triples: np.ndarray) -> int:
     return int(is_end.sum())
 
 
-def _with_test_predicate(triples: np.ndarray, predicates: np.ndarray, wanted: str, *, where: str) -> np.ndarray:
-    """Tell which triples have this predicate, (N,) bool; raise InputError where none has."""
+def _candidates(triples: np.ndarray, predicates: np.ndarray, wanted: str | None, *, where: str) -> np.ndarray | None:
+    """Tell which triples have the wanted predicate, (N,) bool; None if any will do. InputError where none has it."""
+    if wanted is None:
+        return None
     has_it = (predicates == wanted)[triples[:, 1]]
     if not has_it.any():
         others = sorted(set(predicates))
