@@ -683,8 +683,8 @@ def native_settings() -> dict[str, Field]:
 # ---------------------------------------------------------------------------------------------------------------
 # Preparing data
 
-# The keys of conve_tracin.data.kgx.STYLES, whose module is slow to import.
-STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat")
+# The keys of conve_tracin.data.styles.STYLES, whose module is slow to import.
+STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat", "CCGGDD_alltreat", "clean_baseline")
 
 SPLITTING = "splitting (of a KGX graph, one file, or a dataset without validation triples)"
 
@@ -723,6 +723,32 @@ class PrepareSettings:
     negated: str = setting(
         "drop", choices=("drop", "keep"), group="KGX graph",
         help='edges that say that something is not so: drop and count them, or keep them as relations "not …"',
+    )  # fmt: skip
+    exclude_source: Sequence[str] | None = setting(
+        None, many=True, metavar="INFORES", group="KGX graph",
+        help="leave out edges that have one of these among their knowledge sources, such as infores:semmeddb",
+    )  # fmt: skip
+    knowledge_level: Sequence[str] | None = setting(
+        None, many=True, metavar="LEVEL", group="KGX graph",
+        help="keep edges of these knowledge levels only, such as knowledge_assertion; edges without one are "
+        "not_provided",
+    )  # fmt: skip
+    agent_type: Sequence[str] | None = setting(
+        None, many=True, metavar="TYPE", group="KGX graph",
+        help="keep edges of these agent types only, such as manual_agent; edges without one are not_provided",
+    )  # fmt: skip
+    min_degree: int | None = setting(
+        None, kind=positive_int, metavar="N", group="KGX graph",
+        help="leave out entities with fewer edges, until none is left (default: 5 in the style clean_baseline, which "
+        "keeps all edges of what is treated or treats; otherwise 1)",
+    )  # fmt: skip
+    drugmechdb: Path | None = setting(
+        None, kind=Path, metavar="FILE", group="KGX graph",
+        help="DrugMechDB's indication_paths.json: write the known reasons of the graph's treatments, reasons.jsonl.gz",
+    )  # fmt: skip
+    equivalents: Path | None = setting(
+        None, kind=Path, metavar="FILE", group="KGX graph", matters=(unless(drugmechdb=None),),
+        help="for --drugmechdb: lines of CURIEs, separated by tabs, that mean the same thing",
     )  # fmt: skip
     skip_malformed: bool = setting(False, help="leave out and count broken lines", group="KGX graph")
     skip_unknown: bool = setting(False, help="leave out and count edges with an end not in --nodes", group="KGX graph")
