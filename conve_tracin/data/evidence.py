@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS
-from conve_tracin.data.queries import pair_keys
+from conve_tracin.data.queries import is_among, pair_keys
 from conve_tracin.data.text import column_trouble, line_blocks, shown
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
@@ -146,11 +146,11 @@ def require_evidence_of(
     def keys(triples: np.ndarray) -> np.ndarray:
         return pair_keys(pair_keys(triples[:, 0], triples[:, 1], num_relations), triples[:, 2], num_entities)
 
-    wanted = keys(training_triples)
+    in_training = keys(training_triples)
     for _, block in line_blocks(path):
         triples = [_ids(line, entities, relations) for line in block.split(b"\n")]
         triples = np.array([triple for triple in triples if triple is not None], dtype=np.int64).reshape(-1, 3)
-        if np.isin(keys(triples), wanted).any():
+        if is_among(in_training, keys(triples)).any():
             return
     raise InputError(f"{path}: none of the training triples stands in it, so it is of another graph; {REMEDY}")
 
