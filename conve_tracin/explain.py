@@ -7,7 +7,7 @@ their self-influence.
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ import torch
 
 from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
+from conve_tracin.data.evidence import read_evidence, require_evidence_of
 from conve_tracin.data.names import Names, read_names_from
+from conve_tracin.data.reasons import Explained, by_prediction, read_reasons
 from conve_tracin.data.triples import (
     label_blocks,
     merge_repeated_triples,
@@ -26,9 +28,11 @@ from conve_tracin.data.triples import (
     read_triples_and_places,
     resolve_triple,
 )
+from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.device import choose_device, set_tf32, supports_bfloat16, supports_tf32
 from conve_tracin.errors import InputError
 from conve_tracin.files import json_text_of_many, require_usable_outputs, write_json, write_together
+from conve_tracin.influence import known_reasons
 from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.journal import Journal, StoredTraces, digest_of, open_in_directory, resume_traces
 from conve_tracin.influence.load import (
@@ -42,6 +46,7 @@ from conve_tracin.influence.paths import PathFinder
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, trace, with_counts
 from conve_tracin.report import page
+from conve_tracin.report.notes import Notes, shown_triples, summary_as_json, summary_in_words
 from conve_tracin.report.tables import (
     influence_as_json,
     safe_file_name,
@@ -54,6 +59,8 @@ from conve_tracin.report.tables import (
 from conve_tracin.settings import GAUSS_NEWTON, TRACIN, NativeEngine, TracInOptions, settings_without_effect
 
 logger = logging.getLogger(__name__)
+
+Triple = tuple[int, int, int]
 
 # Backward passes that take about a minute; from there on the forward engine is worth a word.
 MANY_BACKWARD_PASSES = 10_000
@@ -93,6 +100,7 @@ class Run:
         test_triples: ids, (n, 3); none in mode "self".
         test_indices: their places in the test file.
         load: reads a checkpoint.
+        notes: what else is known of training triples; the edges behind them once it is known which are shown.
     """
 
     script: Script
@@ -106,6 +114,7 @@ class Run:
     test_triples: np.ndarray
     test_indices: list[int]
     load: CheckpointLoader
+    notes: Notes = field(default_factory=Notes)
 
     @cached_property
     def find_paths(self) -> PathFinder | None:
@@ -115,6 +124,20 @@ class Run:
         return PathFinder(
             self.training_triples, len(self.names.entities), limit=self.options.paths, max_hops=self.options.max_hops
         )
+
+    @property
+    def rank_reasons(self) -> Callable[[np.ndarray, torch.Tensor], known_reasons.ReasonRanks | None] | None:
+        """Ranks the known reasons of a test triple; None if none are given."""
+        if self.notes.explained is None:
+            return None
+
+        def rank(test_triple: np.ndarray, scores: torch.Tensor) -> known_reasons.ReasonRanks | None:
+            explained = self.notes.explained.get(tuple(test_triple.tolist()))
+            if explained is None:
+                return None
+            return known_reasons.rank_reasons(scores.numpy(), self.training_triples, explained)
+
+        return rank
 
     @property
     def method(self) -> str:
@@ -214,6 +237,9 @@ def read(options: TracInOptions, script: Script) -> Run:
     )
     load.training_triples = training_triples
     distinct, counts = merge_repeated_triples(training_triples)
+    mappings = {"entities": names.entities, "relations": names.relations}
+    if options.evidence is not None and options.mode != "self":
+        require_evidence_of(Path(options.evidence), distinct, **mappings)
     return Run(
         script=script,
         options=options,
@@ -226,7 +252,34 @@ def read(options: TracInOptions, script: Script) -> Run:
         test_triples=test_triples,
         test_indices=test_indices,
         load=load,
+        notes=Notes(explained=read_explained(options, distinct, test_triples, **mappings)),
     )
+
+
+def read_explained(
+    options: TracInOptions,
+    training_triples: np.ndarray,
+    test_triples: np.ndarray,
+    *,
+    entities: Vocabulary,
+    relations: Vocabulary,
+) -> dict[Triple, Explained] | None:
+    """Read the known reasons of the test triples (n, 3); None if none are asked for."""
+    if options.reasons is None or options.mode == "self":
+        return None
+    path = Path(options.reasons)
+    known = by_prediction(
+        read_reasons(
+            path, training_triples, entities=entities, relations=relations, edge_map=options.edge_map,
+            skip_unknown=options.skip_unknown,
+        )
+    )  # fmt: skip
+    wanted = list(dict.fromkeys(map(tuple, test_triples.tolist())))
+    found = {triple: known[triple] for triple in wanted if triple in known}
+    if len(found) < len(wanted):
+        logger.info("%s: has no reason among the training triples for %d of %d test triples", path,
+                    len(wanted) - len(found), len(wanted))  # fmt: skip
+    return found
 
 
 def read_names(options: TracInOptions, checkpoint: Path) -> Names:
@@ -336,16 +389,21 @@ def trace_test_triples(run: Run, *, keep_content: bool) -> dict[str, Any]:
     say_that_it_takes_long(run)
     with open_journal(run) as journal:
         traces = collect_traces(run, journal)
+        run = with_evidence(run, traces)
+        if run.notes.evidence is not None and run.options.output_directory is not None:
+            for index, traced in zip(run.test_indices, traces, strict=True):
+                write_result(run, index, traced)
         results = results_of(run, traces)
         if keep_content:
             results = list(results)
-        written = [write_results(run, results), *write_more(run, traces)]
+        common = run.settings | summarise_reasons(run, traces)
+        written = [write_results(run, results, common), *write_more(run, traces)]
         try:
-            print_results((trace_as_table(traced, run.names, method=run.method) for traced in traces), written)
+            print_results(tables_of(run, traces), written)
         finally:
             if journal is not None:
                 journal.remove()
-    return content_of(run, results) if keep_content else {}
+    return content_of(run, results, common) if keep_content else {}
 
 
 def say_that_it_takes_long(run: Run) -> None:
@@ -361,14 +419,14 @@ def say_that_it_takes_long(run: Run) -> None:
 def collect_traces(run: Run, journal: Journal | None) -> list[Trace] | StoredTraces:
     """Trace what is missing; return all traces, which stay on the disk if this run has a journal.
 
-    A file for each test triple is written as soon as its trace is there.
+    A file for each test triple is written as soon as its trace is there, unless the edges behind it are to be in it:
+    these are read once, for all.
     """
     kept = []
     traces = resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest))
     for index, traced in zip(run.test_indices, traces, strict=True):
-        if run.options.output_directory is not None:
-            name = run.script.file_name(traced, index, run.names)
-            write_json(run.options.output_directory / name, result_of(run, index, traced))
+        if run.options.output_directory is not None and run.options.evidence is None:
+            write_result(run, index, traced)
         # Whether another process has the journal shows when the first traces are to be added.
         if journal is None or journal.has_other_writer:
             kept.append(traced)
@@ -390,6 +448,7 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
         summarised=run.options.report is not None,
         side=run.options.predicted_side,
         find_paths=run.find_paths if parallel.is_main_process() else None,
+        rank_reasons=run.rank_reasons,
     )
     return (with_counts(traced, run.training_counts) for traced in traces)
 
@@ -407,20 +466,58 @@ def open_journal(run: Run) -> Any:
 
 def digest_of_run(run: Run) -> str:
     """Digest all that the traces depend on."""
-    passed_over = ("output", "csv_output", "output_per_triple", "edge_map", "node_name_dict", "report")
+    # Names, and what is read after tracing.
+    passed_over = {
+        "output", "csv_output", "output_per_triple", "edge_map", "node_name_dict", "report", "evidence", "reasons",
+    }  # fmt: skip
     settings = {name: value for name, value in asdict(run.options).items() if name not in passed_over}
     return digest_of(
         settings=settings
         | {"checkpoints": run.checkpoints, "learning_rates": run.learning_rates}
         # Results of earlier versions tell nothing of the prediction.
-        | {"summarised": run.options.report is not None, "described": True},
+        | {"summarised": run.options.report is not None, "described": True}
+        | ({} if run.notes.explained is None else {"reasons": known_positions(run.notes.explained)}),
         files=run.checkpoints,
         arrays=[run.load.training_triples, run.known_triples, run.test_triples],
     )
 
 
+def known_positions(explained: dict[Triple, Explained]) -> list[Any]:
+    """List the known reasons by their positions in the training set, as plain values."""
+    return [[triple, [each.tolist() for each in known.explanations]] for triple, known in explained.items()]
+
+
+def with_evidence(run: Run, traces: Iterable[Trace]) -> Run:
+    """Read the edges behind the training triples that the outputs show, if they are asked for."""
+    if run.options.evidence is None:
+        return run
+    shown = shown_triples(traces)
+    counts = run.training_counts
+    evidence = read_evidence(
+        Path(run.options.evidence), shown, entities=run.names.entities, relations=run.names.relations,
+        total=len(run.training_triples) if counts is None else int(counts.sum()),
+    )  # fmt: skip
+    if shown and not evidence.edges:
+        logger.info("%s: tells nothing of the %d training triples that are shown", run.options.evidence, len(shown))
+    return replace(run, notes=replace(run.notes, evidence=evidence))
+
+
+def summarise_reasons(run: Run, traces: Iterable[Trace]) -> dict[str, Any]:
+    """Return the member of the JSON that all results share, if reasons are asked for: what holds of all together."""
+    if run.notes.explained is None:
+        return {}
+    ranks = [traced.reasons for traced in traces if traced.reasons is not None]
+    return {"reasons": summary_as_json(known_reasons.summarise_reasons(ranks)) if ranks else None}
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Writing
+
+
+def write_result(run: Run, index: int, traced: Trace) -> None:
+    """Write the file of one test triple."""
+    name = run.script.file_name(traced, index, run.names)
+    write_json(run.options.output_directory / name, result_of(run, index, traced))
 
 
 def result_of(run: Run, index: int, traced: Trace) -> dict[str, Any]:
@@ -429,7 +526,7 @@ def result_of(run: Run, index: int, traced: Trace) -> dict[str, Any]:
     top_k, learning_rate = settings.pop("top_k"), settings.pop("learning_rate")
     if run.script.tells_index:
         settings["test_index"] = index
-    return trace_as_json(traced, run.names, top_k=top_k, learning_rate=learning_rate, method=settings)
+    return trace_as_json(traced, run.names, top_k=top_k, learning_rate=learning_rate, method=settings, notes=run.notes)
 
 
 def results_of(run: Run, traces: Iterable[Trace]) -> Iterator[dict[str, Any]]:
@@ -437,14 +534,14 @@ def results_of(run: Run, traces: Iterable[Trace]) -> Iterator[dict[str, Any]]:
     return (result_of(run, index, traced) for index, traced in zip(run.test_indices, traces, strict=True))
 
 
-def content_of(run: Run, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of the JSON as one file: a single result itself in mode "single"."""
+def content_of(run: Run, results: list[dict[str, Any]], common: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of the JSON as one file, with what is `common`: a single result itself in mode "single"."""
     if run.options.mode == "single" and len(results) == 1:
         return results[0]
-    return {"mode": run.options.mode, **run.settings, "results": results}
+    return {"mode": run.options.mode, **common, "results": results}
 
 
-def write_results(run: Run, results: Iterable[dict[str, Any]]) -> str:
+def write_results(run: Run, results: Iterable[dict[str, Any]], common: dict[str, Any]) -> str:
     """Write the JSON as one file, unless each test triple has its own; return what is written, in words."""
     directory, output = run.options.output_directory, Path(run.options.output)
     if directory is not None:
@@ -453,9 +550,9 @@ def write_results(run: Run, results: Iterable[dict[str, Any]]) -> str:
         (result,) = results
         write_json(output, result)
     elif run.options.mode == "single":
-        write_json(output, content_of(run, list(results)))
+        write_json(output, content_of(run, list(results), common))
     else:
-        text = json_text_of_many({"mode": run.options.mode, **run.settings}, "results", results)
+        text = json_text_of_many({"mode": run.options.mode, **common}, "results", results)
         write_together({output: text})
     return str(output)
 
@@ -465,8 +562,8 @@ def write_more(run: Run, traces: list[Trace] | StoredTraces) -> list[Path]:
     options, written = run.options, []
     if options.csv_path is not None:
         own = self_influences_of(run, {influence.position for result in traces for influence in result.influences})
-        rows = (row for result in traces for row in trace_as_csv_rows(result, run.names, own))
-        write_csv(options.csv_path, rows)
+        rows = (row for result in traces for row in trace_as_csv_rows(result, run.names, own, run.notes))
+        write_csv(options.csv_path, rows, run.notes.columns)
         written.append(options.csv_path)
     if options.report is not None:
         write_report(run, list(traces))
@@ -486,6 +583,15 @@ def write_report(run: Run, traces: list[Trace]) -> None:
         settings=settings,
     )
     page.write_report(run.options.report, traces, run.names, computation)
+
+
+def tables_of(run: Run, traces: Sequence[Trace] | StoredTraces) -> Iterator[str]:
+    """Yield what the terminal shows of each trace, and of the known reasons of several."""
+    for traced in traces:
+        yield trace_as_table(traced, run.names, method=run.method, notes=run.notes)
+    ranks = [traced.reasons for traced in traces if traced.reasons is not None] if run.notes.explained else []
+    if len(ranks) > 1:
+        yield summary_in_words(known_reasons.summarise_reasons(ranks))
 
 
 def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:

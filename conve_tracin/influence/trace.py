@@ -13,6 +13,7 @@ from torch import Tensor
 from conve_tracin import parallel
 from conve_tracin.data.queries import inverse_of
 from conve_tracin.errors import InputError
+from conve_tracin.influence.known_reasons import ReasonRanks
 from conve_tracin.influence.method import Influence, Method, rank_influences, strongest
 from conve_tracin.influence.paths import GraphPath
 from conve_tracin.influence.scorers import Scorer
@@ -44,6 +45,7 @@ class Trace:
         prediction: score and rank of the test triple by the last checkpoint, where they were asked for.
         num_models: how many checkpoints were summed.
         paths: what the training graph has between head and tail, best first, if it was asked for.
+        reasons: where the known reasons stand among all training triples, if there are any.
     """
 
     test_triple: tuple[int, int, int]
@@ -54,6 +56,7 @@ class Trace:
     prediction: Prediction | None = None
     paths: list[GraphPath] | None = None
     num_models: int = 1
+    reasons: ReasonRanks | None = None
 
 
 def trace(
@@ -69,6 +72,7 @@ def trace(
     summarised: bool = False,
     side: str = TAIL,
     find_paths: Callable[[np.ndarray, Tensor], list[GraphPath]] | None = None,
+    rank_reasons: Callable[[np.ndarray, Tensor], ReasonRanks | None] | None = None,
 ) -> Iterator[Trace]:
     """Trace each test triple (n, 3) to the training triples (N, 3), summed over the checkpoints.
 
@@ -84,6 +88,7 @@ def trace(
         describe: score and rank each test triple among the entities of these mappings.
         summarised: also summarise all its influences; goes with `describe`.
         find_paths: finds the paths of a test triple (3,), given the influences (N,); see `PathFinder`.
+        rank_reasons: ranks the known reasons of a test triple (3,), given the same.
         side: "tail", or "head" to explain the score of (tail, inverse of the relation, head) instead.
 
     Raises InputError if heads are to be explained by a model without inverse triples.
@@ -123,6 +128,8 @@ def trace(
                     traced = replace(traced, summary=summarise(scores, training_triples, describe))
             if find_paths is not None:
                 traced = replace(traced, paths=find_paths(test_triple, scores))
+            if rank_reasons is not None:
+                traced = replace(traced, reasons=rank_reasons(test_triple, scores))
             yield traced
 
 
