@@ -6,7 +6,7 @@ their self-influence.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
+from conve_tracin.data.categories import Categories, read_categories
 from conve_tracin.data.evidence import read_evidence, require_evidence_of
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.reasons import Explained, by_prediction, read_reasons
@@ -43,9 +44,11 @@ from conve_tracin.influence.load import (
 )
 from conve_tracin.influence.method import Influence, module_of, rank_influences
 from conve_tracin.influence.paths import PathFinder
+from conve_tracin.influence.provenance import Provenance, doubts_about, provenance_of
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, trace, with_counts
 from conve_tracin.report import page
+from conve_tracin.report.exams import measured_of
 from conve_tracin.report.notes import Notes, shown_triples, summary_as_json, summary_in_words
 from conve_tracin.report.tables import (
     influence_as_json,
@@ -100,6 +103,8 @@ class Run:
         test_triples: ids, (n, 3); none in mode "self".
         test_indices: their places in the test file.
         load: reads a checkpoint.
+        logged: the warnings that were logged, which grow while the run works.
+        categories: of the entities; None if no nodes were given.
         notes: what else is known of training triples; the edges behind them once it is known which are shown.
     """
 
@@ -114,6 +119,8 @@ class Run:
     test_triples: np.ndarray
     test_indices: list[int]
     load: CheckpointLoader
+    logged: list[str]
+    categories: Categories | None = None
     notes: Notes = field(default_factory=Notes)
 
     @cached_property
@@ -124,6 +131,16 @@ class Run:
         return PathFinder(
             self.training_triples, len(self.names.entities), limit=self.options.paths, max_hops=self.options.max_hops
         )
+
+    @cached_property
+    def provenances(self) -> list[Provenance]:
+        """What is known of each checkpoint."""
+        return [provenance_of(path) for path in self.checkpoints]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to be careful about in all results: what was logged, and doubts about the models."""
+        return list(dict.fromkeys((*self.logged, *doubts_about(self.provenances, method=self.options.method))))
 
     @property
     def rank_reasons(self) -> Callable[[np.ndarray, torch.Tensor], known_reasons.ReasonRanks | None] | None:
@@ -176,8 +193,14 @@ def explain(options: TracInOptions, script: Script, *, keep_content: bool = Fals
 
     Raises InputError for files or options that cannot be used.
     """
+    with noting_warnings() as logged:
+        return explain_noting(options, script, logged, keep_content=keep_content)
+
+
+def explain_noting(options: TracInOptions, script: Script, logged: list[str], *, keep_content: bool) -> dict[str, Any]:
+    """Do what `explain` does; `logged` gets the warnings meanwhile."""
     require_outputs(options, script)
-    run = read(options, script)
+    run = read(options, script, logged)
     if not parallel.is_main_process():
         return follow(run)
     for message in script.without_effect(run.options):
@@ -185,6 +208,20 @@ def explain(options: TracInOptions, script: Script, *, keep_content: bool = Fals
     if run.options.mode == "self":
         return rank_by_self_influence(run)
     return trace_test_triples(run, keep_content=keep_content)
+
+
+@contextmanager
+def noting_warnings() -> Iterator[list[str]]:
+    """Collect the package's warnings, which are logged as ever: the results are to tell them, too."""
+    noted: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: noted.append(record.getMessage())
+    package = logging.getLogger("conve_tracin")
+    package.addHandler(handler)
+    try:
+        yield noted
+    finally:
+        package.removeHandler(handler)
 
 
 def follow(run: Run) -> dict[str, Any]:
@@ -213,7 +250,7 @@ def require_outputs(options: TracInOptions, script: Script) -> None:
     )
 
 
-def read(options: TracInOptions, script: Script) -> Run:
+def read(options: TracInOptions, script: Script, logged: list[str]) -> Run:
     """Read all inputs except the models, which `Run.load` reads."""
     checkpoints = find_checkpoints(options.model_path)
     names = read_names(options, checkpoints[0])
@@ -253,6 +290,8 @@ def read(options: TracInOptions, script: Script) -> Run:
         test_indices=test_indices,
         load=load,
         notes=Notes(explained=read_explained(options, distinct, test_triples, **mappings)),
+        logged=logged,
+        categories=None if options.nodes is None else read_categories(options.nodes, names.entities),
     )
 
 
@@ -443,7 +482,11 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
         top_k=run.options.top_k,
         batch_size=run.options.batch_size,
         describe=SummarySettings.of(
-            run.names, run.known_triples, run.training_triples, side=run.options.predicted_side
+            run.names,
+            run.known_triples,
+            run.training_triples,
+            side=run.options.predicted_side,
+            categories=run.categories,
         ),
         summarised=run.options.report is not None,
         side=run.options.predicted_side,
@@ -474,10 +517,10 @@ def digest_of_run(run: Run) -> str:
     return digest_of(
         settings=settings
         | {"checkpoints": run.checkpoints, "learning_rates": run.learning_rates}
-        # Results of earlier versions tell nothing of the prediction.
-        | {"summarised": run.options.report is not None, "described": True}
+        # Results of earlier versions tell nothing, or less, of the prediction.
+        | {"summarised": run.options.report is not None, "described": "standing"}
         | ({} if run.notes.explained is None else {"reasons": known_positions(run.notes.explained)}),
-        files=run.checkpoints,
+        files=[*run.checkpoints, *([] if run.options.nodes is None else [Path(run.options.nodes)])],
         arrays=[run.load.training_triples, run.known_triples, run.test_triples],
     )
 
@@ -526,7 +569,12 @@ def result_of(run: Run, index: int, traced: Trace) -> dict[str, Any]:
     top_k, learning_rate = settings.pop("top_k"), settings.pop("learning_rate")
     if run.script.tells_index:
         settings["test_index"] = index
-    return trace_as_json(traced, run.names, top_k=top_k, learning_rate=learning_rate, method=settings, notes=run.notes)
+    if run.provenances[-1].metrics:
+        settings["model_metrics"] = run.provenances[-1].as_json()
+    return trace_as_json(
+        traced, run.names, top_k=top_k, learning_rate=learning_rate, method=settings, warnings=run.warnings,
+        notes=run.notes,
+    )  # fmt: skip
 
 
 def results_of(run: Run, traces: Iterable[Trace]) -> Iterator[dict[str, Any]]:
@@ -582,7 +630,14 @@ def write_report(run: Run, traces: list[Trace]) -> None:
         train=Path(run.options.train),
         settings=settings,
     )
-    page.write_report(run.options.report, traces, run.names, computation)
+    last = run.provenances[-1]
+    background = page.Background(
+        categories=run.categories,
+        warnings=run.warnings,
+        model=last,
+        measured=measured_of(run.options.method, last.training_config, len(run.names.entities)),
+    )
+    page.write_report(run.options.report, traces, run.names, computation, background)
 
 
 def tables_of(run: Run, traces: Sequence[Trace] | StoredTraces) -> Iterator[str]:

@@ -444,6 +444,10 @@ class TracInOptions:
     )  # fmt: skip
     edge_map: Path | str | None = None
     node_name_dict: Path | str | None = None
+    nodes: Path | str | None = _file(
+        None, help="KGX nodes of the graph: ranks within a category, colours and words by category", kind=Path,
+        metavar="FILE", matters=(_needs_prediction(": training triples are ranked"),),
+    )  # fmt: skip
     trust_pickle: bool = _file(
         False, help="read PyKEEN's trained_model.pkl; unpickling runs code, so only from an origin that you trust",
     )  # fmt: skip
@@ -584,7 +588,7 @@ class TracInOptions:
     def inputs(self) -> tuple[Path | str | None, ...]:
         """All that is read, files and directories; None for what was not given."""
         given = (self.train, self.test, self.test_triples, self.entity_to_id, self.relation_to_id)
-        names = (self.edge_map, self.node_name_dict)
+        names = (self.edge_map, self.node_name_dict, self.nodes)
         return (*self.model_path, *given, *self.known, *names, self.evidence, self.reasons)
 
     @property

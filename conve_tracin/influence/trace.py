@@ -44,6 +44,7 @@ class Trace:
         summary: what all the scores say together, where it was asked for.
         prediction: score and rank of the test triple by the last checkpoint, where they were asked for.
         num_models: how many checkpoints were summed.
+        total: the sum of the absolute influences of all training triples.
         paths: what the training graph has between head and tail, best first, if it was asked for.
         reasons: where the known reasons stand among all training triples, if there are any.
     """
@@ -57,6 +58,11 @@ class Trace:
     paths: list[GraphPath] | None = None
     num_models: int = 1
     reasons: ReasonRanks | None = None
+    total: float = 0.0
+
+    def share(self, influence: float) -> float:
+        """Return an influence's share of all absolute influence, 0 to 1."""
+        return abs(influence) / self.total if self.total else 0.0
 
 
 def trace(
@@ -229,4 +235,5 @@ def make_trace(
         proponents=rank(scores > 0),
         opponents=rank(scores < 0),
         num_models=max(len(models), 1),
+        total=scores.abs().sum(dtype=torch.float64).item(),
     )

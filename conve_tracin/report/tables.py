@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from conve_tracin.data.text import visible
 from conve_tracin.files import atomic_write
 from conve_tracin.influence.method import Influence
 from conve_tracin.influence.paths import GraphPath
+from conve_tracin.influence.standing import Standing
 from conve_tracin.influence.summary import Place, Prediction
 from conve_tracin.influence.trace import Trace
+from conve_tracin.report.lettering import category_in_words, plural
 from conve_tracin.report.notes import Notes, ranks_in_words
+from conve_tracin.settings import TAIL
 
 CSV_COLUMNS = (
     "TestHead", "TestHead_label", "TestRel", "TestRel_label", "TestTail", "TestTail_label",
@@ -35,6 +39,7 @@ def trace_as_json(
     top_k: int,
     learning_rate: float | list[float],
     method: dict[str, Any],
+    warnings: Sequence[str] = (),
     notes: Notes = NO_NOTES,
 ) -> dict[str, Any]:
     """Arrange a trace as the documented JSON, with names, `method` and `notes` as further members."""
@@ -50,11 +55,13 @@ def trace_as_json(
         "top_k": top_k,
         "learning_rate": learning_rate,
         **method,
-        **({} if trace.prediction is None else {"prediction": prediction_as_json(trace.prediction)}),
+        **({} if trace.prediction is None else {"prediction": prediction_as_json(trace.prediction, names, warnings)}),
         **_paths_as_json(trace, names, notes),
         **notes.members_of_result(trace),
         "influences": [
-            influence_as_json(influence, names) | notes.members(trace.test_triple, influence)
+            influence_as_json(influence, names)
+            | {"share": trace.share(influence.influence)}
+            | notes.members(trace.test_triple, influence)
             for influence in trace.influences
         ],
     }
@@ -79,8 +86,8 @@ def path_as_json(path: GraphPath, names: Names) -> dict[str, Any]:
     }
 
 
-def prediction_as_json(prediction: Prediction) -> dict[str, Any]:
-    """Arrange what the model says about the test triple itself."""
+def prediction_as_json(prediction: Prediction, names: Names, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """Arrange what the model says about the test triple itself; `warnings` are those of the run."""
     return {
         "score": prediction.score,
         "rank": prediction.rank,
@@ -88,7 +95,15 @@ def prediction_as_json(prediction: Prediction) -> dict[str, Any]:
         "in_training": prediction.in_training,
         **({"untrained": list(prediction.untrained), "remark": prediction.remark} if prediction.untrained else {}),
         **({} if prediction.head is None else _head_as_json(prediction)),
+        "tail_standing": standing_as_json(prediction.standing, names),
+        **({} if prediction.head is None else {"head_standing": standing_as_json(prediction.head.standing, names)}),
+        "warnings": warnings_about(prediction, warnings),
     }
+
+
+def warnings_about(prediction: Prediction, warnings: Sequence[str]) -> list[str]:
+    """Put a prediction's own remark before the warnings of the run."""
+    return [*([prediction.remark] if prediction.remark else []), *warnings]
 
 
 def _head_as_json(prediction: Prediction) -> dict[str, Any]:
@@ -98,6 +113,35 @@ def _head_as_json(prediction: Prediction) -> dict[str, Any]:
         "head_rank": head.rank,
         "possible_heads": head.num_candidates,
         "predicted_side": prediction.side,
+    }
+
+
+def standing_as_json(standing: Standing, names: Names) -> dict[str, Any]:
+    """Arrange how an answer stands among others."""
+    category = standing.in_category
+    return {
+        "rank_among_answers": standing.among_answers.rank,
+        "possible_answers": standing.among_answers.num_candidates,
+        **(
+            {}
+            if category is None
+            else {
+                "category": category.category,
+                "rank_in_category": category.rank,
+                "possible_in_category": category.num_candidates,
+            }
+        ),
+        "best_answers": [
+            {
+                "id": answer.entity,
+                "label": names.entity(answer.entity),
+                "key": names.entities.labels[answer.entity],
+                "score": answer.score,
+                "known": answer.known,
+            }
+            for answer in standing.best
+        ],
+        "other_questions": asdict(standing.elsewhere),
     }
 
 
@@ -113,7 +157,7 @@ def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5, no
     """Lay out the strongest proponents and opponents as text; `method` names what they were computed with."""
     lines = [f"Prediction: {visible(names.sentence(*trace.test_triple))} (explained by {method})"]
     if trace.prediction is not None:
-        lines.append(_prediction_line(trace.prediction))
+        lines += [_prediction_line(trace.prediction), _standing_line(trace.prediction)]
     if trace.reasons is not None:
         lines.append(f"  {ranks_in_words(trace.reasons)}")
     if trace.paths is not None:
@@ -149,6 +193,20 @@ def _prediction_line(prediction: Prediction) -> str:
 
 def _place(place: Prediction | Place, answers: str) -> str:
     return f"rank {place.rank:,.10g} of {place.num_candidates:,} possible {answers}, score {place.score:.2f}"
+
+
+def _standing_line(prediction: Prediction) -> str:
+    """Say among which answers the explained side has its rank, and whether the model gives it to others, too."""
+    standing, side = prediction.explained.standing, prediction.side
+    peers, elsewhere = standing.in_category or standing.among_answers, standing.elsewhere
+    of = f"of {peers.num_candidates:,} {side}s of this relation"
+    if peers.category is not None:
+        of = f"of {peers.num_candidates:,} {plural(category_in_words(peers.category))}"
+    other = "heads" if side == TAIL else "tails"
+    return (
+        f"  Rank {peers.rank:,.10g} {of}; among the first ten of {elsewhere.num_among_first:,} of "
+        f"{elsewhere.num_asked:,} other {other} that are not known to have it"
+    )
 
 
 def _path_lines(trace: Trace, names: Names, *, rows: int) -> list[str]:

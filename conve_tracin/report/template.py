@@ -12,7 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from conve_tracin.data.text import printable
-from conve_tracin.report.lettering import count, rank, signed, true_minus
+from conve_tracin.report.lettering import count, percent, rank, signed, true_minus
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -49,7 +49,7 @@ def _environment() -> "Environment":
     environment = Environment(
         loader=FunctionLoader(_read_template), autoescape=True, undefined=StrictUndefined, finalize=_printable
     )
-    for filter_ in (breakable, count, px, rank, signed, true_minus):
+    for filter_ in (breakable, count, percent, px, rank, signed, true_minus):
         environment.filters[filter_.__name__] = filter_
     environment.filters["grouped"] = "{:,}".format
     return environment
