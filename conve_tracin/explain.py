@@ -636,6 +636,7 @@ def write_report(run: Run, traces: list[Trace]) -> None:
         warnings=run.warnings,
         model=last,
         measured=measured_of(run.options.method, last.training_config, len(run.names.entities)),
+        notes=run.notes,
     )
     page.write_report(run.options.report, traces, run.names, computation, background)
 
