@@ -12,6 +12,8 @@ from conve_tracin.report.notes import SOURCE, Notes, Triple, publications_of, ra
 # What else than a person's assertion an edge can be.
 MARKS = {("agent_type", "text_mining_agent"): "text-mined", ("knowledge_level", "prediction"): "predicted"}
 SOURCE_COLUMNS = (SOURCE, "aggregator_knowledge_source")
+# Columns of words from a fixed list.
+BIOLINK_TERMS = ("knowledge_level", "agent_type")
 # Without unfolding.
 SHOWN_PUBLICATIONS = 3
 
@@ -77,4 +79,10 @@ def _parts(column: str, value: str | float | list[str]) -> list[dict[str, str | 
     values = value if isinstance(value, list) else [str(value)]
     if column == "publications":
         return [_publication(each) for each in values]
-    return [{"text": source_name(each) if column in SOURCE_COLUMNS else each, "page": None} for each in values]
+    return [{"text": _in_words(column, each), "page": None} for each in values]
+
+
+def _in_words(column: str, text: str) -> str:
+    if column in SOURCE_COLUMNS:
+        return source_name(text)
+    return text.replace("_", " ") if column in BIOLINK_TERMS else text

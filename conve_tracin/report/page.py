@@ -451,6 +451,7 @@ def _influence_row(group: Group, trace: Trace, names: Names, palette: Palette, n
         "models": first.models,
         "count": first.count,
         "note": evidence.note(notes, trace.test_triple, first),
+        "num_reasons": sum(notes.is_reason(trace.test_triple, one) for one in group.influences),
         "sources": _sources(group.influences, notes),
     }
 
