@@ -13,6 +13,8 @@ import numpy as np
 from conve_tracin.data.reasons import Explained
 
 PERMUTATIONS = 999
+# Random numbers held at once.
+DRAWN_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -172,12 +174,20 @@ def permutation_p_value(groups: Sequence[Group], *, permutations: int = PERMUTAT
     generator = np.random.default_rng(seed)
     drawn = np.zeros(permutations)
     for scores, marked in groups:
-        ranks, size = average_ranks(scores), int(marked.sum())
-        choices = (generator.choice(len(ranks), size, replace=False, shuffle=False) for _ in range(permutations))
-        drawn += _area(np.array([ranks[choice].sum() for choice in choices]), marked)
+        drawn += _area(_rank_sums_by_lot(average_ranks(scores), int(marked.sum()), permutations, generator), marked)
     observed = sum(area_under_roc(*group) for group in groups)
     # The sums of a draw that is the reasons themselves may differ in the last bits.
     return float((drawn >= observed - 1e-9).sum() + 1) / (permutations + 1)
+
+
+def _rank_sums_by_lot(ranks: np.ndarray, size: int, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Add up `size` of the ranks (n,), drawn without putting back, `count` times: (count,)."""
+    sums = []
+    rows_at_once = max(1, DRAWN_AT_ONCE // len(ranks))
+    for start in range(0, count, rows_at_once):
+        lots = generator.random((min(rows_at_once, count - start), len(ranks)))
+        sums.append(ranks[lots.argpartition(size - 1, axis=1)[:, :size]].sum(axis=1))
+    return np.concatenate(sums)
 
 
 def variance_by_lot(groups: Sequence[Group]) -> float:
