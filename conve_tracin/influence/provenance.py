@@ -1,4 +1,4 @@
-"""What is known of a checkpoint besides its weights: how well its model ranks, and what speaks against relying on it."""
+"""What is known of a checkpoint besides its weights: how well its model ranks, and what is doubtful about it."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,23 +98,23 @@ def doubts_about(checkpoints: Sequence[Provenance], *, method: str) -> Iterator[
     planned = last.training_config.get("num_epochs")
     if _is_early(last):
         yield (
-            f"{last.path.name} is of epoch {last.epoch} of {planned}: an early model ranks, and leans on its training "
-            "triples, otherwise than a finished one."
+            f"{last.path.name} is of epoch {last.epoch} of {planned}. An early model ranks differently from a finished "
+            "one, and for other reasons."
         )
     if method == GAUSS_NEWTON and not _is_measured(last.training_config):
         yield (
-            "The model was trained with a kind of cross-entropy on which the method was not measured; "
-            "--loss ce --query-weights tails with --training-approach kvsall is the one that was."
+            "The method was not measured on models trained like this one, but on those of --loss ce "
+            "--training-approach kvsall --query-weights tails."
         )
     if len(checkpoints) == 1:
         yield (
-            "One model was asked. Another one, trained with another seed, lists other triples as well; "
-            "give several models to see on which triples they agree."
+            "This is one model's view. A model trained with another seed lists other triples as well; several models "
+            "given together (--model-path A B C) show where they agree."
         )
     elif _is_one_run(checkpoints):
         yield (
-            "The checkpoints are of one training run. Their agreement does not tell what a model that was trained "
-            "with another seed would list."
+            "All checkpoints are of models with one seed. That they agree does not mean that a model with another seed "
+            "would."
         )
 
 

@@ -56,6 +56,11 @@ class OtherQuestions:
     num_asked: int
     num_among_first: int
 
+    @property
+    def share(self) -> float | None:
+        """The share of those asked that have the answer among their first, 0 to 1; None if none was asked."""
+        return self.num_among_first / self.num_asked if self.num_asked else None
+
 
 @dataclass(frozen=True)
 class Standing:

@@ -21,7 +21,7 @@ from conve_tracin.files import atomic_write, digest_of_file
 from conve_tracin.influence.method import Influence
 from conve_tracin.influence.paths import GraphPath
 from conve_tracin.influence.provenance import HITS_AT_1, HITS_AT_10, MRR, Provenance
-from conve_tracin.influence.standing import Standing
+from conve_tracin.influence.standing import OTHER_QUESTIONS, Standing
 from conve_tracin.influence.summary import InfluenceSummary, Prediction, RelationInfluence
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report import evidence
@@ -229,7 +229,8 @@ def _prediction(number: int, trace: Trace, names: Names, background: Background,
         "statement": "{} — {} → {}".format(*(name.text for name in named.values())),
         "ranks": _ranks(trace.prediction),
         "score": trace.prediction.score,
-        "proponent": f"{names.sentence(*_triple_of(trace.proponents[0]))}" if trace.proponents else "",
+        "elsewhere": trace.prediction.explained.standing.elsewhere.share,
+        "proponent": _sentence(trace.proponents[0], names) if trace.proponents else "",
         "path": paths["listed"][0] if paths and paths["listed"] else None,
         **named,
         "identifiers": [name.identifier for name in named.values() if name.identifier],
@@ -247,6 +248,11 @@ def _prediction(number: int, trace: Trace, names: Names, background: Background,
         "relations": _relations(trace.summary, names),
         "distribution": _distribution(trace.summary),
     }
+
+
+def _sentence(influence: Influence, names: Names) -> str:
+    head, relation, tail = _triple_of(influence)
+    return f"{names.entity(head)} — {in_words(names.relation(relation))} → {names.entity(tail)}"
 
 
 def _triple_of(influence: Influence) -> tuple[int, int, int]:
@@ -290,7 +296,8 @@ def _facts(trace: Trace, names: Names) -> dict[str, Any]:
         "opposite": opposite,
         "opposite_peers": opposite and _peers(opposite.standing, other),
         "elsewhere": elsewhere,
-        "share_elsewhere": elsewhere.num_among_first / elsewhere.num_asked if elsewhere.num_asked else None,
+        "is_sample": elsewhere.num_questions > OTHER_QUESTIONS,
+        "share_elsewhere": elsewhere.share,
         "summary": summary,
         "half": summary.concentration.half if trace.total else 0,
     }
