@@ -19,7 +19,7 @@ from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
 from conve_tracin.data.categories import Categories, read_categories
 from conve_tracin.data.evidence import read_evidence, require_evidence_of
-from conve_tracin.data.names import Names, read_names_from
+from conve_tracin.data.names import Names, read_edge_map, read_names_from
 from conve_tracin.data.reasons import Explained, by_prediction, read_reasons
 from conve_tracin.data.triples import (
     label_blocks,
@@ -47,7 +47,7 @@ from conve_tracin.influence.paths import PathFinder
 from conve_tracin.influence.provenance import Provenance, doubts_about, provenance_of
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, trace, with_counts
-from conve_tracin.report import page
+from conve_tracin.report import page, trapi
 from conve_tracin.report.exams import measured_of
 from conve_tracin.report.notes import Notes, shown_triples, summary_as_json, summary_in_words
 from conve_tracin.report.tables import (
@@ -242,7 +242,7 @@ def require_outputs(options: TracInOptions, script: Script) -> None:
     directory = options.output_directory
     if script.tells_index and directory is None and Path(options.output).is_dir():
         raise InputError(f"{options.output}: is a directory; name a file, or add --output-per-triple")
-    outputs = {"--csv-output": options.csv_path, "--report": options.report}
+    outputs = {"--csv-output": options.csv_path, "--report": options.report, "--trapi": options.trapi}
     require_usable_outputs(
         outputs if directory is not None else {"--output": options.output} | outputs,
         directory=None if directory is None else (script.directory_flag, directory),
@@ -254,6 +254,8 @@ def read(options: TracInOptions, script: Script, logged: list[str]) -> Run:
     """Read all inputs except the models, which `Run.load` reads."""
     checkpoints = find_checkpoints(options.model_path)
     names = read_names(options, checkpoints[0])
+    if options.trapi is not None and options.mode != "self":
+        trapi.require_curies(names)
     device = choose_device(options.device)
     options = choose_tf32(choose_bfloat16(options, device), device)
     rates = choose_learning_rates(checkpoints, options)
@@ -512,6 +514,7 @@ def digest_of_run(run: Run) -> str:
     # Names, and what is read after tracing.
     passed_over = {
         "output", "csv_output", "output_per_triple", "edge_map", "node_name_dict", "report", "evidence", "reasons",
+        "trapi",
     }  # fmt: skip
     settings = {name: value for name, value in asdict(run.options).items() if name not in passed_over}
     return digest_of(
@@ -616,6 +619,9 @@ def write_more(run: Run, traces: list[Trace] | StoredTraces) -> list[Path]:
     if options.report is not None:
         write_report(run, list(traces))
         written.append(options.report)
+    if options.trapi is not None:
+        write_trapi(run, traces)
+        written.append(options.trapi)
     return written
 
 
@@ -639,6 +645,16 @@ def write_report(run: Run, traces: list[Trace]) -> None:
         notes=run.notes,
     )
     page.write_report(run.options.report, traces, run.names, computation, background)
+
+
+def write_trapi(run: Run, traces: Iterable[Trace]) -> None:
+    """Write the response of --trapi."""
+    edge_map = run.options.edge_map
+    response = trapi.trapi_response(
+        traces, run.names, meanings={} if edge_map is None else read_edge_map(edge_map), notes=run.notes,
+        categories=run.categories, method=run.method,
+    )  # fmt: skip
+    write_json(run.options.trapi, response)
 
 
 def tables_of(run: Run, traces: Sequence[Trace] | StoredTraces) -> Iterator[str]:

@@ -479,6 +479,10 @@ class TracInOptions:
         None, help="known reasons of predictions, to mark and to rank them: JSON lines, plain or .gz", kind=Path,
         metavar="FILE", matters=(_needs_prediction(", which explains no prediction"),),
     )  # fmt: skip
+    trapi: Path | str | None = _file(
+        None, help="also write the predictions as a TRAPI 1.5 response, with what supports them",
+        kind=file_to_write, metavar="FILE.json", matters=(_needs_prediction(": it shows predictions"),),
+    )  # fmt: skip
 
     mode: str = _choice(
         "test", choices=MODES,
