@@ -20,6 +20,8 @@ FIRST = 10
 # Other questions with the same relation that are asked, at most; chosen by this seed where there are more.
 OTHER_QUESTIONS = 200
 SEED = 0
+# Of fewer questions asked, a share means nothing.
+TELLING = 10
 # Questions that are scored at once, at most.
 BATCH_SIZE = 64
 
@@ -55,6 +57,11 @@ class OtherQuestions:
     num_questions: int
     num_asked: int
     num_among_first: int
+
+    @property
+    def are_telling(self) -> bool:
+        """Whether so many were asked that a share of them means something."""
+        return self.num_asked >= TELLING
 
     @property
     def share(self) -> float | None:

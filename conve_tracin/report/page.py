@@ -223,13 +223,14 @@ def _prediction(number: int, trace: Trace, names: Names, background: Background,
     named = {"head": _entity(names, head), "relation": _relation(names, relation), "tail": _entity(names, tail)}
     notes = background.notes
     paths, influences = _paths(trace, names, palette, notes), _influences(trace, names, palette, notes)
+    elsewhere = trace.prediction.explained.standing.elsewhere
     return {
         "number": number,
         "link": f"#prediction-{number}",
         "statement": "{} — {} → {}".format(*(name.text for name in named.values())),
         "ranks": _ranks(trace.prediction),
         "score": trace.prediction.score,
-        "elsewhere": trace.prediction.explained.standing.elsewhere.share,
+        "elsewhere": elsewhere.share if elsewhere.are_telling else None,
         "proponent": _sentence(trace.proponents[0], names) if trace.proponents else "",
         "path": paths["listed"][0] if paths and paths["listed"] else None,
         **named,

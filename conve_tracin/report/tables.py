@@ -202,10 +202,13 @@ def _standing_line(prediction: Prediction) -> str:
     of = f"of {peers.num_candidates:,} {side}s of this relation"
     if peers.category is not None:
         of = f"of {peers.num_candidates:,} {plural(category_in_words(peers.category))}"
+    line = f"  Rank {peers.rank:,.10g} {of}"
+    if not elsewhere.are_telling:
+        return line
     other = "heads" if side == TAIL else "tails"
     return (
-        f"  Rank {peers.rank:,.10g} {of}; among the first ten of {elsewhere.num_among_first:,} of "
-        f"{elsewhere.num_asked:,} other {other} that are not known to have it"
+        f"{line}; {elsewhere.num_among_first:,} of {elsewhere.num_asked:,} other {other}, for which it is not known to "
+        "be right, have it among their first ten"
     )
 
 

@@ -53,7 +53,7 @@ def make_influences():
     return treating + bound + single + weak, against
 
 
-def make_trace(head=0, tail=DISEASE, *, rank=1.0, among_first=60, num_models=1):
+def make_trace(head=0, tail=DISEASE, *, rank=1.0, among_first=60, asked=100, num_models=1):
     proponents, opponents = make_influences()
     if num_models > 1:
         proponents, opponents = (
@@ -61,7 +61,7 @@ def make_trace(head=0, tail=DISEASE, *, rank=1.0, among_first=60, num_models=1):
         )
     standing = Standing(
         Peers(rank, 8), Peers(rank, 10, "Disease"),
-        (Answer(DISEASE + 1, 4.0, True), Answer(tail, 3.0, False)), OtherQuestions(300, 100, among_first),
+        (Answer(DISEASE + 1, 4.0, True), Answer(tail, 3.0, False)), OtherQuestions(300, asked, among_first),
     )  # fmt: skip
     head_place = Place(1.5, rank * 10, 60, 1, replace(standing, in_category=Peers(rank * 10, 30, "SmallMolecule")))
     paths = []
@@ -154,6 +154,9 @@ def test_what_a_rank_says_is_said(names, background):
     seldom = Page(report_page([make_trace(among_first=3)], names, {})).texts("article")[0]
     assert "rather than for all" in seldom
     assert "The model gives" not in seldom
+    few = Page(report_page([make_trace(among_first=1, asked=2)], names, {})).texts("article")[0]
+    assert "Given to others" not in few
+    assert "too few other heads to tell" in few
 
 
 def test_warnings_and_the_models_metrics_stand_on_the_page(names, background):
