@@ -132,11 +132,9 @@ def trace(
                 traced = replace(traced, prediction=prediction)
                 if summarised:
                     traced = replace(traced, summary=summarise(scores, training_triples, describe))
-            if find_paths is not None:
-                traced = replace(traced, paths=find_paths(test_triple, scores))
-            if rank_reasons is not None:
-                traced = replace(traced, reasons=rank_reasons(test_triple, scores))
-            yield traced
+            finders = {"paths": find_paths, "reasons": rank_reasons}
+            found = {name: find(test_triple, scores) for name, find in finders.items() if find is not None}
+            yield replace(traced, **found)
 
 
 def with_counts(trace: Trace, counts: np.ndarray | None) -> Trace:
