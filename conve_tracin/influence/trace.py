@@ -57,8 +57,8 @@ class Trace:
     prediction: Prediction | None = None
     paths: list[GraphPath] | None = None
     num_models: int = 1
-    reasons: ReasonRanks | None = None
     total: float = 0.0
+    reasons: ReasonRanks | None = None
 
     def share(self, influence: float) -> float:
         """Return an influence's share of all absolute influence, 0 to 1."""
