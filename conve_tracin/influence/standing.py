@@ -59,14 +59,9 @@ class OtherQuestions:
     num_among_first: int
 
     @property
-    def are_telling(self) -> bool:
-        """Whether so many were asked that a share of them means something."""
-        return self.num_asked >= TELLING
-
-    @property
     def share(self) -> float | None:
-        """The share of those asked that have the answer among their first, 0 to 1; None if none was asked."""
-        return self.num_among_first / self.num_asked if self.num_asked else None
+        """The share of those asked that have the answer among their first, 0 to 1; None if few were asked."""
+        return self.num_among_first / self.num_asked if self.num_asked >= TELLING else None
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,8 @@ def _on_hetionet(method: str) -> list[str]:
     without = f"without any model, the first triple of a reason has {PATHS['without it']}."
     if method == GAUSS_NEWTON:
         paths = (
-            f"{order}, it has {PATHS['with the model']}; in the same order, {without} So the graph tells what the paths "
-            "tell, and the influences add little to their order. Two models of different seeds shared "
+            f"{order}, it has {PATHS['with the model']}; in the same order, {without} So the graph tells what the "
+            "paths tell, and the influences add little to their order. Two models of different seeds shared "
             f"{SHARED_BY_SEEDS} of their ten strongest triples."
         )
     else:

@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
-from conve_tracin.influence.standing import OtherQuestions
 from conve_tracin.report.lettering import category_in_words, in_words, plural
 from conve_tracin.report.template import render_page
 from conve_tracin.settings import HEAD, SIDES, TAIL
@@ -54,14 +53,14 @@ def _explained(output: Path) -> dict[str, Any]:
         content = json.loads(output.read_text(encoding="utf-8"))
         prediction, paths = content["prediction"], content.get("paths", [])
         strongest = max(content["influences"], key=lambda one: one["influence"], default=None)
-        asked = OtherQuestions(**prediction[f"{prediction.get('predicted_side', TAIL)}_standing"]["other_questions"])
+        explained = prediction[f"{prediction.get('predicted_side', TAIL)}_standing"]
         return {
             "ranks": {
                 TAIL: _rank_among(prediction["tail_standing"], TAIL, prediction["rank"]),
                 HEAD: "head_standing" in prediction
                 and _rank_among(prediction["head_standing"], HEAD, prediction["head_rank"]),
             },
-            "elsewhere": asked.share if asked.are_telling else None,
+            "elsewhere": explained["other_questions"]["share"],
             "proponent": "" if strongest is None else _sentence(strongest),
             "path": _short_path(paths[0], content["test_triple"]) if paths else None,
         }

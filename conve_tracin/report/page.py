@@ -223,14 +223,13 @@ def _prediction(number: int, trace: Trace, names: Names, background: Background,
     named = {"head": _entity(names, head), "relation": _relation(names, relation), "tail": _entity(names, tail)}
     notes = background.notes
     paths, influences = _paths(trace, names, palette, notes), _influences(trace, names, palette, notes)
-    elsewhere = trace.prediction.explained.standing.elsewhere
     return {
         "number": number,
         "link": f"#prediction-{number}",
         "statement": "{} — {} → {}".format(*(name.text for name in named.values())),
         "ranks": _ranks(trace.prediction),
         "score": trace.prediction.score,
-        "elsewhere": elsewhere.share if elsewhere.are_telling else None,
+        "elsewhere": trace.prediction.explained.standing.elsewhere.share,
         "proponent": _sentence(trace.proponents[0], names) if trace.proponents else "",
         "path": paths["listed"][0] if paths and paths["listed"] else None,
         **named,
@@ -298,7 +297,6 @@ def _facts(trace: Trace, names: Names) -> dict[str, Any]:
         "opposite_peers": opposite and _peers(opposite.standing, other),
         "elsewhere": elsewhere,
         "is_sample": elsewhere.num_questions > OTHER_QUESTIONS,
-        "share_elsewhere": elsewhere.share,
         "summary": summary,
         "half": summary.concentration.half if trace.total else 0,
     }

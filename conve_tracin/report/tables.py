@@ -141,7 +141,7 @@ def standing_as_json(standing: Standing, names: Names) -> dict[str, Any]:
             }
             for answer in standing.best
         ],
-        "other_questions": asdict(standing.elsewhere),
+        "other_questions": asdict(standing.elsewhere) | {"share": standing.elsewhere.share},
     }
 
 
@@ -203,7 +203,7 @@ def _standing_line(prediction: Prediction) -> str:
     if peers.category is not None:
         of = f"of {peers.num_candidates:,} {plural(category_in_words(peers.category))}"
     line = f"  Rank {peers.rank:,.10g} {of}"
-    if not elsewhere.are_telling:
+    if elsewhere.share is None:
         return line
     other = "heads" if side == TAIL else "tails"
     return (

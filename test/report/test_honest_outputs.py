@@ -50,7 +50,7 @@ def test_the_json_says_how_both_ends_stand(command, tmp_path, capsys):
     assert (head["category"], head["possible_in_category"]) == ("Drug", 1)
     assert (tail["rank_in_category"], head["rank_in_category"]) == (1, 1)
     # 0 and 1 are all heads of the relation; the head asked for is left out, and the other one has this tail.
-    assert tail["other_questions"] == {"num_questions": 2, "num_asked": 0, "num_among_first": 0}
+    assert tail["other_questions"] == {"num_questions": 2, "num_asked": 0, "num_among_first": 0, "share": None}
     assert [answer["score"] for answer in tail["best_answers"]] == sorted(
         (answer["score"] for answer in tail["best_answers"]), reverse=True
     )

@@ -59,7 +59,7 @@ def test_what_the_json_beside_a_page_tells_is_shown(tmp_path):
     triple = {"head": 0, "relation": 0, "tail": 5, "head_label": "drug", "relation_label": "treats"}
     standing = {
         "rank_among_answers": 2, "possible_answers": 7,
-        "other_questions": {"num_questions": 90, "num_asked": 40, "num_among_first": 10},
+        "other_questions": {"num_questions": 90, "num_asked": 40, "num_among_first": 10, "share": 0.25},
     }  # fmt: skip
     content = {
         "test_triple": triple,
