@@ -481,6 +481,18 @@ class TracInOptions:
         (), help="further true triples, such as valid and test: the prediction's rank passes over their tails, too",
         kind=Path, many=True, metavar="FILE", matters=(_needs_prediction(", which ranks no prediction"),),
     )  # fmt: skip
+    evidence: Path | str | None = _file(
+        None, help="sources and publications behind the training triples, to show them: prepare_data.py's "
+        "evidence.tsv.gz", kind=Path, metavar="FILE", matters=(_needs_prediction(": it shows predictions"),),
+    )  # fmt: skip
+    reasons: Path | str | None = _file(
+        None, help="known reasons of predictions, to mark and to rank them: JSON lines, plain or .gz", kind=Path,
+        metavar="FILE", matters=(_needs_prediction(", which explains no prediction"),),
+    )  # fmt: skip
+    trapi: Path | str | None = _file(
+        None, help="also write the predictions as a TRAPI 1.5 response, with what supports them",
+        kind=file_to_write, metavar="FILE.json", matters=(_needs_prediction(": it shows predictions"),),
+    )  # fmt: skip
 
     mode: str = _choice(
         "test", choices=MODES,
@@ -596,7 +608,8 @@ class TracInOptions:
     def inputs(self) -> tuple[Path | str | None, ...]:
         """All that is read, files and directories; None for what was not given."""
         given = (self.train, self.test, self.test_triples, self.entity_to_id, self.relation_to_id)
-        return (*self.model_path, *given, *self.known, self.edge_map, self.node_name_dict, self.nodes)
+        names = (self.edge_map, self.node_name_dict, self.nodes)
+        return (*self.model_path, *given, *self.known, *names, self.evidence, self.reasons)
 
     @property
     def rounds_to_bfloat16(self) -> bool:

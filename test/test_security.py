@@ -71,6 +71,8 @@ SIDE_FILES = {
     "names": (COMMANDS["run"], "names.txt"),
     "an edge map": (COMMANDS["tracin"], "edge_map.json"),
     "queries": (COMMANDS["predict"], "queries.tsv"),
+    "evidence": ((*COMMANDS["tracin"], "--evidence", "evidence.tsv.gz"), "evidence.tsv.gz"),
+    "known reasons": ((*COMMANDS["run"], "--reasons", "reasons.jsonl"), "reasons.jsonl"),
     "triples to prepare": (COMMANDS["prepare"], "valid.tsv"),
     "nodes": (COMMANDS["prepare KGX"], "nodes.jsonl"),
     "edges": (COMMANDS["prepare KGX"], "edges.jsonl"),
