@@ -6,7 +6,6 @@ be sorted and searched if scripts run, and nothing is lost if they do not.
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,9 @@ from conve_tracin.influence.summary import InfluenceSummary, RelationInfluence
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report.charts import Axis, draw_concentration
 from conve_tracin.report.lettering import in_words, rank, signed_column
+from conve_tracin.report.naming import Name
+from conve_tracin.report.naming import entity_name as _entity
+from conve_tracin.report.naming import relation_name as _relation
 from conve_tracin.report.path_graph import ACROSS, DOWN, Orientation, assign_lanes, draw_paths
 from conve_tracin.report.template import render_page
 from conve_tracin.settings import GAUSS_NEWTON, HEAD, TAIL, TRACIN, TracInOptions
@@ -117,36 +119,6 @@ def report_page(traces: Sequence[Trace], names: Names, computation: Mapping[str,
         predictions=[_prediction(number, trace, names) for number, trace in enumerate(traces, start=1)],
         computation=[(title, str(value).split("\n")) for title, value in computation.items()],
     )
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Names
-
-
-@dataclass(frozen=True)
-class Name:
-    """What the page calls an entity or a relation.
-
-    Attributes:
-        text: the name.
-        identifier: what the files call it, "" if that is the name.
-        is_shared: it also occurs in the prediction.
-    """
-
-    text: str
-    identifier: str = ""
-    is_shared: bool = False
-
-
-def _entity(names: Names, entity: int, *, shared_with: Sequence[int] = ()) -> Name:
-    name, label = names.entity(entity), names.entities.labels[entity]
-    return Name(name, "" if label == name else label, entity in shared_with)
-
-
-def _relation(names: Names, relation: int, *, shared_with: Sequence[int] = ()) -> Name:
-    text = in_words(names.relation(relation))
-    written = dict.fromkeys((names.relation(relation), names.relations.labels[relation]))
-    return Name(text, " · ".join(name for name in written if name != text), relation in shared_with)
 
 
 # ---------------------------------------------------------------------------------------------------------------
