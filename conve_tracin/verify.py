@@ -5,7 +5,6 @@ that share an entity with the prediction, each with several seeds.
 """
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from conve_tracin.checkpoint.native import (
     read_checkpoint_file,
     require_matching_mappings,
     require_native,
-    uses_inverse_triples,
 )
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.queries import Queries, digest_of_triples, inverse_of, known_tails, with_relation_rows
@@ -329,26 +327,23 @@ def train_all(run: Run, trainings: Sequence[Training], journal: Journal) -> dict
         logger.info(f"{journal.path}: goes on, {len(measured)} of {len(trainings)} trainings are finished")
     if not missing:
         return measured
-    jobs = [
-        (trainings[place].seed, rows_of(run.recipe.triples, run.triples[trainings[place].removed])) for place in missing
-    ]
+    jobs = [job_of(run, trainings[place]) for place in missing]
     workers = min(len(jobs), run.options.num_workers or (1 if run.recipe.device != "cpu" else available_cores()))
     threads = max(1, available_cores() // workers)
     epochs = run.recipe.config.num_epochs
     announce(run, len(jobs), workers=workers, threads=threads)
-    started = time.process_time()
-    with tqdm(
-        total=len(trainings) * epochs,
-        initial=len(measured) * epochs,
-        unit="epoch",
-        desc=progress_of(measured, trainings),
-    ) as bar:
+    finished, total = len(measured) * epochs, len(trainings) * epochs
+    with tqdm(initial=finished, total=total, unit="epoch", desc=progress_of(measured, trainings)) as bar:
         for place, found in results_of(run.recipe, jobs, workers=workers, threads=threads, bar=bar):
             measured[missing[place]] = found
             journal.add([{"training": missing[place], "measured": [astuple(each) for each in found]}])
             bar.set_description(progress_of(measured, trainings))
-    logger.debug("%.1f seconds of this process", time.process_time() - started)
     return measured
+
+
+def job_of(run: Run, training: Training) -> tuple[int, np.ndarray]:
+    """Return the seed of a training and the rows of the file that it leaves out, all copies of a triple among them."""
+    return training.seed, rows_of(run.recipe.triples, run.triples[training.removed])
 
 
 def progress_of(measured: dict[int, Any], trainings: Sequence[Training]) -> str:
@@ -425,6 +420,7 @@ def verification_of(
     return Verification(
         triple=explained.triple,
         side=explained.side,
+        seeds=run.seeds,
         model=run.model[prediction],
         everything=found[NOTHING],
         without=found[PROPONENTS],
@@ -436,7 +432,7 @@ def verification_of(
 
 
 def removed_triples(run: Run, places: np.ndarray, *, with_influence: bool = True) -> list[Removed]:
-    """Describe what was left out; proponents come with the highest influence that is listed for them, strongest first."""
+    """Describe what was left out; proponents come with their highest influence, strongest first."""
     influence_of: dict[Triple, float] = {}
     if with_influence:
         for explained in run.predictions:
@@ -453,7 +449,10 @@ def remarks_on(run: Run, explained: Explained, removed: np.ndarray, controls: Se
     """Say what readers of the result have to know, a sentence each."""
     wanted, listed = run.options.remove, len(explained.proponents(run.options.remove))
     if listed < wanted:
-        yield f"The file lists {listed} proponent{'s' * (listed != 1)}, fewer than the {wanted} asked for; --top-k lists more."
+        yield (
+            f"The file lists {listed} proponent{'s' * (listed != 1)}, fewer than the {wanted} asked for; explain the "
+            "prediction with a larger --top-k to list more."
+        )
     own = rows_of(run.triples, np.array([explained.triple]))
     if np.isin(own, removed).any():
         yield "The prediction is itself a training triple, and among those that were left out."

@@ -70,7 +70,7 @@ def compute_in_workers(
             for future in done:
                 yield waiting.pop(future), future.result()
     except BrokenProcessPool as error:
-        raise InputError("a worker process was killed, perhaps for lack of memory; start fewer at a time") from error
+        raise InputError("a worker process was killed, perhaps for lack of memory; give fewer workers") from error
     except BaseException:
         # A job may have hours to go.
         for process in set(multiprocessing.active_children()) - others:

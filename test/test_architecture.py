@@ -19,6 +19,7 @@ LAYERS = (
     "data",
     "device",
     "parallel",
+    "workers",
     "model",
     "checkpoint",
     "ranking",
@@ -26,7 +27,7 @@ LAYERS = (
     "influence.engine",
     "influence",
     "report",
-    ("explain", "predict", "evaluation"),
+    ("explain", "predict", "evaluation", "verify"),
     "pipeline",
 )
 

@@ -74,6 +74,7 @@ class Verification:
 
     Attributes:
         triple, side: the prediction, and which end of it is the answer.
+        seeds: of the trainings of each kind.
         model: what the given model says.
         everything, without, others: what those say that were trained on all triples, without the proponents, and
             without as many others.
@@ -84,6 +85,7 @@ class Verification:
 
     triple: Triple
     side: str
+    seeds: list[int]
     model: Measurement
     everything: list[Measurement]
     without: list[Measurement]

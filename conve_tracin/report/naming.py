@@ -23,11 +23,13 @@ class Name:
 
 
 def entity_name(names: Names, entity: int, *, shared_with: Sequence[int] = ()) -> Name:
+    """Return what an entity is called; it is marked if it is one of `shared_with`."""
     name, label = names.entity(entity), names.entities.labels[entity]
     return Name(name, "" if label == name else label, entity in shared_with)
 
 
 def relation_name(names: Names, relation: int, *, shared_with: Sequence[int] = ()) -> Name:
+    """Return what a relation is called, in words; it is marked if it is one of `shared_with`."""
     text = in_words(names.relation(relation))
     written = dict.fromkeys((names.relation(relation), names.relations.labels[relation]))
     return Name(text, " · ".join(name for name in written if name != text), relation in shared_with)

@@ -1,5 +1,6 @@
 """What trainings without some triples say about a prediction, as JSON, as text, and as a page with one picture."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,10 @@ def sentence(verification: Verification) -> str:
     count, seeds = len(verification.proponents), len(verification.without)
     facts = "this fact" if count == 1 else f"these {in_letters(count)} facts"
     others = min(len(places) for places in verification.controls)
+    first, second = median_rank(verification.without), median_rank(verification.others)
     return (
-        f"Without {facts} the model, trained {times(seeds)}, ranks it {place(median_rank(verification.without))}; "
-        f"without {in_letters(others)} other{'s' * (others != 1)} {place(median_rank(verification.others))}."
+        f"Without {facts} the model, trained {times(seeds)}, ranks it {place(first)}; "
+        f"without {in_letters(others)} other{'s' * (others != 1)} {'also ' * (first == second)}{place(second)}."
     )
 
 
@@ -42,7 +44,10 @@ def verdict(verification: Verification) -> str:
     if beyond is None:
         return "One training of each kind does not tell whether another seed would change as much; give more --seeds."
     if not beyond:
-        return "That is no more than what other seeds and other facts change: it shows no evidence that the prediction rests on them."
+        return (
+            "That is no more than what other seeds and other facts change, and no evidence that the prediction rests on "
+            "them."
+        )
     words = (
         f"Each of the {in_letters(seeds)} models without them puts it further back than all "
         f"{in_letters(2 * seeds)} others do."
@@ -151,13 +156,15 @@ def as_text(verification: Verification, names: Names) -> str:
     lines.append(f"  {f'rank among all {asked}':{width}}  median  each seed      lead over the next answer")
     for title, measured in kinds.items():
         ranks = " ".join(rank(each.rank) for each in measured)
-        lines.append(f"  {title:{width}}  {rank(median_rank(measured)):>6}  {ranks:<13}  {_with_deviation(measured)}")
+        lines.append(
+            f"  {title:{width}}  {rank(median_rank(measured)):>6}  {ranks:<13}  {_with_deviation(leads_of(measured))}"
+        )
     lines += [f"  {visible(remark)}" for remark in verification.remarks]
     return "\n".join([*lines, sentence(verification), verdict(verification)])
 
 
-def _with_deviation(measured: Sequence[Measurement]) -> str:
-    found = spread(leads_of(measured))
+def _with_deviation(values: Sequence[float]) -> str:
+    found = spread(values)
     if found["mean"] is None:
         return "—"
     deviation = found["standard_deviation"]
@@ -202,20 +209,17 @@ def _prediction(number: int, verification: Verification, names: Names) -> dict[s
                 "title": title,
                 "median": rank(median_rank(measured)),
                 "ranks": ", ".join(rank(each.rank) for each in measured),
-                "lead": _with_deviation(measured),
-                "score": _spread_of_scores(measured),
+                "lead": _with_deviation(leads_of(measured)),
+                "score": _with_deviation([each.score for each in measured]),
             }
             for title, measured in kinds.items()
         ],
         "proponents": [_listed(row, names, verification.triple) for row in verification.proponents],
-        "controls": [[_listed(row, names, verification.triple) for row in rows] for rows in verification.controls],
+        "controls": [
+            (seed, [_listed(row, names, verification.triple) for row in rows])
+            for seed, rows in zip(verification.seeds, verification.controls, strict=True)
+        ],
     }
-
-
-def _spread_of_scores(measured: Sequence[Measurement]) -> str:
-    found = spread([each.score for each in measured])
-    deviation = found["standard_deviation"]
-    return signed(found["mean"]) if deviation is None else f"{signed(found['mean'])} ± {deviation:.2g}"
 
 
 def _listed(row: Removed, names: Names, prediction: Triple) -> dict[str, Any]:
@@ -233,7 +237,7 @@ def _listed(row: Removed, names: Names, prediction: Triple) -> dict[str, Any]:
 def draw_ranks(kinds: Mapping[str, Sequence[float]]) -> "Markup":
     """Draw the rank after each training over a logarithmic axis, a row for each kind, as an SVG for the page."""
     worst = max(max(ranks) for ranks in kinds.values())
-    x = Axis(1, max(10.0, worst), 190, 560, logarithmic=True)
+    x = Axis(1, max(10.0, worst), 210, 580, logarithmic=True)
     rows, top = [], 20.0
     for number, (title, ranks) in enumerate(kinds.items()):
         lanes = min(len(ranks), MOST_LANES)
@@ -241,11 +245,10 @@ def draw_ranks(kinds: Mapping[str, Sequence[float]]) -> "Markup":
         points = [
             (x.at(value), top + ROW_HEIGHT / 2 + LANE_HEIGHT * (place % lanes)) for place, value in enumerate(ranks)
         ]
-        median = sorted(ranks)[(len(ranks) - 1) // 2 : len(ranks) // 2 + 1]
         rows.append(
             {
                 "title": title, "class": "without" if number == 1 else "with", "points": points, "top": top,
-                "bottom": top + height, "middle": top + height / 2, "median": x.at(sum(median) / len(median)),
+                "bottom": top + height, "middle": top + height / 2, "median": x.at(statistics.median(ranks)),
             }
         )  # fmt: skip
         top += height
