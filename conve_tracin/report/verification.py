@@ -45,15 +45,15 @@ def verdict(verification: Verification) -> str:
         return "One training of each kind does not tell whether another seed would change as much; give more --seeds."
     if not beyond:
         return (
-            "That is no more than what other seeds and other facts change, and no evidence that the prediction rests on "
-            "them."
+            "That is no more than what other seeds and other facts change, and so no evidence that the prediction "
+            "rests on them."
         )
     words = (
         f"Each of the {in_letters(seeds)} models without them puts it further back than all "
         f"{in_letters(2 * seeds)} others do."
     )
     if verification.control_beyond_seeds:
-        words += " But the others matter as well: without them it also moves beyond what seeds change."
+        words += " But the others matter as well: without them it also falls by more than what seeds change."
     return words
 
 
