@@ -1,7 +1,7 @@
 """Measure what verification tells: a prediction that rests on few facts from one that rests on none in particular.
 
-The graph is planted (`truth_lib/planted_graph.py`): a drug treats a disease through the one gene that it targets. Beside
-that, most drugs have one side effect in common, so that predicting it for another drug rests on all of them and on none.
+The graph is planted (`truth_lib/planted_graph.py`): a drug treats a disease through the one gene that it targets.
+Beside that, most drugs have one side effect in common, so that predicting it for another drug rests on no fact alone.
 The model is trained once, both predictions are explained once, and verified several times with other seeds.
 """
 

@@ -328,8 +328,9 @@ def train_all(run: Run, trainings: Sequence[Training], journal: Journal) -> dict
     if not missing:
         return measured
     jobs = [job_of(run, trainings[place]) for place in missing]
-    workers = min(len(jobs), run.options.num_workers or (1 if run.recipe.device != "cpu" else available_cores()))
-    threads = max(1, available_cores() // workers)
+    # Dropout depends on the number of threads, which must not depend on what is finished.
+    workers = min(len(trainings), run.options.num_workers or (1 if run.recipe.device != "cpu" else available_cores()))
+    threads = max(1, torch.get_num_threads() // workers)
     epochs = run.recipe.config.num_epochs
     announce(run, len(jobs), workers=workers, threads=threads)
     finished, total = len(measured) * epochs, len(trainings) * epochs

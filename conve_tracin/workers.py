@@ -10,8 +10,6 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-import torch
-
 from conve_tracin.errors import InputError
 
 Job = TypeVar("Job")
@@ -41,7 +39,7 @@ def compute_in_workers(
     jobs: Sequence[Job],
     *,
     workers: int,
-    threads: int = 1,
+    threads: int | None = None,
     shared: tuple[Any, ...] = (),
     on_steps: Callable[[int], Any] = lambda _: None,
 ) -> Iterator[tuple[int, Result]]:
@@ -49,7 +47,8 @@ def compute_in_workers(
 
     Args:
         function, jobs: what can be pickled.
-        workers: processes, with `threads` threads of torch each.
+        workers: how many processes.
+        threads: of torch in each of them; None leaves torch alone, which need not even be imported then.
         shared: sent to each worker once.
         on_steps: told now and then how often jobs have called `count_step` in all.
 
@@ -80,12 +79,15 @@ def compute_in_workers(
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(threads: int, steps: Any, shared: tuple[Any, ...]) -> None:
+def _start_worker(threads: int | None, steps: Any, shared: tuple[Any, ...]) -> None:
     global _steps, _shared
     # Control-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     _steps, _shared = steps, shared
 
 
@@ -103,6 +105,8 @@ def _call(function: Callable[..., Result], job: Job) -> Result:
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let torch use this many threads in the block."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -113,7 +113,12 @@ def test_every_flag_exists(document):
     sources = [*ROOT.glob("*.py"), *ROOT.glob("conve_tracin/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
     declared = {flag for path in sources for flag in re.findall(r'"(--[a-z][a-z0-9-]+)"', path.read_text("utf-8"))}
     declared |= {settings.flag_of(name) for name in settings.with_flags(*settings.TRAINING_SETTINGS)}
-    influence_and_data = (settings.TracInOptions, settings.NativeEngine, settings.PrepareSettings)
+    influence_and_data = (
+        settings.TracInOptions,
+        settings.NativeEngine,
+        settings.PrepareSettings,
+        settings.VerificationOptions,
+    )
     declared |= {settings.flag_of(name) for name in settings.with_flags(*influence_and_data)}
     assert flags_in(read(document)) - declared - FLAGS_OF_OTHERS == set()
 

@@ -61,6 +61,7 @@ CHECKPOINTS = {
     "the directory of a pipeline": ((*COMMANDS["run"], "--model-path", "epochs"), "epochs/trained_model.pkl"),
     "evaluation": (EVALUATION, "model.pt"),
     "predict": (COMMANDS["predict"], "model.pt"),
+    "verify": (COMMANDS["verify"], "model.pt"),
     "convert": (COMMANDS["convert"], "model.pt"),
     "convert back": (COMMANDS["convert back"], "converted.pt"),
 }
@@ -71,6 +72,7 @@ SIDE_FILES = {
     "names": (COMMANDS["run"], "names.txt"),
     "an edge map": (COMMANDS["tracin"], "edge_map.json"),
     "queries": (COMMANDS["predict"], "queries.tsv"),
+    "influences to verify": (COMMANDS["verify"], "influences.json"),
     "triples to prepare": (COMMANDS["prepare"], "valid.tsv"),
     "nodes": (COMMANDS["prepare KGX"], "nodes.jsonl"),
     "edges": (COMMANDS["prepare KGX"], "edges.jsonl"),
