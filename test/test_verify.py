@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from command_lines import assert_refused, run
-from conftest import ENTITIES, RELATIONS, TRAIN, VALID, mapping_lines
+from conftest import ENTITIES, RELATIONS, TRAIN, VALID, Graph, mapping_lines, triple_lines
 from page_content import Page
 from project_files import COMMANDS, MAPPINGS, clean, project, write  # noqa: F401 - fixtures
 from training_runs import checkpoint_of
@@ -41,7 +41,7 @@ def explained(triple=PREDICTION, listed=LISTED, side=None):
 
 
 @pytest.fixture
-def influences(project):  # noqa: F811
+def influences(project):
     """Files of a project with the influences on one prediction."""
     Path("influences.json").write_text(json.dumps(explained()))
     return project
@@ -311,7 +311,7 @@ def save(change):
 REFUSED = {
     "converted": (
         lambda: shutil.copy("converted.pt", "model.pt"),
-        "model.pt: is converted for PyKEEN; give the native",
+        "model.pt: is converted for PyKEEN; give",
     ),
     "no settings": (
         lambda: save(lambda content: content.pop("training_config")),
@@ -353,3 +353,43 @@ def test_values_from_python_are_checked():
     files = dict.fromkeys(("model_path", "train", "entity_to_id", "relation_to_id", "output"), "x")
     with pytest.raises(InputError, match="remove is 0; it must be a whole number of at least 1"):
         VerificationOptions(influences=["x"], **files, remove=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# A graph whose reasons are known
+
+
+def test_a_prediction_that_rests_on_one_fact_is_told_from_one_that_rests_on_all(tmp_path, monkeypatch):
+    """x_i is paired with y_i and praises it; all trust the hub."""
+    monkeypatch.chdir(tmp_path)
+    count = 12
+    graph = Graph(
+        train=np.array(
+            [(i, 0, count + i) for i in range(count)]
+            + [(i, 1, count + i) for i in range(1, count)]
+            + [(i, 2, 2 * count) for i in range(1, count)]
+        ),
+        valid=np.array([(0, 1, count)]),
+        test=np.array([(0, 2, 2 * count)]),
+        entities=(*(f"x{i}" for i in range(count)), *(f"y{i}" for i in range(count)), "hub"),
+        relations=("paired with", "praises", "trusts"),
+    )
+    for split in ("train", "valid", "test"):
+        write(f"{split}.tsv", "".join(triple_lines(graph, getattr(graph, split))))
+    write("entity_to_id.tsv", "".join(mapping_lines(graph.entities)))
+    write("relation_to_id.tsv", "".join(mapping_lines(graph.relations)))
+    done = run(
+        *COMMANDS["train"], "--training-approach", "kvsall", "--inverse-triples", "--loss", "ce",
+        "--embedding-dim", "16", "--embedding-height", "4", "--input-dropout", "0.1", "--feature-map-dropout", "0.1", "--output-dropout", "0.1",
+        "--learning-rate", "0.02", "--batch-size", "16",
+    )  # fmt: skip
+    assert done.code == 0, done
+    one, all_alike = ((0, 0, count), 1.0), ((5, 2, 2 * count), 1.0)
+    Path("one.json").write_text(json.dumps(explained((0, 1, count), [one])))
+    Path("all.json").write_text(json.dumps(explained((0, 2, 2 * count), [all_alike])))
+    files = ("--model-path", "out/final_model.pt", "--influences", "one.json", "all.json")
+    first, second = verified(*files, "--num-epochs", "40", "--seeds", "2", "--remove", "1")["results"]
+    assert first["without_proponents"]["rank"]["lowest"] > 3 >= first["without_others"]["rank"]["highest"]
+    assert first["beyond_seeds"] is True
+    assert second["beyond_seeds"] is False
+    assert second["without_proponents"]["rank"]["median"] <= 2

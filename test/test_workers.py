@@ -19,7 +19,7 @@ def test_results_come_with_their_places_and_what_is_shared_arrives():
 
 
 def test_an_error_of_a_job_is_raised_and_ends_the_others():
-    with pytest.raises(ValueError, match="math domain|nonnegative"):
+    with pytest.raises(ValueError, match=r"math domain|nonnegative"):
         list(compute_in_workers(math.sqrt, [4.0, -1.0], workers=1))
     assert multiprocessing.active_children() == []
 
