@@ -5,7 +5,7 @@ triples. Trainings are kept in --cache, so that an interrupted run goes on and a
 
 Of models that are trained already: reasons: scores against known reasons; paths: the order of the graph's paths against
 known reasons; stability: how far models of several seeds agree; mechanism: whether they use the known reasons at all.
-Scores are kept in --cache.
+Scores are kept in --cache. plant-graph writes a graph whose reasons are known.
 """
 
 import argparse
@@ -95,6 +95,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     mechanism.add_argument("--removals", nargs="+", help="names of what is removed; all without")
     mechanism.add_argument("--device", default="cpu", help="where models are trained: cpu, cuda, cuda:1, …")
     mechanism.add_argument("--workers", type=positive_int, default=1, help="trainings side by side, one thread each")
+    graph = commands.add_parser("plant-graph", help="write a graph whose reasons are known, and the reasons")
+    graph.add_argument("--seed", type=non_negative_int, default=0, help="of the drawing")
+    graph.add_argument("--output-dir", type=Path, required=True, help="folder for the graph and reasons.jsonl.gz")
     return parser.parse_args(argv)
 
 
@@ -106,6 +109,10 @@ def add_exam_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reasons", type=Path, required=True, help="JSON lines, plain or .gz, with known reasons")
     parser.add_argument("--model-path", type=Path, nargs="+", required=True, help="native checkpoints of several seeds")
     parser.add_argument("--max-rank", type=positive_float, default=10.0, help="of predictions, by every model")
+    parser.add_argument("--test-alone", action="store_true", help="only predictions that are test triples")
+    parser.add_argument(
+        "--whole-alone", action="store_true", help="only predictions with an explanation that is wholly in training"
+    )
     parser.add_argument(
         "--through", default="", help="of paths: how labels begin that one measure's paths lead through"
     )
@@ -144,6 +151,8 @@ def read_exam(args: argparse.Namespace) -> Any:
         model_paths=args.model_path,
         max_rank=args.max_rank,
         cache=args.cache,
+        test_alone=args.test_alone,
+        whole_alone=args.whole_alone,
     )
 
 
@@ -185,6 +194,14 @@ def mechanism(args: argparse.Namespace) -> None:
     in_order = itertools.chain(*zip(*jobs.values(), strict=True))
     retraining.run_jobs(in_order, workers=args.workers, description=f"{setup.name}, mechanism")
     record_exam(args, exam, mechanism.summarize_removals(jobs))
+
+
+def plant_graph(args: argparse.Namespace) -> None:
+    """Write a planted graph and its reasons."""
+    from truth_lib.planted_graph import plant_graph
+
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    plant_graph(args.seed).write(args.output_dir)
 
 
 def setup_of(args: argparse.Namespace) -> Any:
@@ -359,6 +376,7 @@ COMMANDS = {
     "paths": examine,
     "stability": examine,
     "mechanism": mechanism,
+    "plant-graph": plant_graph,
 }
 
 

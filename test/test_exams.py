@@ -160,3 +160,26 @@ def test_mechanism_trains_as_the_checkpoint_was_trained(folder):
 def test_unknown_removals_are_named(folder):
     with pytest.raises(InputError, match="there is no 'magic'"):
         run(folder, "mechanism", "--removals", "magic", examine=truth.mechanism)
+
+
+def test_test_triples_with_whole_explanations_alone(folder):
+    lines = (folder / "reasons.jsonl").read_text().splitlines()
+    test = {tuple(line.split("\t")) for line in (folder / "test.txt").read_text().splitlines()}
+    half, missing = json.loads(lines[0]), ["e0", "r0", "no entity"]
+    half["explanations"] = [{"triples": [half.pop("reasons")[0], missing]}]
+    training = (folder / "train.txt").read_text().splitlines()
+    of_training = json.dumps({"triple": training[0].split("\t"), "reasons": [training[1].split("\t")]})
+    (folder / "more.jsonl").write_text("\n".join([json.dumps(half), *lines[1:], of_training]))
+
+    def predictions(**which):
+        exam = exams.load_exam(
+            data=folder, reasons=folder / "more.jsonl", model_paths=[folder / "one.pt"], max_rank=30,
+            cache=folder / "cache", **which,
+        )  # fmt: skip
+        return {
+            tuple(ENTITIES[each[i]] if i != 1 else RELATIONS[each[1]] for i in range(3)) for each in exam.predictions
+        }
+
+    assert predictions(test_alone=True) == test
+    assert tuple(training[0].split("\t")) in predictions(whole_alone=True)
+    assert tuple(half["triple"]) not in predictions(whole_alone=True)
