@@ -61,6 +61,7 @@ CHECKPOINTS = {
     "the directory of a pipeline": ((*COMMANDS["run"], "--model-path", "epochs"), "epochs/trained_model.pkl"),
     "evaluation": (EVALUATION, "model.pt"),
     "predict": (COMMANDS["predict"], "model.pt"),
+    "verify": (COMMANDS["verify"], "model.pt"),
     "convert": (COMMANDS["convert"], "model.pt"),
     "convert back": (COMMANDS["convert back"], "converted.pt"),
 }
@@ -73,6 +74,7 @@ SIDE_FILES = {
     "queries": (COMMANDS["predict"], "queries.tsv"),
     "evidence": ((*COMMANDS["tracin"], "--evidence", "evidence.tsv.gz"), "evidence.tsv.gz"),
     "known reasons": ((*COMMANDS["run"], "--reasons", "reasons.jsonl"), "reasons.jsonl"),
+    "influences to verify": (COMMANDS["verify"], "influences.json"),
     "triples to prepare": (COMMANDS["prepare"], "valid.tsv"),
     "nodes": (COMMANDS["prepare KGX"], "nodes.jsonl"),
     "edges": (COMMANDS["prepare KGX"], "edges.jsonl"),
