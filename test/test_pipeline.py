@@ -402,30 +402,40 @@ def test_plan_info_and_wrong_settings(tmp_path):
 
 @needs_snakemake
 def test_a_graph_of_ones_own_inherits_nothing_and_errors_name_its_file(tmp_path):
-    """Settings that the file leaves out are those advised for the graph's size, which `info` then tells."""
     config_file = tmp_path / "mine.yaml"
-    config_file.write_text(f"nodes: {KGX / 'nodes.jsonl'}\nedges: {KGX / 'edges.jsonl'}\nno_gpu: true\n")
-    done = snakemake(tmp_path, config_file, "info")
-    assert f"Settings from        {config_file}" in done.stdout
-    assert "known once the graph is prepared" in done.stdout
+    graph = f"nodes: {KGX / 'nodes.jsonl'}\nedges: {KGX / 'edges.jsonl'}\n"
+    config_file.write_text(graph)
+    # config.yaml has queries, so that `predict` would run.
     assert planned(snakemake(tmp_path, config_file, "--dry-run")) == {
         "prepare", "train", "evaluate", "explain", "report", "all",
     }  # fmt: skip
-    assert snakemake(tmp_path, config_file, "prepare").returncode == 0
-    done = snakemake(tmp_path, config_file, "info")
-    flags = re.search(r"train_pytorch.py +(.*)", done.stdout)[1].split()
-    data = tmp_path / "results" / "keepall" / "data"
-    advised = advised_training(len((data / "train.txt").read_text().splitlines()), num_entities=0)
-    given = train_pytorch.build_parser().parse_args([*flags, *FILES_OF_TRAINING])
-    assert {name: getattr(given, name) for name in advised} == advised
-    assert not given.use_mixed_precision
-    assert re.search(r"Training takes +about .* of one core .*GB of memory", done.stdout)
-    config_file.write_text(f"nodes: {KGX / 'nodes.jsonl'}\nedges: {KGX / 'edges.jsonl'}\nnum_epoch: 3\n")
+    config_file.write_text(f"{graph}num_epoch: 3\n")
     done = snakemake(tmp_path, config_file, "--dry-run")
     assert f"{config_file}: no setting is called 'num_epoch'" in done.stdout + done.stderr
-    config_file.write_text("base: elsewhere\nnodes: nods.jsonl\nedges: edges.jsonl\n")
-    done = snakemake(tmp_path, config_file, "--dry-run")
-    assert f"{config_file}: nodes: nods.jsonl: no such file" in done.stdout + done.stderr
+
+
+def test_missing_files_of_a_graph_are_named_with_the_file_that_names_them():
+    given = {"base": "elsewhere", "nodes": str(KGX / "nodes.jsonl"), "edges": "edgs.jsonl"}
+    with pytest.raises(InputError, match=r"^mine\.yaml: edges: edgs\.jsonl: no such file"):
+        Pipeline(given, origins_of({"mine.yaml": given}, [])).require_sources()
+
+
+def test_info_tells_what_a_prepared_graph_will_take(tmp_path):
+    """Settings of training that are left out are those advised for the graph's size."""
+    given = {"base": str(tmp_path), "nodes": str(KGX / "nodes.jsonl"), "edges": str(KGX / "edges.jsonl")}
+    configured = Pipeline(given, {"nodes": "mine.yaml"})
+    assert "known once the graph is prepared" in configured.info()
+    prepare_data.main([*configured.prepare_settings, "--output-dir", str(configured.data["train"].parent)])
+    told = Pipeline(given, {"nodes": "mine.yaml"}).info()
+    assert "Settings from        mine.yaml\n" in told
+    flags = re.search(r"train_pytorch.py +(.*)", told)[1].split()
+    advised = advised_training(len(configured.data["train"].read_text().splitlines()), num_entities=0)
+    parsed = train_pytorch.build_parser().parse_args([*flags, *FILES_OF_TRAINING])
+    assert {name: getattr(parsed, name) for name in advised} == advised
+    assert not parsed.use_mixed_precision
+    entities = len(configured.data["entity_to_id"].read_text().splitlines())
+    assert f"Size                 {entities} entities, " in told
+    assert re.search(r"Training takes +about .* of one core .*GB of memory", told)
 
 
 @needs_snakemake

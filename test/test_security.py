@@ -60,6 +60,7 @@ CHECKPOINTS = {
     "a directory": ((*COMMANDS["tracin"], "--model-path", "epochs"), "epochs/checkpoint_epoch_2.pt"),
     "the directory of a pipeline": ((*COMMANDS["run"], "--model-path", "epochs"), "epochs/trained_model.pkl"),
     "evaluation": (EVALUATION, "model.pt"),
+    "rank": (("rank_pytorch", *EVALUATION[1:]), "model.pt"),
     "predict": (COMMANDS["predict"], "model.pt"),
     "verify": (COMMANDS["verify"], "model.pt"),
     "convert": (COMMANDS["convert"], "model.pt"),
