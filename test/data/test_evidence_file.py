@@ -156,6 +156,13 @@ def test_hostile_and_odd_values_stay_text(tmp_path, value, expected):
     assert line["edge_id"] == ""
 
 
+@pytest.mark.parametrize("column", [name for name in EVIDENCE_COLUMNS[3:] if name != "edge_id"])
+def test_no_value_breaks_a_line(tmp_path, column):
+    (line,) = prepare(tmp_path, [{**A, "id": "x\ty\n", column: "a\tb\nc\r<b>\x00"}])
+    assert line[column] == "a b c <b>"
+    assert line["edge_id"] == "x y"
+
+
 def test_a_bar_in_a_text_is_no_list(tmp_path):
     (line,) = prepare(tmp_path, [{**A, "supporting_text": "p | q", "has_confidence_score": True, "id": "a|b"}])
     assert (line["supporting_text"], line["has_confidence_score"], line["edge_id"]) == ("p ¦ q", "true", "a¦b")
