@@ -36,7 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_settings(parser, settings.pick(TracInOptions, "given_as"))
     files.add_argument("--output", type=Path, help="JSON file for --test-triple")
     files.add_argument("--output-dir", type=Path, help="directory for --test-triples: triple_H_R_T.json each")
-    cli.add_settings(parser, settings.pick(TracInOptions, "report", "known") | settings.native_settings())
+    shown = settings.pick(TracInOptions, "nodes", "report", "known", "evidence", "reasons", "trapi")
+    cli.add_settings(parser, shown | settings.native_settings())
     return parser
 
 

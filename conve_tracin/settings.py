@@ -202,9 +202,20 @@ def changes_on_resuming(stored: Mapping[str, Any], settings: Any) -> Iterator[Ch
     """List the settings that differ from those in a checkpoint, without those that are free to change."""
     for each in fields(settings):
         said, now = about(each), getattr(settings, each.name)
-        before = stored.get(each.name, each.default if said.before is None else said.before)
+        before = stored_setting(stored, each)
         if before != now and said.on_resume != FREE:
             yield Change(each.name, before, now, is_refused=said.on_resume == REFUSED)
+
+
+def stored_setting(stored: Mapping[str, Any], declared: Field) -> Any:
+    """Return what a checkpoint was trained with, whether it tells or has what was usual before the setting was."""
+    before = about(declared).before
+    return stored.get(declared.name, declared.default if before is None else before)
+
+
+def stored_settings(settings_type: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings of a kind that a checkpoint was trained with."""
+    return {each.name: stored_setting(stored, each) for each in fields(settings_type)}
 
 
 def may_change_in_a_run(declared: Field) -> bool:
@@ -457,6 +468,10 @@ class TracInOptions:
     )  # fmt: skip
     edge_map: Path | str | None = None
     node_name_dict: Path | str | None = None
+    nodes: Path | str | None = _file(
+        None, help="KGX nodes of the graph: ranks within a category, colours and words by category", kind=Path,
+        metavar="FILE", matters=(_needs_prediction(": training triples are ranked"),),
+    )  # fmt: skip
     trust_pickle: bool = _file(
         False, help="read PyKEEN's trained_model.pkl; unpickling runs code, so only from an origin that you trust",
     )  # fmt: skip
@@ -476,6 +491,18 @@ class TracInOptions:
     known: Sequence[Path | str] = _file(
         (), help="further true triples, such as valid and test: the prediction's rank passes over their tails, too",
         kind=Path, many=True, metavar="FILE", matters=(_needs_prediction(", which ranks no prediction"),),
+    )  # fmt: skip
+    evidence: Path | str | None = _file(
+        None, help="sources and publications behind the training triples, to show them: prepare_data.py's "
+        "evidence.tsv.gz", kind=Path, metavar="FILE", matters=(_needs_prediction(": it shows predictions"),),
+    )  # fmt: skip
+    reasons: Path | str | None = _file(
+        None, help="known reasons of predictions, to mark and to rank them: JSON lines, plain or .gz", kind=Path,
+        metavar="FILE", matters=(_needs_prediction(", which explains no prediction"),),
+    )  # fmt: skip
+    trapi: Path | str | None = _file(
+        None, help="also write the predictions as a TRAPI 1.5 response, with what supports them",
+        kind=file_to_write, metavar="FILE.json", matters=(_needs_prediction(": it shows predictions"),),
     )  # fmt: skip
 
     mode: str = _choice(
@@ -592,7 +619,8 @@ class TracInOptions:
     def inputs(self) -> tuple[Path | str | None, ...]:
         """All that is read, files and directories; None for what was not given."""
         given = (self.train, self.test, self.test_triples, self.entity_to_id, self.relation_to_id)
-        return (*self.model_path, *given, *self.known, self.edge_map, self.node_name_dict)
+        names = (self.edge_map, self.node_name_dict, self.nodes)
+        return (*self.model_path, *given, *self.known, *names, self.evidence, self.reasons)
 
     @property
     def rounds_to_bfloat16(self) -> bool:
@@ -679,8 +707,8 @@ def native_settings() -> dict[str, Field]:
 # ---------------------------------------------------------------------------------------------------------------
 # Preparing data
 
-# The keys of conve_tracin.data.kgx.STYLES, whose module is slow to import.
-STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat")
+# The keys of conve_tracin.data.styles.STYLES, whose module is slow to import.
+STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat", "CCGGDD_alltreat", "clean_baseline")
 
 SPLITTING = "splitting (of a KGX graph, one file, or a dataset without validation triples)"
 
@@ -719,6 +747,32 @@ class PrepareSettings:
     negated: str = setting(
         "drop", choices=("drop", "keep"), group="KGX graph",
         help='edges that say that something is not so: drop and count them, or keep them as relations "not …"',
+    )  # fmt: skip
+    exclude_source: Sequence[str] | None = setting(
+        None, many=True, metavar="INFORES", group="KGX graph",
+        help="leave out edges that have one of these among their knowledge sources, such as infores:semmeddb",
+    )  # fmt: skip
+    knowledge_level: Sequence[str] | None = setting(
+        None, many=True, metavar="LEVEL", group="KGX graph",
+        help="keep edges of these knowledge levels only, such as knowledge_assertion; edges without one are "
+        "not_provided",
+    )  # fmt: skip
+    agent_type: Sequence[str] | None = setting(
+        None, many=True, metavar="TYPE", group="KGX graph",
+        help="keep edges of these agent types only, such as manual_agent; edges without one are not_provided",
+    )  # fmt: skip
+    min_degree: int | None = setting(
+        None, kind=positive_int, metavar="N", group="KGX graph",
+        help="leave out entities with fewer edges, until none is left (default: 5 in the style clean_baseline, which "
+        "keeps all edges of what is treated or treats; otherwise 1)",
+    )  # fmt: skip
+    drugmechdb: Path | None = setting(
+        None, kind=Path, metavar="FILE", group="KGX graph",
+        help="DrugMechDB's indication_paths.json: write the known reasons of the graph's treatments, reasons.jsonl.gz",
+    )  # fmt: skip
+    equivalents: Path | None = setting(
+        None, kind=Path, metavar="FILE", group="KGX graph", matters=(unless(drugmechdb=None),),
+        help="for --drugmechdb: lines of CURIEs, separated by tabs, that mean the same thing",
     )  # fmt: skip
     skip_malformed: bool = setting(False, help="leave out and count broken lines", group="KGX graph")
     skip_unknown: bool = setting(False, help="leave out and count edges with an end not in --nodes", group="KGX graph")
@@ -792,3 +846,57 @@ class PredictionOptions:
         """All that is read; None for what was not given."""
         names = (self.entity_to_id, self.relation_to_id, self.edge_map, self.node_name_dict)
         return (self.model_path, *names, self.queries, *self.known, self.candidates, self.nodes)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Verification
+
+_verification = partial(setting, group="what is trained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationOptions:
+    """The options of `verify`; `verify_tracin.py --help` describes each.
+
+    `influences` are JSON files of the influence scripts, `known` files of further true triples.
+
+    Raises InputError for a value that the command line would not take.
+    """
+
+    influences: Sequence[Path | str]
+    model_path: Path | str
+    train: Path | str
+    entity_to_id: Path | str
+    relation_to_id: Path | str
+    output: Path | str
+    report: Path | str | None = None
+    known: Sequence[Path | str] = ()
+    skip_unknown: bool = False
+    edge_map: Path | str | None = None
+    node_name_dict: Path | str | None = None
+
+    remove: int = _verification(10, help="how many of the strongest proponents to leave out", kind=positive_int)
+    seeds: int = _verification(3, help="trainings of each kind, each with a seed of its own", kind=positive_int)
+    seed: int | None = _verification(
+        None, help="the first of them, the others count up (default: one above the checkpoint's)", kind=non_negative_int
+    )
+    together: bool = _verification(
+        False, help="leave out the proponents of all predictions at once, instead of training for each prediction"
+    )
+    num_epochs: int | None = _verification(
+        None, kind=positive_int,
+        help="of each training (default: until the checkpoint's own validation MRR was within 1%% of its best)",
+    )  # fmt: skip
+    num_workers: int | None = _machine(
+        None, help="trainings at a time (default: one on a GPU, else one for each core)", kind=positive_int
+    )
+    device: str = _machine("auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one")
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+    @property
+    def inputs(self) -> tuple[Path | str | None, ...]:
+        """All that is read; None for what was not given."""
+        mappings = (self.entity_to_id, self.relation_to_id, self.edge_map, self.node_name_dict)
+        return (*self.influences, self.model_path, self.train, *self.known, *mappings)

@@ -20,6 +20,7 @@ LAYERS = (
     "data",
     "device",
     "parallel",
+    "workers",
     "model",
     "checkpoint",
     "ranking",
@@ -27,7 +28,7 @@ LAYERS = (
     "influence.engine",
     "influence",
     "report",
-    ("explain", "predict", "evaluation", "forecast"),
+    ("explain", "predict", "evaluation", "forecast", "verify"),
     "pipeline",
 )
 

@@ -32,6 +32,7 @@ SMALLER = {
     "--cache cache --results lds.json",
     "python benchmarks/truth.py remove": "--num-seeds 1 --num-models 1 --num-test 5 --num-epochs 1 "
     "--cache cache_for_removal --results removed.json",
+    "python benchmarks/verification.py": "--runs 1 --seeds 1 --num-epochs 40 --results verification.json",
     "python benchmarks/accuracy/reproduce.py": "--num-epochs 2 --results accuracy.json",
 }  # fmt: skip
 # The suite within the suite: everything but the tests themselves.
@@ -119,7 +120,12 @@ def test_every_flag_exists(document):
     sources = [*ROOT.glob("*.py"), *ROOT.glob("conve_tracin/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
     declared = {flag for path in sources for flag in re.findall(r'"(--[a-z][a-z0-9-]+)"', path.read_text("utf-8"))}
     declared |= {settings.flag_of(name) for name in settings.with_flags(*settings.TRAINING_SETTINGS)}
-    influence_and_data = (settings.TracInOptions, settings.NativeEngine, settings.PrepareSettings)
+    influence_and_data = (
+        settings.TracInOptions,
+        settings.NativeEngine,
+        settings.PrepareSettings,
+        settings.VerificationOptions,
+    )
     declared |= {settings.flag_of(name) for name in settings.with_flags(*influence_and_data)}
     assert flags_in(read(document)) - declared - FLAGS_OF_OTHERS - TO_COME == set()
 

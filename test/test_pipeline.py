@@ -520,7 +520,7 @@ def checkout(directory):
 
 
 def test_document_names_the_styles_and_settings():
-    styles = re.findall(r"^\| `(\w+)` \| (?:chem|every edge|CGGD)", DOCUMENT, re.MULTILINE)
+    styles = re.findall(r"^\| `(\w+)` \| (?:chem|every edge|C?CGGD)", DOCUMENT, re.MULTILINE)
     assert tuple(styles) == settings.STYLES
     table = DOCUMENT.split("| setting |")[1].split("\n\n")[0]
     for name in re.findall(r"`(\w+)`", table):

@@ -62,6 +62,7 @@ CHECKPOINTS = {
     "evaluation": (EVALUATION, "model.pt"),
     "rank": (("rank_pytorch", *EVALUATION[1:]), "model.pt"),
     "predict": (COMMANDS["predict"], "model.pt"),
+    "verify": (COMMANDS["verify"], "model.pt"),
     "convert": (COMMANDS["convert"], "model.pt"),
     "convert back": (COMMANDS["convert back"], "converted.pt"),
 }
@@ -72,6 +73,9 @@ SIDE_FILES = {
     "names": (COMMANDS["run"], "names.txt"),
     "an edge map": (COMMANDS["tracin"], "edge_map.json"),
     "queries": (COMMANDS["predict"], "queries.tsv"),
+    "evidence": ((*COMMANDS["tracin"], "--evidence", "evidence.tsv.gz"), "evidence.tsv.gz"),
+    "known reasons": ((*COMMANDS["run"], "--reasons", "reasons.jsonl"), "reasons.jsonl"),
+    "influences to verify": (COMMANDS["verify"], "influences.json"),
     "triples to prepare": (COMMANDS["prepare"], "valid.tsv"),
     "nodes": (COMMANDS["prepare KGX"], "nodes.jsonl"),
     "edges": (COMMANDS["prepare KGX"], "edges.jsonl"),

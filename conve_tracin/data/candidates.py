@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from conve_tracin.data.finding import PREFIX, Finder
-from conve_tracin.data.kgx_files import MalformedLineError, open_kgx
+from conve_tracin.data.biolink import PREFIX
+from conve_tracin.data.categories import classes_of_nodes
+from conve_tracin.data.finding import Finder
 from conve_tracin.data.text import as_id, read_lines, shown, suggestion
 from conve_tracin.data.triples import resolve_values
 from conve_tracin.data.vocabulary import Vocabulary
@@ -81,22 +82,13 @@ def candidates_of_category(path: str | Path, category: str, entities: Vocabulary
 
     Raises InputError if no entity has it, and at the first line that holds no node.
     """
-    path, wanted = Path(path), category.removeprefix(PREFIX)
-    found, seen = set(), {}
+    wanted, found, seen = category.removeprefix(PREFIX), set(), {}
     number = 0
-    with open_kgx(path, "nodes") as (parse, lines):
-        for number, line in lines:
-            try:
-                node = parse(line)
-            except MalformedLineError as error:
-                raise InputError(f"{path}:{number}: {error}; a node is an object with an id and categories") from None
-            listed = node.get("category")
-            listed = listed if isinstance(listed, list) else [listed or ""]
-            classes = [str(name).removeprefix(PREFIX) for name in listed if name]
-            seen.update(dict.fromkeys(classes))
-            entity = entities.index.get(str(node.get("id")))
-            if wanted in classes and entity is not None:
-                found.add(entity)
+    for number, (identifier, classes) in enumerate(classes_of_nodes(path), start=1):  # noqa: B007 - it is counted
+        seen.update(dict.fromkeys(classes))
+        entity = entities.index.get(identifier)
+        if wanted in classes and entity is not None:
+            found.add(entity)
     if not found and wanted in seen:
         raise InputError(f"{path}: no node of {PREFIX}{wanted} is in {entities.source}; give the nodes of this graph")
     if not found:

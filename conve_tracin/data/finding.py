@@ -8,12 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
+from conve_tracin.data.biolink import PREFIX
 from conve_tracin.data.names import Names
 from conve_tracin.data.text import SHOWN_CHARACTERS, close_labels, shown
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
-
-PREFIX = "biolink:"
 
 # Of what a name may stand for, in messages.
 SHOWN_ENTITIES, SHOWN_RELATIONS = 5, 20
