@@ -42,24 +42,27 @@ function makeSortable(table, rows) {
 function makeSearchable(controls, rows) {
   const input = controls.querySelector("input");
   const choice = controls.querySelector("select");
+  const source = controls.querySelector("select.source-choice");
   const count = controls.querySelector(".count");
   const texts = new Map(rows.map((row) => [row, textOf(row)]));
   const filter = () => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const row of rows) {
       const hasPredicate = !choice.value || row.dataset.relations.split(" ").includes(choice.value);
-      row.hidden = !hasPredicate || !words.every((word) => texts.get(row).includes(word));
+      const hasSource = !source?.value || JSON.parse(row.dataset.sources).includes(source.value);
+      row.hidden = !hasPredicate || !hasSource || !words.every((word) => texts.get(row).includes(word));
       // A word that is found in a folded list is to be seen.
-      for (const details of row.querySelectorAll("details")) {
+      for (const details of row.querySelectorAll("details:not(.more)")) {
         const list = textOf(details.querySelector("ul"));
         details.open = words.length > 0 && words.some((word) => list.includes(word));
       }
     }
     const shown = rows.filter((row) => !row.hidden).length;
-    count.textContent = words.length || choice.value ? `${shown} of ${rows.length} shown` : "";
+    count.textContent = words.length || choice.value || source?.value ? `${shown} of ${rows.length} shown` : "";
   };
   input.addEventListener("input", filter);
   choice.addEventListener("change", filter);
+  source?.addEventListener("change", filter);
   controls.hidden = false;
 }
 
@@ -111,7 +114,7 @@ function influencesOf(article) {
   return inOrder(rows).flatMap((row) => {
     const [, head, relation, tail] = [...row.cells].map((cell) => named(cell.querySelector("bdi")));
     const influence = row.querySelector("td.influence");
-    const folded = [...row.querySelectorAll("details li")];
+    const folded = [...row.querySelectorAll("details:not(.more) > ul > li")];
     const models = row.cells[4].dataset.value;
     if (!folded.length) return [record(head, relation, tail, influence.dataset.value, row.cells.length > 5 ? models : null)];
     const many = row.cells[1].querySelector("details") ? "head" : "tail";
@@ -140,9 +143,15 @@ function named(bdi) {
 function pathsOf(article) {
   const rows = [...(article.querySelector("table.path-table")?.tBodies[0].rows ?? [])];
   return inOrder(rows).map((row) => ({
-    path: row.cells[1].textContent.trim().replace(/\s+/g, " "),
+    path: withoutNotes(row.cells[1]).textContent.trim().replace(/\s+/g, " "),
     triples: JSON.parse(row.dataset.path).map(([head, relation, tail, influence]) => ({ head, relation, tail, influence })),
   }));
+}
+
+function withoutNotes(cell) {
+  const copy = cell.cloneNode(true);
+  for (const note of copy.querySelectorAll(".note")) note.remove();
+  return copy;
 }
 
 function flat({ path, triples }) {

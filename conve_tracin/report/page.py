@@ -7,7 +7,7 @@ be sorted and searched if scripts run, and nothing is lost if they do not.
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,14 @@ from conve_tracin.influence.provenance import HITS_AT_1, HITS_AT_10, MRR, Proven
 from conve_tracin.influence.standing import OTHER_QUESTIONS, Standing
 from conve_tracin.influence.summary import InfluenceSummary, Prediction, RelationInfluence
 from conve_tracin.influence.trace import Trace
+from conve_tracin.report import evidence
 from conve_tracin.report.charts import Axis, draw_concentration
 from conve_tracin.report.groups import Group, group_influences
 from conve_tracin.report.lettering import category_in_words, in_words, plural, signed_column
+from conve_tracin.report.naming import Name
+from conve_tracin.report.naming import entity_name as _entity
+from conve_tracin.report.naming import relation_name as _relation
+from conve_tracin.report.notes import Notes
 from conve_tracin.report.palette import Palette
 from conve_tracin.report.path_graph import ACROSS, DOWN, Orientation, assign_lanes, draw_paths
 from conve_tracin.report.tables import prediction_as_json, warnings_about
@@ -59,12 +64,14 @@ class Background:
         warnings: what to be careful about in all predictions.
         model: the checkpoint that ranks, None if nothing is known of it.
         measured: what was measured of the method, in paragraphs.
+        notes: what is known of training triples; with evidence, entities link to their pages.
     """
 
     categories: Categories | None = None
     warnings: Sequence[str] = ()
     model: Provenance | None = None
     measured: Sequence[str] = ()
+    notes: Notes = field(default_factory=Notes)
 
 
 def write_report(
@@ -160,6 +167,7 @@ def report_page(
         computation=[(title, str(value).split("\n")) for title, value in computation.items()],
         model=_model(background.model),
         measured=background.measured,
+        has_links=background.notes.evidence is not None,
     )
 
 
@@ -177,46 +185,14 @@ def _model(model: Provenance | None) -> dict[str, Any] | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Names
-
-
-@dataclass(frozen=True)
-class Name:
-    """What the page calls an entity or a relation.
-
-    Attributes:
-        text: the name.
-        identifier: what the files call it, "" if that is the name.
-        is_shared: it also occurs in the prediction.
-        label: its label in the mapping.
-    """
-
-    text: str
-    identifier: str = ""
-    is_shared: bool = False
-    label: str = ""
-
-
-def _entity(names: Names, entity: int, *, shared_with: Sequence[int] = ()) -> Name:
-    name, label = names.entity(entity), names.entities.labels[entity]
-    return Name(name, "" if label == name else label, entity in shared_with, label)
-
-
-def _relation(names: Names, relation: int, *, shared_with: Sequence[int] = ()) -> Name:
-    text = in_words(names.relation(relation))
-    label = names.relations.labels[relation]
-    written = dict.fromkeys((names.relation(relation), label))
-    return Name(text, " · ".join(name for name in written if name != text), relation in shared_with, label)
-
-
-# ---------------------------------------------------------------------------------------------------------------
 # The sections of the page
 
 
 def _prediction(number: int, trace: Trace, names: Names, background: Background, palette: Palette) -> dict[str, Any]:
     head, relation, tail = trace.test_triple
     named = {"head": _entity(names, head), "relation": _relation(names, relation), "tail": _entity(names, tail)}
-    paths, influences = _paths(trace, names, palette), _influences(trace, names, palette)
+    notes = background.notes
+    paths, influences = _paths(trace, names, palette, notes), _influences(trace, names, palette, notes)
     return {
         "number": number,
         "link": f"#prediction-{number}",
@@ -236,6 +212,7 @@ def _prediction(number: int, trace: Trace, names: Names, background: Background,
         "warnings": warnings_about(trace.prediction, background.warnings),
         "facts": _facts(trace, names),
         "answers": _answers(trace, names),
+        "reasons": evidence.reasons_in_words(notes, trace),
         "paths": paths,
         "influences": influences,
         "relations": _relations(trace.summary, names),
@@ -318,7 +295,7 @@ def _answers(trace: Trace, names: Names) -> list[dict[str, Any]]:
     ]
 
 
-def _paths(trace: Trace, names: Names, palette: Palette) -> dict[str, Any] | None:
+def _paths(trace: Trace, names: Names, palette: Palette, notes: Notes) -> dict[str, Any] | None:
     if trace.paths is None:
         return None
     head, _, tail = trace.test_triple
@@ -333,8 +310,9 @@ def _paths(trace: Trace, names: Names, palette: Palette) -> dict[str, Any] | Non
         ],
         "legend": palette.legend({entity for path in trace.paths for entity in path.entities}),
         "predicates": _predicates((hop.influence for path in trace.paths for hop in path.hops), names),
+        "source_choices": _source_choices([hop.influence for path in trace.paths for hop in path.hops], notes),
         "listed": [
-            _listed_path(path, names) | {"weakest": value, "number": number}
+            _listed_path(path, names, trace, notes) | {"weakest": value, "number": number}
             for path, value, number in zip(trace.paths, weakest, signed_column(weakest), strict=True)
         ],
     }
@@ -357,7 +335,17 @@ def _drawing(
     return {"class": class_, "svg": drawing, "num_drawn": len(assign_lanes(paths, orientation.max_lanes)[0])}
 
 
-def _listed_path(path: GraphPath, names: Names) -> dict[str, Any]:
+def _source_choices(influences: Iterable[Influence], notes: Notes) -> list[tuple[str, str]]:
+    return evidence.choices(evidence.sources_about(notes, influences))
+
+
+def _sources(influences: Iterable[Influence], notes: Notes) -> str | None:
+    """Write the sources behind some training triples for the script; None without evidence."""
+    sources = evidence.sources_about(notes, influences)
+    return None if sources is None else json.dumps(sources)
+
+
+def _listed_path(path: GraphPath, names: Names, trace: Trace, notes: Notes) -> dict[str, Any]:
     start, *others = [_entity(names, entity) for entity in path.entities]
     steps = [
         {
@@ -365,6 +353,7 @@ def _listed_path(path: GraphPath, names: Names) -> dict[str, Any]:
             "forward": hop.forward,
             "influence": hop.influence.influence,
             "entity": entity,
+            "note": evidence.note(notes, trace.test_triple, hop.influence),
         }
         for hop, entity in zip(path.hops, others, strict=True)
     ]
@@ -372,6 +361,7 @@ def _listed_path(path: GraphPath, names: Names) -> dict[str, Any]:
     return {
         "start": start,
         "steps": steps,
+        "sources": _sources((hop.influence for hop in path.hops), notes),
         "relations": " ".join(str(one) for one in dict.fromkeys(hop.influence.relation for hop in path.hops)),
         "data": json.dumps(
             [
@@ -383,7 +373,7 @@ def _listed_path(path: GraphPath, names: Names) -> dict[str, Any]:
     }
 
 
-def _influences(trace: Trace, names: Names, palette: Palette) -> dict[str, Any]:
+def _influences(trace: Trace, names: Names, palette: Palette, notes: Notes) -> dict[str, Any]:
     all_listed = [*trace.proponents, *trace.opponents]
     least = LEAST_SHARE * max((abs(one.influence) for one in all_listed), default=0.0)
     sides = [[one for one in side if abs(one.influence) >= least] for side in (trace.proponents, trace.opponents)]
@@ -391,7 +381,7 @@ def _influences(trace: Trace, names: Names, palette: Palette) -> dict[str, Any]:
     sums = [group.sum for group in groups]
     bars = _bars([(min(value, 0.0), max(value, 0.0)) for value in sums])
     rows = [
-        _influence_row(group, trace, names, palette) | {"number": number, "bar": bar}
+        _influence_row(group, trace, names, palette, notes) | {"number": number, "bar": bar}
         for group, number, bar in zip(groups, signed_column(sums), bars, strict=True)
     ]
     return {
@@ -401,11 +391,12 @@ def _influences(trace: Trace, names: Names, palette: Palette) -> dict[str, Any]:
         "num_models": trace.num_models,
         "num_agreed": sum(one.models == trace.num_models for one in all_listed),
         "predicates": _predicates((one for side in sides for one in side), names),
+        "source_choices": _source_choices([one for side in sides for one in side], notes),
         "rows": rows,
     }
 
 
-def _influence_row(group: Group, trace: Trace, names: Names, palette: Palette) -> dict[str, Any]:
+def _influence_row(group: Group, trace: Trace, names: Names, palette: Palette, notes: Notes) -> dict[str, Any]:
     head, relation, tail = trace.test_triple
     first = group.influences[0]
     shared = {"shared_with": (head, tail)}
@@ -423,6 +414,7 @@ def _influence_row(group: Group, trace: Trace, names: Names, palette: Palette) -
                 "number": number,
                 "models": one.models,
                 "count": one.count,
+                "note": evidence.note(notes, trace.test_triple, one),
             }
             for one, number in zip(
                 group.influences, signed_column([o.influence for o in group.influences]), strict=True
@@ -434,6 +426,9 @@ def _influence_row(group: Group, trace: Trace, names: Names, palette: Palette) -
         "share": sum(trace.share(one.influence) for one in group.influences),
         "models": first.models,
         "count": first.count,
+        "note": evidence.note(notes, trace.test_triple, first),
+        "num_reasons": sum(notes.is_reason(trace.test_triple, one) for one in group.influences),
+        "sources": _sources(group.influences, notes),
     }
 
 

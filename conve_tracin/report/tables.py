@@ -16,6 +16,7 @@ from conve_tracin.influence.standing import Standing
 from conve_tracin.influence.summary import Place, Prediction
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report.lettering import category_in_words, plural
+from conve_tracin.report.notes import Notes, ranks_in_words
 from conve_tracin.settings import TAIL
 
 CSV_COLUMNS = (
@@ -23,6 +24,8 @@ CSV_COLUMNS = (
     "TrainHead", "TrainHead_label", "TrainRel", "TrainRel_label", "TrainTail", "TrainTail_label",
     "TracInScore", "SelfInfluence",
 )  # fmt: skip
+
+NO_NOTES = Notes()
 
 # A spreadsheet takes a cell that begins with one of these for a formula. Apostrophes before them are counted in, so
 # that taking one away gives every label back.
@@ -37,8 +40,9 @@ def trace_as_json(
     learning_rate: float | list[float],
     method: dict[str, Any],
     warnings: Sequence[str] = (),
+    notes: Notes = NO_NOTES,
 ) -> dict[str, Any]:
-    """Arrange a trace as the documented JSON, with names and `method` as further members."""
+    """Arrange a trace as the documented JSON, with names, `method` and `notes` as further members."""
     head, relation, tail = trace.test_triple
     return {
         "test_triple": {
@@ -52,12 +56,23 @@ def trace_as_json(
         "learning_rate": learning_rate,
         **method,
         **({} if trace.prediction is None else {"prediction": prediction_as_json(trace.prediction, names, warnings)}),
-        **({} if trace.paths is None else {"paths": [path_as_json(path, names) for path in trace.paths]}),
+        **_paths_as_json(trace, names, notes),
+        **notes.members_of_result(trace),
         "influences": [
-            influence_as_json(influence, names) | {"share": trace.share(influence.influence)}
+            influence_as_json(influence, names)
+            | {"share": trace.share(influence.influence)}
+            | notes.members(trace.test_triple, influence)
             for influence in trace.influences
         ],
     }
+
+
+def _paths_as_json(trace: Trace, names: Names, notes: Notes) -> dict[str, Any]:
+    if trace.paths is None:
+        return {}
+    influences = ([hop.influence for hop in path.hops] for path in trace.paths)
+    more = (notes.members_of_path(trace.test_triple, each) for each in influences)
+    return {"paths": [path_as_json(path, names) | each for path, each in zip(trace.paths, more, strict=True)]}
 
 
 def path_as_json(path: GraphPath, names: Names) -> dict[str, Any]:
@@ -138,11 +153,13 @@ def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
     return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()} | models
 
 
-def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) -> str:
+def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5, notes: Notes = NO_NOTES) -> str:
     """Lay out the strongest proponents and opponents as text; `method` names what they were computed with."""
     lines = [f"Prediction: {visible(names.sentence(*trace.test_triple))} (explained by {method})"]
     if trace.prediction is not None:
         lines += [_prediction_line(trace.prediction), _standing_line(trace.prediction)]
+    if trace.reasons is not None:
+        lines.append(f"  {ranks_in_words(trace.reasons)}")
     if trace.paths is not None:
         lines += _path_lines(trace, names, rows=rows)
     for title, influences in (
@@ -150,7 +167,10 @@ def trace_as_table(trace: Trace, names: Names, *, method: str, rows: int = 5) ->
         ("Opponents (the model believes it in spite of)", trace.opponents),
     ):
         lines.append(f"{title}:" if influences else f"{title}: none")
-        lines += [_influence_line(influence, names) for influence in influences[:rows]]
+        lines += [
+            _influence_line(influence, names) + notes.remark(trace.test_triple, influence)
+            for influence in influences[:rows]
+        ]
     return "\n".join(lines)
 
 
@@ -220,9 +240,9 @@ def _influence_line(influence: Influence, names: Names) -> str:
 
 
 def trace_as_csv_rows(
-    trace: Trace, names: Names, self_influences: Mapping[int, float]
+    trace: Trace, names: Names, self_influences: Mapping[int, float], notes: Notes = NO_NOTES
 ) -> Iterator[tuple[str | float, ...]]:
-    """Yield a row of CSV_COLUMNS for each influence of a trace.
+    """Yield a row of CSV_COLUMNS, and of the columns of `notes`, for each influence of a trace.
 
     `TestHead` and its like are the labels of the mappings (ids mean nothing outside of them), `TestHead_label`
     and its like the readable names; an apostrophe stands before one that a spreadsheet would run as a formula.
@@ -231,7 +251,8 @@ def trace_as_csv_rows(
     test_cells = _csv_cells(names, *trace.test_triple)
     for influence in trace.influences:
         train_cells = _csv_cells(names, influence.head, influence.relation, influence.tail)
-        yield (*test_cells, *train_cells, influence.influence, self_influences[influence.position])
+        numbers = (influence.influence, self_influences[influence.position])
+        yield (*test_cells, *train_cells, *numbers, *map(_cell, notes.cells(trace.test_triple, influence)))
 
 
 def _csv_cells(names: Names, head: int, relation: int, tail: int) -> list[str]:
@@ -243,16 +264,20 @@ def _csv_cells(names: Names, head: int, relation: int, tail: int) -> list[str]:
         names.entities.labels[tail],
         names.entity(tail),
     )
-    return [f"'{cell}" if FORMULA_START.match(cell) else cell for cell in cells]
+    return [_cell(cell) for cell in cells]
 
 
-def write_csv(path: str | Path, rows: Iterable[tuple[str | float, ...]]) -> None:
-    """Write rows of CSV_COLUMNS below their names, whole or not at all."""
+def _cell(value: str | bool) -> str | bool:
+    return f"'{value}" if isinstance(value, str) and FORMULA_START.match(value) else value
+
+
+def write_csv(path: str | Path, rows: Iterable[tuple[str | float, ...]], more_columns: Sequence[str] = ()) -> None:
+    """Write rows of CSV_COLUMNS and further columns below their names, whole or not at all."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         plain = csv.writer(file, lineterminator="\n")
         # Before Python 3.13, a carriage return alone is not quoted, and readers begin a new row there.
         quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        plain.writerow(CSV_COLUMNS)
+        plain.writerow([*CSV_COLUMNS, *more_columns])
         for row in rows:
             holds_return = any(isinstance(cell, str) and "\r" in cell for cell in row)
             (quoting if holds_return else plain).writerow(row)
