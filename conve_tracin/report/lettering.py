@@ -44,10 +44,10 @@ def plural(noun: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share, 0 to 1, with two significant digits at least down to a tenth of a percent."""
+    """Write a share, 0 to 1: whole percents, or tenths below ten percent."""
     if 0 < share < 0.001:
         return "<0.1 %"
-    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %"
+    return f"{100 * share:.0f} %" if share >= 0.0995 or not share else f"{100 * share:.1f} %"
 
 
 def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> list[str]:
