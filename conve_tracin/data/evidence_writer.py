@@ -23,7 +23,7 @@ import numpy as np
 
 from conve_tracin.data.biolink import EdgeShape
 from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS
-from conve_tracin.data.prepare import Graph, keys_of
+from conve_tracin.data.prepare import Graph, is_among, keys_of
 from conve_tracin.data.provenance import Provenance
 from conve_tracin.data.text import CONTROL_CHARACTERS
 from conve_tracin.files import not_writable, open_gzip
@@ -150,8 +150,7 @@ class TrainingEvidence:
             places = (self.entity_ids, self.relation_ids, self.entity_ids)
             ids = np.stack([of[column] for of, column in zip(places, numbers.T, strict=True)], axis=1)
             keys = np.where((ids < 0).any(axis=1), -1, keys_of(ids, sizes))
-            found = np.minimum(np.searchsorted(trained, keys), len(trained) - 1)
-            is_trained = trained[found] == keys
+            is_trained = is_among(keys, trained)
             if self.is_kept is not None:
                 is_trained &= self.is_kept[start : start + len(lines)]
                 start += len(lines)

@@ -109,16 +109,19 @@ def read_edges(
     relations, provenances, tally = Relations(keep_negated=keep_negated), Provenances(), Tally()
     choice = _Choice(style, filters or EdgeFilters(), relations, provenances, nodes)
     read_relations = np.zeros(0, dtype=np.int64)
-    kept, is_clean = [], []
+    # One buffer that grows in place: a list of arrays would be held twice when they are joined.
+    kept, is_clean = array("i"), bytearray()
     for block in _edge_blocks(path, nodes, relations, provenances, tally, malformed, unknown, evidence is not None):
         read_relations = _added(read_relations, block.triples[:, 1], len(relations))
         tally.of_provenance = _added(tally.of_provenance, block.origins, len(provenances.met))
         is_kept = choice.keeps(block)
-        kept.append(block.triples[is_kept])
-        is_clean.append(choice.is_clean[block.origins[is_kept]])
+        triples = block.triples[is_kept]
+        kept.frombytes(triples.tobytes())
+        if style == CLEAN_BASELINE:
+            is_clean += choice.is_clean[block.origins[is_kept]].tobytes()
         if evidence is not None:
-            evidence.add(kept[-1], list(compress(block.texts, is_kept.tolist())))
-    if not any(map(len, kept)):
+            evidence.add(triples, list(compress(block.texts, is_kept.tolist())))
+    if not kept:
         remedy = _why_nothing_is_left(style, choice.dropped, unknown, tally)
         raise InputError(
             f"{path}: no edge is left of {int(read_relations.sum()):,} between known nodes; {remedy}"
@@ -127,8 +130,9 @@ def read_edges(
     for predicate, number in zip(relations.predicates, read_relations.tolist(), strict=True):
         read[predicate] += number
     return Edges(
-        np.concatenate(kept), np.concatenate(is_clean) if style == CLEAN_BASELINE else None, relations, provenances,
-        read, choice.read_pairs.reshape(NUM_KIND_SETS, NUM_KIND_SETS), choice.dropped, tally,
+        np.frombuffer(kept, dtype=np.int32).reshape(-1, 3),
+        np.frombuffer(is_clean, dtype=bool) if style == CLEAN_BASELINE else None,
+        relations, provenances, read, choice.read_pairs.reshape(NUM_KIND_SETS, NUM_KIND_SETS), choice.dropped, tally,
     )  # fmt: skip
 
 

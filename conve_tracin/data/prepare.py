@@ -413,17 +413,17 @@ def remarks_on_splits(graph: Graph) -> list[str]:
     train = graph.splits["train"]
     held_out = held_out_triples(graph)
     remarks = []
-    never_trained = len(np.setdiff1d(held_out[:, [0, 2]], train[:, [0, 2]]))
+    never_trained = _number_missing(held_out[:, [0, 2]], train[:, [0, 2]], len(graph.entities))
     if never_trained:
         remarks.append(
             f"{never_trained:,} entities occur in valid or test only: they keep their random start, "
             "as training never sees them"
         )
-    never_trained = len(np.setdiff1d(held_out[:, 1], train[:, 1]))
+    never_trained = _number_missing(held_out[:, [1]], train[:, [1]], len(graph.relations))
     if never_trained:
         remarks.append(f"{never_trained:,} relations occur in valid or test only: training never sees them")
     sizes = np.array([len(graph.entities), len(graph.relations), len(graph.entities)])
-    repeated = int(np.isin(keys_of(held_out, sizes), keys_of(train, sizes)).sum())
+    repeated = int(_found_among(keys_of(held_out, sizes), (keys_of(rows, sizes) for rows in _blocks(train))).sum())
     if repeated:
         remarks.append(f"{repeated:,} valid or test triples are training triples too: metrics on them say little")
     if len(held_out):
@@ -447,10 +447,11 @@ def remarks_on_test(train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> l
 def _remark_on_pairs(train: np.ndarray, held_out: np.ndarray, sizes: np.ndarray) -> list[str]:
     """Say how many held-out triples join two entities that another triple of training joins too."""
     both = np.array([sizes[0], sizes[2]])
-    forward, backward = (_keys_of_pairs(train[:, columns], both) for columns in ([0, 2], [2, 0]))
     pairs = _keys_of_pairs(held_out[:, [0, 2]], both)
-    own = np.isin(keys_of(train, sizes), keys_of(held_out, sizes))
-    same_way, other_way = np.isin(pairs, forward[~own]), np.isin(pairs, backward)
+    own = np.sort(keys_of(held_out, sizes))
+    others = (rows[~is_among(keys_of(rows, sizes), own)] for rows in _blocks(train))
+    same_way = _found_among(pairs, (_keys_of_pairs(rows[:, [0, 2]], both) for rows in others))
+    other_way = _found_among(pairs, (_keys_of_pairs(rows[:, [2, 0]], both) for rows in _blocks(train)))
     joined = int((same_way | other_way).sum())
     if not joined:
         return []
@@ -463,6 +464,34 @@ def _remark_on_pairs(train: np.ndarray, held_out: np.ndarray, sizes: np.ndarray)
 
 def _keys_of_pairs(pairs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return pairs[:, 0].astype(np.int64) * sizes[1] + pairs[:, 1]
+
+
+def _blocks(triples: np.ndarray, *, rows_at_a_time: int = 2**20) -> Iterator[np.ndarray]:
+    return (triples[start : start + rows_at_a_time] for start in range(0, len(triples), rows_at_a_time))
+
+
+def _number_missing(wanted: np.ndarray, ids: np.ndarray, size: int) -> int:
+    """Count the distinct ids below `size` in `wanted` that are not in `ids`."""
+    is_missing = np.zeros(size, dtype=bool)
+    is_missing[wanted] = True
+    is_missing[ids] = False
+    return int(is_missing.sum())
+
+
+def is_among(keys: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
+    """Tell which keys (N,) are among sorted ones: (N,) bool."""
+    if not len(sorted_keys):
+        return np.zeros(len(keys), dtype=bool)
+    return sorted_keys[np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)] == keys
+
+
+def _found_among(wanted: np.ndarray, blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Tell which of the wanted keys (M,) occur in any block of keys: (M,) bool. Memory grows with `wanted` alone."""
+    distinct = np.unique(wanted)
+    is_found = np.zeros(len(distinct), dtype=bool)
+    for keys in blocks:
+        is_found[np.searchsorted(distinct, keys[is_among(keys, distinct)])] = True
+    return is_found[np.searchsorted(distinct, wanted)]
 
 
 def next_command(graph: Graph, output_dir: Path) -> str:
