@@ -19,6 +19,7 @@ from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
 from conve_tracin.data.categories import Categories, read_categories
 from conve_tracin.data.evidence import read_evidence, require_evidence_of
+from conve_tracin.data.finding import Finder
 from conve_tracin.data.names import Names, read_edge_map, read_names_from
 from conve_tracin.data.reasons import Explained, by_prediction, read_reasons
 from conve_tracin.data.triples import (
@@ -50,6 +51,7 @@ from conve_tracin.influence.trace import Trace, trace, with_counts
 from conve_tracin.report import page, trapi
 from conve_tracin.report.exams import measured_of
 from conve_tracin.report.notes import Notes, shown_triples, summary_as_json, summary_in_words
+from conve_tracin.report.overview import overview_lines, where_the_rest_is
 from conve_tracin.report.tables import (
     influence_as_json,
     safe_file_name,
@@ -347,7 +349,7 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         triples = np.array(
             [
                 resolve_triple(
-                    options.test_triple, names.entities, names.relations, ids_called=names.ids_called,
+                    options.test_triple, names.entities, names.relations, finder=Finder(names),
                     given_as=options.given_as,
                 )
             ]
@@ -355,7 +357,7 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         places = np.arange(1)
     elif options.test_triples is not None:
         triples = read_test_triples(
-            options.test_triples, names.entities, names.relations, ids_called=names.ids_called,
+            options.test_triples, names.entities, names.relations, finder=Finder(names),
             given_as=options.given_as,
         )  # fmt: skip
         places = np.arange(len(triples))
@@ -440,11 +442,21 @@ def trace_test_triples(run: Run, *, keep_content: bool) -> dict[str, Any]:
         common = run.settings | summarise_reasons(run, traces)
         written = [write_results(run, results, common), *write_more(run, traces)]
         try:
-            print_results(tables_of(run, traces), written)
+            print_results(*printed(run, traces), written)
         finally:
             if journal is not None:
                 journal.remove()
     return content_of(run, results, common) if keep_content else {}
+
+
+def printed(run: Run, traces: list[Trace] | StoredTraces) -> tuple[Iterable[str], list[str]]:
+    """Return what people read of the traces, and notes for below: a table for one, a line each for several."""
+    if len(run.test_triples) == 1:
+        return [trace_as_table(traced, run.names, method=run.method, notes=run.notes) for traced in traces], []
+    lines = overview_lines(traces, run.names, number=len(run.test_triples), method=run.method)
+    ranks = [traced.reasons for traced in traces if traced.reasons is not None] if run.notes.explained else []
+    found = [summary_in_words(known_reasons.summarise_reasons(ranks))] if len(ranks) > 1 else []
+    return lines, [*found, where_the_rest_is(has_report=run.options.report is not None)]
 
 
 def say_that_it_takes_long(run: Run) -> None:
@@ -657,21 +669,14 @@ def write_trapi(run: Run, traces: Iterable[Trace]) -> None:
     write_json(run.options.trapi, response)
 
 
-def tables_of(run: Run, traces: Sequence[Trace] | StoredTraces) -> Iterator[str]:
-    """Yield what the terminal shows of each trace, and of the known reasons of several."""
-    for traced in traces:
-        yield trace_as_table(traced, run.names, method=run.method, notes=run.notes)
-    ranks = [traced.reasons for traced in traces if traced.reasons is not None] if run.notes.explained else []
-    if len(ranks) > 1:
-        yield summary_in_words(known_reasons.summarise_reasons(ranks))
-
-
-def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:
+def print_results(tables: Iterable[str], notes: Iterable[str], written: Iterable[Path | str]) -> None:
     """Print what people read, after all files are written: the reader of a pipe may leave."""
     for table in tables:
         print(table)
     for output in written:
         print(f"Written: {output}")
+    for note in notes:
+        print(note)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -691,7 +696,7 @@ def rank_by_self_influence(run: Run) -> dict[str, Any]:
         own = {influence.position: influence.influence for influence in ranked}
         write_csv(run.options.csv_path, _self_csv_rows(run, ranked, own))
         written.append(run.options.csv_path)
-    print_results([self_influences_as_table(ranked, run.names)], written)
+    print_results([self_influences_as_table(ranked, run.names)], [], written)
     return content
 
 

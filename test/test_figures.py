@@ -378,6 +378,13 @@ FIGURES = [
          [("kgx", "runs", place, name) for name in ("gigabytes", "peak_memory_gb", "cpu_seconds")])
         for place, edges in enumerate(("1 million", "4 million"))
     ),
+    *(
+        (EVIDENCE, f"| {words} | {{}} of 5 runs | {{}} of 5 runs |",
+         [("verification", f"{kind}, {name}") for name in ("beyond_seeds", "control_beyond_seeds")])
+        for kind, words in (
+            ("few", "a drug treats a disease through one gene"), ("none", "a drug has the side effect of most")
+        )
+    ),
     (
         EVIDENCE, "| each further million | | {} GB | {} |",
         [("kgx", "per_further_million", name) for name in ("peak_memory_gb", "cpu_seconds")],

@@ -60,7 +60,9 @@ CHECKPOINTS = {
     "a directory": ((*COMMANDS["tracin"], "--model-path", "epochs"), "epochs/checkpoint_epoch_2.pt"),
     "the directory of a pipeline": ((*COMMANDS["run"], "--model-path", "epochs"), "epochs/trained_model.pkl"),
     "evaluation": (EVALUATION, "model.pt"),
+    "rank": (("rank_pytorch", *EVALUATION[1:]), "model.pt"),
     "predict": (COMMANDS["predict"], "model.pt"),
+    "verify": (COMMANDS["verify"], "model.pt"),
     "convert": (COMMANDS["convert"], "model.pt"),
     "convert back": (COMMANDS["convert back"], "converted.pt"),
 }
@@ -73,6 +75,7 @@ SIDE_FILES = {
     "queries": (COMMANDS["predict"], "queries.tsv"),
     "evidence": ((*COMMANDS["tracin"], "--evidence", "evidence.tsv.gz"), "evidence.tsv.gz"),
     "known reasons": ((*COMMANDS["run"], "--reasons", "reasons.jsonl"), "reasons.jsonl"),
+    "influences to verify": (COMMANDS["verify"], "influences.json"),
     "triples to prepare": (COMMANDS["prepare"], "valid.tsv"),
     "nodes": (COMMANDS["prepare KGX"], "nodes.jsonl"),
     "edges": (COMMANDS["prepare KGX"], "edges.jsonl"),

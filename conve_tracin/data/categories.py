@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from conve_tracin.data.kgx_files import MalformedLineError, open_kgx
+from conve_tracin.data.biolink import PREFIX
+from conve_tracin.data.kgx_files import MalformedLineError, numbered, open_kgx
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 
-PREFIX = "biolink:"
 UNKNOWN = -1
 
 
@@ -62,8 +62,8 @@ def classes_of_nodes(path: str | Path) -> Iterator[tuple[str, list[str]]]:
 
     Raises InputError at the first line that holds no node.
     """
-    with open_kgx(Path(path), "nodes") as (parse, lines):
-        for number, line in lines:
+    with open_kgx(Path(path), "nodes") as (parse, blocks):
+        for number, line in numbered(blocks):
             try:
                 node = parse(line)
             except MalformedLineError as error:

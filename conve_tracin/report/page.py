@@ -28,6 +28,9 @@ from conve_tracin.report import evidence
 from conve_tracin.report.charts import Axis, draw_concentration
 from conve_tracin.report.groups import Group, group_influences
 from conve_tracin.report.lettering import category_in_words, in_words, plural, signed_column
+from conve_tracin.report.naming import Name
+from conve_tracin.report.naming import entity_name as _entity
+from conve_tracin.report.naming import relation_name as _relation
 from conve_tracin.report.notes import Notes
 from conve_tracin.report.palette import Palette
 from conve_tracin.report.path_graph import ACROSS, DOWN, Orientation, assign_lanes, draw_paths
@@ -179,39 +182,6 @@ def _model(model: Provenance | None) -> dict[str, Any] | None:
         "first": model.metrics.get(HITS_AT_1),
         "among_ten": model.metrics.get(HITS_AT_10),
     }
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Names
-
-
-@dataclass(frozen=True)
-class Name:
-    """What the page calls an entity or a relation.
-
-    Attributes:
-        text: the name.
-        identifier: what the files call it, "" if that is the name.
-        is_shared: it also occurs in the prediction.
-        label: its label in the mapping.
-    """
-
-    text: str
-    identifier: str = ""
-    is_shared: bool = False
-    label: str = ""
-
-
-def _entity(names: Names, entity: int, *, shared_with: Sequence[int] = ()) -> Name:
-    name, label = names.entity(entity), names.entities.labels[entity]
-    return Name(name, "" if label == name else label, entity in shared_with, label)
-
-
-def _relation(names: Names, relation: int, *, shared_with: Sequence[int] = ()) -> Name:
-    text = in_words(names.relation(relation))
-    label = names.relations.labels[relation]
-    written = dict.fromkeys((names.relation(relation), label))
-    return Name(text, " · ".join(name for name in written if name != text), relation in shared_with, label)
 
 
 # ---------------------------------------------------------------------------------------------------------------
