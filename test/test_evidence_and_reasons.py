@@ -83,7 +83,7 @@ def test_each_influence_and_each_step_has_its_edges(explained):
         for triple, edges, is_reason in zip(path["triples"], path["evidence"], path["is_reason"], strict=True):
             row = of_triple[tuple(triple)]
             assert (edges, is_reason) == (row["evidence"], row["is_reason"])
-    assert "[DrugCentral, SemMedDB, 11 publications]" in done.out
+    assert "[DrugCentral, SemMedDB (text-mined), 11 publications]" in done.out
 
 
 def test_known_reasons_are_marked_and_ranked(explained):
@@ -196,7 +196,7 @@ def test_publications_and_entities_are_links_and_hostile_ones_are_text(page):
 
 
 def test_sources_marks_and_reasons_are_named(page):
-    assert {"DrugCentral", "SemMedDB", HOSTILE[5]} <= set(page.texts("span", "source"))
+    assert {"DrugCentral", "SemMedDB text-mined", f"{HOSTILE[5]} predicted"} <= set(page.texts("span", "source"))
     marks = page.texts("span", "mark")
     assert {"text-mined", "predicted", "known reason"} <= set(marks)
     assert "3 known reasons have the ranks" in page.texts("p", "reasons")[0]

@@ -19,6 +19,10 @@ from conve_tracin.report.links import source_name
 Triple = tuple[int, int, int]
 SOURCE = "primary_knowledge_source"
 
+UNKNOWN_SOURCE = "unknown source"
+# What else than a person's assertion an edge can be.
+MARKS = {("agent_type", "text_mining_agent"): "text-mined", ("knowledge_level", "prediction"): "predicted"}
+
 REASON_COLUMNS = ("IsGroundTruth", "InPath", "OnSpecificPath")
 # Between what a column says of several edges.
 BETWEEN_EDGES = " || "
@@ -90,7 +94,10 @@ class Notes:
         """Say it in a few words, in brackets, for a line in the terminal."""
         words = ["known reason"] if self.is_reason(test_triple, influence) else []
         edges = self.edges(influence)
-        words += dict.fromkeys(source_name(str(edge[SOURCE])) for edge in edges if SOURCE in edge)
+        words += [
+            " ".join([name_of_source(source), *(f"({mark})" for mark in marks)])
+            for source, marks in sources_of(edges).items()
+        ]
         publications = publications_of(edges)
         if publications:
             words.append(publications[0] if len(publications) == 1 else count(len(publications), "publication"))
@@ -99,6 +106,22 @@ class Notes:
 
 def _joined(values: list[Any]) -> str:
     return BETWEEN_EDGES.join(map(as_text, values)) if any(value != "" for value in values) else ""
+
+
+def sources_of(edges: Iterable[Edge]) -> dict[str, list[str]]:
+    """List the primary sources of edges, "" for an unknown one, and of each what all its edges are: see MARKS."""
+    by_source: dict[str, list[Edge]] = {}
+    for edge in edges:
+        by_source.setdefault(str(edge.get(SOURCE, "")), []).append(edge)
+    return {
+        source: [mark for (column, value), mark in MARKS.items() if all(one.get(column) == value for one in own)]
+        for source, own in by_source.items()
+    }
+
+
+def name_of_source(source: str) -> str:
+    """Return the readable name of a source in `sources_of`."""
+    return source_name(source) if source else UNKNOWN_SOURCE
 
 
 def publications_of(edges: Iterable[Edge]) -> list[str]:
