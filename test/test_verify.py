@@ -380,8 +380,8 @@ def test_a_prediction_that_rests_on_one_fact_is_told_from_one_that_rests_on_all(
     write("relation_to_id.tsv", "".join(mapping_lines(graph.relations)))
     done = run(
         *COMMANDS["train"], "--training-approach", "kvsall", "--inverse-triples", "--loss", "ce",
-        "--embedding-dim", "16", "--embedding-height", "4", "--input-dropout", "0.1", "--feature-map-dropout", "0.1", "--output-dropout", "0.1",
-        "--learning-rate", "0.02", "--batch-size", "16",
+        "--embedding-dim", "16", "--embedding-height", "4", "--input-dropout", "0.1", "--feature-map-dropout", "0.1",
+        "--output-dropout", "0.1", "--learning-rate", "0.02", "--batch-size", "16",
     )  # fmt: skip
     assert done.code == 0, done
     one, all_alike = ((0, 0, count), 1.0), ((5, 2, 2 * count), 1.0)
