@@ -388,7 +388,7 @@ def test_a_prediction_that_rests_on_one_fact_is_told_from_one_that_rests_on_all(
     Path("one.json").write_text(json.dumps(explained((0, 1, count), [one])))
     Path("all.json").write_text(json.dumps(explained((0, 2, 2 * count), [all_alike])))
     files = ("--model-path", "out/final_model.pt", "--influences", "one.json", "all.json")
-    first, second = verified(*files, "--num-epochs", "40", "--seeds", "2", "--remove", "1")["results"]
+    first, second = verified(*files, "--num-epochs", "28", "--seeds", "2", "--remove", "1")["results"]
     assert first["without_proponents"]["rank"]["lowest"] > 3 >= first["without_others"]["rank"]["highest"]
     assert first["beyond_seeds"] is True
     assert second["beyond_seeds"] is False
