@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conve_tracin import cli, settings
+from conve_tracin.commands import rank_command
 from conve_tracin.files import require_usable_outputs
 from conve_tracin.settings import ConvEConfig, TrainingConfig, TrainingMachine
 
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"Written to {args.output_dir}:")
     print(f"  {', '.join(OUTPUT_FILES)}")
     print(f"  and checkpoints to {checkpoint_dir_of(args)}")
+    files = {name: getattr(args, name) for name in ("train", "valid", "test", "entity_to_id", "relation_to_id")}
+    print(f"Next: {rank_command(files, output_dir=args.output_dir, skip_unknown=args.skip_unknown)}")
 
 
 def require_outputs(args: argparse.Namespace, names: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ LAYERS = (
     "errors",
     "files",
     "settings",
+    "commands",
     "cli",
     "data",
     "device",
@@ -27,7 +28,7 @@ LAYERS = (
     "influence.engine",
     "influence",
     "report",
-    ("explain", "predict", "evaluation", "verify"),
+    ("explain", "predict", "evaluation", "forecast", "verify"),
     "pipeline",
 )
 
