@@ -79,6 +79,7 @@ def train_model(folder: Path, *, num_epochs: int) -> Path:
 
 def explain(folder: Path, model: Path, held_out: dict[str, list[tuple[str, str, str]]]) -> dict[str, Path]:
     """Explain the first triple of each kind that the model ranks first; return the JSON of each."""
+    from conve_tracin.errors import InputError
     from conve_tracin.explain import run_tracin_analysis
 
     found = {}
@@ -93,6 +94,8 @@ def explain(folder: Path, model: Path, held_out: dict[str, list[tuple[str, str, 
             if content["results"][0]["prediction"]["rank"] == 1:
                 found[kind] = path
                 break
+        else:
+            raise InputError(f"{folder}: the model ranks no triple of the kind {kind!r} first; train for more epochs")
     return found
 
 

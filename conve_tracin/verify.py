@@ -5,7 +5,7 @@ that share an entity with the prediction, each with several seeds.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def read(options: VerificationOptions) -> Run:
     recipe = Recipe(
         triples=triples,
         config=replace(config, num_epochs=epochs),
-        model_config=dict(model.config.as_dict()),
+        model_config=model.config.as_dict(),
         learning_rates=rates,
         device=device,
         questions=questions_of(predictions, config, source=options.model_path),
@@ -269,11 +269,11 @@ def plan(run: Run) -> list[Training]:
     else:
         groups = [(place, [place]) for place in range(len(removed))]
     for prediction, places in groups:
-        everything = np.unique(np.concatenate([removed[place] for place in places]))
+        proponents = np.unique(np.concatenate([removed[place] for place in places]))
         for seed in run.seeds:
-            trainings.append(Training(leaves_out=PROPONENTS, prediction=prediction, seed=seed, removed=everything))
+            trainings.append(Training(leaves_out=PROPONENTS, prediction=prediction, seed=seed, removed=proponents))
         for seed in run.seeds:
-            control = controls_of(run, places, removed, everything, seed)
+            control = control_of(run, {place: removed[place] for place in places}, seed)
             trainings.append(Training(leaves_out=OTHERS, prediction=prediction, seed=seed, removed=control))
     return trainings
 
@@ -295,21 +295,18 @@ def places_of_proponents(run: Run, explained: Explained) -> np.ndarray:
     return places
 
 
-def controls_of(
-    run: Run, predictions: Sequence[int], removed: Sequence[np.ndarray], everything: np.ndarray, seed: int
-) -> np.ndarray:
-    """Draw as many other triples as all that is removed for some predictions, none of them twice: places, sorted."""
+def control_of(run: Run, removed: Mapping[int, np.ndarray], seed: int) -> np.ndarray:
+    """Draw as many others as all proponents `removed`, {prediction: places (m,)}, none twice: places, sorted."""
     generator = np.random.default_rng([seed, len(run.triples)])
-    own = rows_of(run.triples, np.array([run.predictions[place].triple for place in predictions]))
+    own = rows_of(run.triples, np.array([run.predictions[prediction].triple for prediction in removed]))
     counted, drawn = np.empty(0, np.int64), np.empty(0, np.int64)
-    for place in predictions:
+    for prediction, places in removed.items():
         # A triple that several predictions rest on is removed once.
-        new = np.setdiff1d(removed[place], counted)
-        excluded = np.concatenate([everything, own, drawn])
-        drawn = np.concatenate(
-            [drawn, draw_control(run.triples, run.predictions[place].triple, new, excluded, generator)]
-        )
+        new = np.setdiff1d(places, counted)
         counted = np.union1d(counted, new)
+        excluded = np.concatenate([*removed.values(), own, drawn])
+        found = draw_control(run.triples, run.predictions[prediction].triple, new, excluded, generator)
+        drawn = np.concatenate([drawn, found])
     return np.sort(drawn)
 
 

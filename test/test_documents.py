@@ -32,7 +32,7 @@ SMALLER = {
     "--cache cache --results lds.json",
     "python benchmarks/truth.py remove": "--num-seeds 1 --num-models 1 --num-test 5 --num-epochs 1 "
     "--cache cache_for_removal --results removed.json",
-    "python benchmarks/verification.py": "--runs 1 --seeds 1 --num-epochs 40 --results verification.json",
+    "python benchmarks/verification.py": "--runs 1 --seeds 1 --results verification.json",
     "python benchmarks/accuracy/reproduce.py": "--num-epochs 2 --results accuracy.json",
 }  # fmt: skip
 # The suite within the suite: everything but the tests themselves.

@@ -49,11 +49,11 @@ def verdict(verification: Verification) -> str:
             "rests on them."
         )
     words = (
-        f"Each of the {in_letters(seeds)} models without them puts it further back than all "
-        f"{in_letters(2 * seeds)} others do."
+        f"Each of the {in_letters(seeds)} models without them gives it a smaller lead than any of the "
+        f"{in_letters(2 * seeds)} others."
     )
     if verification.control_beyond_seeds:
-        words += " But the others matter as well: without them it also falls by more than what seeds change."
+        words += " But the others matter as well: without them its lead falls by more than what seeds change."
     return words
 
 
