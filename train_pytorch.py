@@ -142,9 +142,12 @@ def read_data(args: argparse.Namespace) -> "TrainingData":
 def settings_without_effect(args: argparse.Namespace, config: TrainingConfig, *, device: str) -> Iterator[str]:
     """Say which given flags change nothing here, one line each."""
     from conve_tracin import parallel
+    from conve_tracin.device import supports_bfloat16
 
     yield from settings.settings_without_effect(TrainingMachine(**cli.members_of(TrainingMachine, args)))
     yield from settings.settings_without_effect(config)
+    if config.use_mixed_precision and device == "cpu" and not supports_bfloat16(device):
+        yield "--use-mixed-precision has no effect: this processor does not compute in bfloat16"
     if config.use_torch_compile and device != "cpu":
         if config.use_gradient_checkpointing:
             yield "--use-torch-compile has no effect on the encoder together with --use-gradient-checkpointing"

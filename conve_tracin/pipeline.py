@@ -413,7 +413,7 @@ class Pipeline:
             f"Explained            the {self.setting('num_explained')} best-ranked test triples, "
             + ("all in one job" if self.setting("explain_together") else "one job each"),
             "Mixed precision      "
-            + ("on; slower than off on a processor without AMX" if self.setting("use_mixed_precision") else "off"),
+            + ("on; no effect on a processor without bfloat16" if self.setting("use_mixed_precision") else "off"),
             *self._what_training_takes(),
         ]
         done = [str(path) for path in (*self.results[:2], *self.explanations, self.report) if path.is_file()]

@@ -350,7 +350,7 @@ class TrainingConfig:
     checkpoint_frequency: int = _count(2, help="epochs between checkpoints", on_resume=FREE)
     random_seed: int = _training(42, help="seed of weights, order and dropout", kind=non_negative_int)
     use_mixed_precision: bool = _machine(
-        False, help="compute in bfloat16, or in float16 on a GPU without it; on a processor without AMX it is slower"
+        False, help="compute in bfloat16, or in float16 on a GPU without it; no effect on a processor without it"
     )
     use_gradient_checkpointing: bool = _machine(False, help="less memory, more computing")
     use_torch_compile: bool = _machine(
