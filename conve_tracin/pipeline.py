@@ -171,7 +171,7 @@ class Pipeline:
         names = {split: f"{split}.txt" for split in SPLITS}
         names |= {"entity_to_id": ENTITY_FILE, "relation_to_id": RELATION_FILE, "node_name_dict": NAME_FILE}
         if self.is_kgx:
-            names["edge_map"] = "edge_map.json"
+            names |= {"edge_map": "edge_map.json", "evidence": "evidence.tsv.gz"}
         return {name: self.root / "data" / file for name, file in names.items()}
 
     @property
@@ -338,7 +338,7 @@ class Pipeline:
 
     def evaluate(self, *, log: Path, threads: int) -> None:
         """Rank all test triples and choose those to explain."""
-        command = script("rank_pytorch.py", "--model-path", self.best_model, *self._file_flags(*self.data))
+        command = script("rank_pytorch.py", "--model-path", self.best_model, *self._file_flags(*SPLITS, *self._names))
         command += self._device_flags
         command += ["--output", str(self.ranks), "--best-output", str(self.best)]
         command += ["--best", str(self.setting("num_explained"))]
@@ -455,7 +455,7 @@ class Pipeline:
 
     @property
     def _names(self) -> list[str]:
-        return [name for name in self.data if name not in SPLITS]
+        return [name for name in self.data if name not in (*SPLITS, "evidence")]
 
     @property
     def _known(self) -> list[str]:
@@ -464,6 +464,8 @@ class Pipeline:
     @property
     def _tracin_command(self) -> list[str]:
         command = script("tracin_pytorch.py", "--model-path", self.best_model, *self._file_flags("train", *self._names))
+        if self.is_kgx:
+            command += [*self._file_flags("evidence"), "--nodes", str(self.setting("nodes"))]
         return [*command, "--ids", *self._known, *self.explain_settings, *self._device_flags]
 
     @property

@@ -354,6 +354,9 @@ def test_small_kgx_graph_from_files_to_report(kgx_run):
         assert explained["test_triple"]["head_label"] == names[ranks[number][3]]
         assert explained["test_triple"]["relation_label"] == "biolink:treats"
         assert len(explained["influences"]) == SHIPPED["top_k"]
+        # What stands behind a triple, and the categories of the nodes, come from the graph.
+        assert all(influence["evidence"] for influence in explained["influences"])
+        assert "rank_in_category" in explained["prediction"]["tail_standing"]
     page = (root / "report.html").read_text(encoding="utf-8")
     assert names[ranks[1][3]] in page
     assert re.findall(r"rank ([\d.,]+) of", page) == [f"{float(row[0]):g}" for row in ranks[1:3]]
