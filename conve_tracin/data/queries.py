@@ -180,6 +180,28 @@ class Queries:
             shares = shares / self.visits[queries]
         return shares * (self.num_visits / len(self.tails))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the ids are that the methods take and return."""
+        return self.heads.device
+
+    def pairs(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the heads and the relations of the queries (B,): (B,) twice."""
+        return self.heads[queries], self.relations[queries]
+
+    def of_head(self, head: int) -> Tensor:
+        """Find the queries (head, ·): ids (M,)."""
+        return (self.heads == head).nonzero()[:, 0]
+
+    def of_relation(self, relation: int) -> Tensor:
+        """Find the queries (·, relation): ids (M,)."""
+        return (self.relations == relation).nonzero()[:, 0]
+
+    def with_tail(self, tail: int) -> Tensor:
+        """Find the queries that have a tail: ids (M,), each once."""
+        positions = (self.tails == tail).nonzero()[:, 0]
+        return (torch.searchsorted(self.offsets, positions, right=True) - 1).unique()
+
     def count_tails(self, queries: Tensor) -> Tensor:
         """Count the tails of each of the queries (B,): (B,)."""
         return self.offsets[queries + 1] - self.offsets[queries]

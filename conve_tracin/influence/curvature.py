@@ -28,13 +28,21 @@ import torch
 from torch import Tensor
 
 from conve_tracin.data.queries import Queries
+from conve_tracin.data.sorted_queries import SortedQueries
 from conve_tracin.errors import InputError
+from conve_tracin.influence.engine.jacobians import HEAD, RELATION, Activations, RowJacobians
+from conve_tracin.influence.engine.passes import encode_queries
 from conve_tracin.model.conve import ConvE
 
 # Query vectors whose scores against a chunk of the entities are held at once.
 VECTORS_AT_ONCE = 1024
-# Rows of a Jacobian (d each) that are held at once; a row passes through feature maps of size F.
-JACOBIAN_ROWS = 4096
+# Rows of Jacobians, or directions, that are held at once; a direction passes through feature maps of size F.
+JACOBIAN_ROWS = 16_384
+DIRECTIONS = 2048
+# Entities whose scores are held at once for each query of a batch.
+ENTITIES_AT_ONCE = 16_384
+# From this many directions for each query on, it is cheaper to multiply them with the whole Jacobian.
+WHOLE_JACOBIANS_FROM = 6
 # The mean eigenvalue of a row whose scores are all beyond ±70 or so. Its effects would grow without bound as it falls,
 # past the largest float32 in the end.
 NO_CURVATURE = 1e-30
@@ -87,31 +95,28 @@ class RowCurvature:
         config: see `CurvatureConfig`.
     """
 
-    def __init__(self, model: ConvE, queries: Queries, config: CurvatureConfig) -> None:
+    def __init__(self, model: ConvE, queries: Queries | SortedQueries, config: CurvatureConfig) -> None:
         self.model = model
         self.queries = queries
         self.config = config
-        counts = queries.offsets.diff()
-        dtype = model.entity_embeddings.weight.dtype
-        self._importance = counts.to(dtype) if config.weighted_by_triples else torch.ones_like(counts, dtype=dtype)
-        # For each triple its query, to find the queries that have a given tail.
-        self._query_of_triple = torch.repeat_interleave(torch.arange(len(queries), device=counts.device), counts)
+        self.table = model.entity_embeddings.weight.detach()
         self._sampled: tuple[Tensor, Tensor, Tensor | None] | None = None
         self._entities: dict[int, Tensor] = {}
         self._relations: dict[int, Tensor] = {}
+        self._jacobians: dict[int, RowJacobians] = {}
 
     def entity(self, entity: int) -> Tensor:
         """Return H of an entity's row, as tail and as head together: (d, d)."""
         if entity not in self._entities:
-            of_head = (self.queries.heads == entity).nonzero()[:, 0]
-            self._entities[entity] = self.as_tail(entity) + self._as_input(of_head, side=0, row=entity)
+            of_head = self.queries.of_head(entity)
+            self._entities[entity] = self.as_tail(entity) + self._as_input(of_head, side=HEAD, row=entity)
         return self._entities[entity]
 
     def relation(self, relation: int) -> Tensor:
         """Return H of a relation's row: (d, d)."""
         if relation not in self._relations:
-            of_relation = (self.queries.relations == relation).nonzero()[:, 0]
-            self._relations[relation] = self._as_input(of_relation, side=1, row=relation)
+            of_relation = self.queries.of_relation(relation)
+            self._relations[relation] = self._as_input(of_relation, side=RELATION, row=relation)
         return self._relations[relation]
 
     def precondition(self, curvature: Tensor, gradients: Tensor) -> Tensor:
@@ -144,7 +149,7 @@ class RowCurvature:
             return self._weighted_gram(entity, sample, vectors, normalizers)
         # Two strata: the queries with this tail, whose weights are the large ones, and a sample of all others.
         # A query that a repeated triple lists twice is one query.
-        known = self._query_of_triple[self.queries.tails == entity].unique()
+        known = self.queries.with_tail(entity)
         others = ~torch.isin(sample, known)
         scale = (len(self.queries) - len(known)) / max(int(others.sum()), 1)
         normalizers = None if normalizers is None else normalizers[others]
@@ -161,7 +166,7 @@ class RowCurvature:
     def _query_sample(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw queries once for all rows, all where they are few: ids (M,), vectors (M, d) and normalizers (M,)."""
         if self._sampled is None:
-            ids = torch.arange(len(self.queries), device=self.queries.heads.device)
+            ids = torch.arange(len(self.queries), device=self.queries.device)
             if len(ids) > self.config.max_tail_queries:
                 ids = _sample(ids, self.config.max_tail_queries, self._generator(3, 0))
             vectors = self._encode(ids)
@@ -169,17 +174,24 @@ class RowCurvature:
         return self._sampled
 
     def _encode(self, ids: Tensor) -> Tensor:
-        batches = [self.model.encode(self.queries.heads[i], self.queries.relations[i]) for i in ids.split(256)]
-        return torch.cat(batches)  # (M, d)
+        return encode_queries(self.model, *self._pairs(ids))  # (M, d)
+
+    def _pairs(self, ids: Tensor) -> list[Tensor]:
+        return [column.to(self.table.device) for column in self.queries.pairs(ids)]
+
+    def _importance(self, ids: Tensor) -> Tensor:
+        """Return n_q of queries (M,): (M,)."""
+        counts = self.queries.count_tails(ids).to(self.table)
+        return counts if self.config.weighted_by_triples else torch.ones_like(counts)
 
     def _normalizers(self, vectors: Tensor) -> Tensor | None:
         if self.config.loss != "ce":
             return None
-        parts = [softmax_moments(self.model, part)[0] for part in vectors.split(VECTORS_AT_ONCE)]
+        parts = [log_normalizers(self.model, part) for part in vectors.split(VECTORS_AT_ONCE)]
         return torch.cat(parts)
 
     def _weighted_gram(self, entity: int, ids: Tensor, vectors: Tensor, normalizers: Tensor | None) -> Tensor:
-        scores = vectors @ self.model.entity_embeddings.weight[entity]
+        scores = vectors @ self.table[entity]
         if self.model.entity_bias is not None:
             scores = scores + self.model.entity_bias[entity]
         if normalizers is None:
@@ -187,77 +199,68 @@ class RowCurvature:
         else:
             # p(1 − p) to its last digits also where p is nearly 1.
             weights = (scores - normalizers).exp() * -torch.expm1((scores - normalizers).clamp(max=0))
-        weights = weights * self._importance[ids]  # (M,)
+        weights = weights * self._importance(ids)  # (M,)
         return (vectors * weights[:, None]).T @ vectors
 
+    @torch.no_grad()
     def _as_input(self, chosen: Tensor, *, side: int, row: int) -> Tensor:
         """Compute H of a row as head (side 0) or relation (side 1) of the queries `chosen`: (d, d)."""
-        curvature = self._zeros()
+        curvature = self.table.new_zeros(self.table.shape[1], self.table.shape[1])
         if len(chosen) == 0:
             return curvature
-        generator = self._generator(side, row)
         total = len(chosen)
         if total > self.config.max_encoded_queries:
-            chosen = _sample(chosen, self.config.max_encoded_queries, generator)
-        exact = len(chosen) * self.model.config.embedding_dim <= self.config.exact_jacobian_rows
+            chosen = _sample(chosen, self.config.max_encoded_queries, self._generator(side, row))
+        if side not in self._jacobians:
+            self._jacobians[side] = RowJacobians(self.model, side)
+        exact = len(chosen) * len(curvature) <= self.config.exact_jacobian_rows
         probes = max(1, -(-self.config.probes // len(chosen)))
-        step = self.model.config.embedding_dim if exact else probes
-        for batch in chosen.split(max(1, JACOBIAN_ROWS // step)):
-            rows = self._input_rows(batch)
-            rows[side].requires_grad_()
-            with torch.enable_grad():
-                vectors = self.model.encode_rows(*rows)  # (B, d)
+        signs = np.random.default_rng([self.config.seed, side, row])
+        rows_at_once = JACOBIAN_ROWS // len(curvature) if exact else DIRECTIONS // probes
+        for batch in chosen.split(max(1, rows_at_once)):
+            heads, relations = self._pairs(batch)
+            activations = self._jacobians[side](
+                self.table[heads], self.model.relation_embeddings.weight[relations].detach()
+            )
             if exact:
-                jacobian = self._pull_back(vectors, rows[side], torch.eye(vectors.shape[1]).to(vectors)[:, None])
-                jacobian = jacobian.transpose(0, 1)  # (B, d, d): ∂q_i/∂(row)_j
-                inner = self._entity_curvature(vectors.detach(), batch)  # (B, d, d)
-                curvature += torch.einsum("bij,bik,bkl->jl", jacobian, inner, jacobian)
+                self._add_exactly(curvature, activations, batch)
             else:
-                signed = self._signed_sums(vectors.detach(), batch, probes, generator)  # (P, B, d)
-                pulled = self._pull_back(vectors, rows[side], signed).flatten(0, 1)  # (P·B, d)
+                signed = self._signed_sums(activations.vectors, batch, probes, signs)  # (P, B, d)
+                pulled = _pull_back(activations, signed).flatten(0, 1)  # (P·B, d)
                 curvature += pulled.T @ pulled / probes
         return curvature * (total / len(chosen))
 
-    def _input_rows(self, batch: Tensor) -> list[Tensor]:
-        heads, relations = self.queries.heads[batch], self.queries.relations[batch]
-        return [
-            self.model.entity_embeddings.weight[heads].detach(),
-            self.model.relation_embeddings.weight[relations].detach(),
-        ]
-
-    @staticmethod
-    def _pull_back(vectors: Tensor, rows: Tensor, directions: Tensor) -> Tensor:
-        """Multiply directions (P, B or 1, d) with the Jacobian of each query vector: (P, B, d)."""
-        directions = directions.expand(-1, len(vectors), -1)
-        return torch.autograd.grad(vectors, rows, directions, is_grads_batched=True)[0]
-
-    def _entity_curvature(self, vectors: Tensor, batch: Tensor) -> Tensor:
-        """Compute Σ_kl C_q,kl e_k e_lᵀ of each query: (B, d, d)."""
-        table = self.model.entity_embeddings.weight.detach()
-        inner = vectors.new_zeros(len(vectors), table.shape[1], table.shape[1])
+    def _add_exactly(self, curvature: Tensor, activations: Activations, batch: Tensor) -> None:
+        """Add Σ_q J_qᵀ (Σ_kl C_q,kl e_k e_lᵀ) J_q of a batch to a curvature (d, d)."""
+        vectors, jacobians = activations.vectors, activations.jacobians()  # (B, d) and (B, d, d)
         moments = self._moments(vectors)
-        for start in range(0, len(table), 4096):
-            rows = table[start : start + 4096]  # (k, d)
+        # A coordinate of q whose ReLU is off does not move, so that its part of the entities does not matter.
+        active = [place.nonzero()[:, 0] for place in vectors > 0]
+        inner = [vectors.new_zeros(len(places), len(places)) for places in active]
+        for start in range(0, len(self.table), ENTITIES_AT_ONCE):
+            rows = self.table[start : start + ENTITIES_AT_ONCE].T.contiguous()  # (d, k)
             weights = self._pair_weights(vectors, batch, start, moments)  # (B, k)
-            for place, (out, weight) in enumerate(zip(inner, weights, strict=True)):
-                centred = rows if moments is None else rows - moments[1][place]
-                out += (centred * weight[:, None]).T @ centred
-        return inner
+            for place, (out, weight, coordinates) in enumerate(zip(inner, weights, active, strict=True)):
+                moving = rows.index_select(0, coordinates)  # (a, k)
+                if moments is not None:
+                    moving -= moments[1][place, coordinates, None]
+                out += (moving * weight) @ moving.T
+        for each, jacobian, coordinates in zip(inner, jacobians, active, strict=True):
+            moved = jacobian.index_select(0, coordinates)  # (a, d)
+            curvature += moved.T @ (each @ moved)
 
-    def _signed_sums(self, vectors: Tensor, batch: Tensor, probes: int, generator: torch.Generator) -> Tensor:
+    def _signed_sums(self, vectors: Tensor, batch: Tensor, probes: int, generator: np.random.Generator) -> Tensor:
         """Draw Σ_k ±√c_qk (e_k − ē), whose outer product has the mean Σ_kl C_q,kl e_k e_lᵀ: (P, B, d).
 
         With binary cross-entropy c_qk = C_q,kk, and nothing is taken off; with the softmax c_qk = n_q·p_k.
         """
-        table = self.model.entity_embeddings.weight.detach()
-        sums = vectors.new_zeros(probes, len(vectors), table.shape[1])
+        sums = vectors.new_zeros(probes, len(vectors), self.table.shape[1])
         moments = self._moments(vectors)
-        for start in range(0, len(table), 16_384):
-            rows = table[start : start + 16_384]  # (k, d)
-            roots = self._pair_weights(vectors, batch, start, moments, size=len(rows)).sqrt()  # (B, k)
+        for start in range(0, len(self.table), ENTITIES_AT_ONCE):
+            rows = self.table[start : start + ENTITIES_AT_ONCE]  # (k, d)
+            roots = self._pair_weights(vectors, batch, start, moments).sqrt_()  # (B, k)
             for out in sums:
-                signs = torch.randint(0, 2, roots.shape, generator=generator, dtype=torch.int8) * 2 - 1
-                signed = roots * signs.to(roots)
+                signed = _random_signs(roots.shape, generator).to(roots).mul_(roots)
                 out += signed @ rows
                 if moments is not None:
                     out -= signed.sum(dim=1, keepdim=True) * moments[1]
@@ -267,20 +270,16 @@ class RowCurvature:
         return softmax_moments(self.model, vectors) if self.config.loss == "ce" else None
 
     def _pair_weights(
-        self, vectors: Tensor, batch: Tensor, start: int, moments: tuple[Tensor, Tensor] | None, size: int = 4096
+        self, vectors: Tensor, batch: Tensor, start: int, moments: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        scores = scores_of_chunk(self.model, vectors, start, size)  # (B, k)
-        weights = _logistic_curvature(scores) if moments is None else (scores - moments[0][:, None]).exp()
-        return weights * self._importance[batch][:, None]
+        scores = scores_of_chunk(self.model, vectors, start, ENTITIES_AT_ONCE)  # (B, k)
+        weights = _logistic_curvature(scores) if moments is None else scores.sub_(moments[0][:, None]).exp_()
+        return weights.mul_(self._importance(batch)[:, None])
 
     def _generator(self, kind: int, row: int) -> torch.Generator:
         # Seeded by the row, so that its curvature does not depend on which rows were asked for before it.
         seed = np.random.SeedSequence([self.config.seed, kind, row]).generate_state(1)[0]
         return torch.Generator().manual_seed(int(seed))
-
-    def _zeros(self) -> Tensor:
-        dim = self.model.config.embedding_dim
-        return self.model.entity_embeddings.weight.new_zeros(dim, dim)
 
 
 def scores_of_chunk(model: ConvE, vectors: Tensor, start: int, size: int) -> Tensor:
@@ -309,8 +308,33 @@ def softmax_moments(model: ConvE, vectors: Tensor, *, size: int = 4096) -> tuple
     return (largest + total.log())[:, 0], weighted / total
 
 
+@torch.no_grad()
+def log_normalizers(model: ConvE, vectors: Tensor, *, size: int = 4096) -> Tensor:
+    """Compute log Σ_k exp(s_k) of query vectors (B, d), `size` entities at a time: (B,)."""
+    total = vectors.new_full((len(vectors),), -torch.inf)
+    for start in range(0, model.config.num_entities, size):
+        total = torch.logaddexp(total, scores_of_chunk(model, vectors, start, size).logsumexp(dim=1))
+    return total
+
+
 def _logistic_curvature(scores: Tensor) -> Tensor:
-    return torch.sigmoid(scores) * torch.sigmoid(-scores)
+    """Compute σ(s)(1 − σ(s)) with a single exponential, to its last digits on both sides of zero."""
+    small = scores.abs().mul_(-0.5).exp_()
+    return small.div_(small.square().add_(1)).square_()
+
+
+def _pull_back(activations: Activations, directions: Tensor) -> Tensor:
+    """Multiply directions (P, B, d) by the transposed Jacobians, in the cheaper way: (P, B, d)."""
+    if len(directions) < WHOLE_JACOBIANS_FROM:
+        return activations.pull_back(directions)
+    return torch.bmm(directions.transpose(0, 1), activations.jacobians()).transpose(0, 1)
+
+
+def _random_signs(shape: tuple[int, int], generator: np.random.Generator) -> Tensor:
+    """Draw −1 or 1 with equal chances: int8 of a shape, on the CPU. A random byte holds eight of them."""
+    size = shape[0] * shape[1]
+    bits = np.unpackbits(np.frombuffer(generator.bytes(-(-size // 8)), dtype=np.uint8), count=size)
+    return torch.from_numpy(bits.view(np.int8)).mul_(2).sub_(1).view(shape)
 
 
 def _sample(ids: Tensor, size: int, generator: torch.Generator) -> Tensor:
