@@ -180,6 +180,20 @@ def compute_shared(compute: Callable[[np.ndarray], Tensor], triples: np.ndarray)
     return whole
 
 
+def map_shared(compute: Callable[[np.ndarray], list[Value]], items: np.ndarray) -> list[Value]:
+    """Compute a value for each of the items (n, …), which all processes share and all get, in their order.
+
+    `compute` takes some of the items, of which there may be none.
+    """
+    if not dist.is_initialized():
+        return compute(items)
+    found: list[Value | None] = [None] * len(items)
+    # Items beside each other may cost alike, so that each process takes every so many.
+    for process, values in enumerate(all_gather(compute(items[rank() :: world_size()]))):
+        found[process :: world_size()] = values
+    return found
+
+
 def split_by_query(triples: np.ndarray, count: int) -> list[np.ndarray]:
     """Split triples (N, 3) into `count` shares of positions, most queries (head, relation) whole."""
     return np.array_split(group_by_query(triples).order, count)

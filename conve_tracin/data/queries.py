@@ -24,6 +24,11 @@ def count_relation_rows(num_relations: int, *, inverse_triples: bool) -> int:
     return num_relations * ROWS_OF_A_RELATION if inverse_triples else num_relations
 
 
+def count_relations(num_rows: int, *, inverse_triples: bool) -> int:
+    """Undo `count_relation_rows`."""
+    return num_rows // ROWS_OF_A_RELATION if inverse_triples else num_rows
+
+
 def with_relation_rows(triples: Ids, *, inverse_triples: bool) -> Ids:
     """Replace the relation ids of the files in triples (N, 3) by rows of the model's relation table.
 

@@ -91,7 +91,7 @@ class SortedQueries:
         """Find the queries that have a tail: ids (M,), each once."""
         if not self.inverse_triples:
             return _as_ids(np.unique(_part(self.by_tail, self.tail_offsets, tail)))
-        heads, rows, tails = self.rows_of(self.examples(self.of_head(tail))).T
+        _, rows, tails = self.rows_of(self.examples(self.of_head(tail))).T
         # The inverse of each example has the entity as its tail.
         keys = np.unique(pair_keys(tails, rows ^ 1, self.num_rows))
         return _as_ids(np.searchsorted(self.keys, keys))
@@ -117,9 +117,7 @@ class SortedQueries:
         return np.stack([np.where(is_inverse, tails, heads), rows, np.where(is_inverse, heads, tails)], axis=1)
 
 
-def _sort(
-    triples: np.ndarray, num_entities: int, num_rows: int, *, inverse_triples: bool
-) -> dict[str, np.ndarray]:
+def _sort(triples: np.ndarray, num_entities: int, num_rows: int, *, inverse_triples: bool) -> dict[str, np.ndarray]:
     index = group_by_query(examples_of(triples, inverse_triples=inverse_triples))
     heads, relations = index.queries.T
     by_tail = tail_offsets = np.empty(0, dtype=np.int64)

@@ -58,21 +58,21 @@ def read_triples(
     Raises InputError at the first line that has other than three filled columns or an unknown label, and where
     no triple is left.
     """
-    return _read_triples(Path(path), entities, relations, skip_unknown=skip_unknown)[0]
+    return read_triples_and_dropped(Path(path), entities, relations, skip_unknown=skip_unknown)[0]
 
 
 def read_triples_and_places(
     path: str | Path, entities: Vocabulary, relations: Vocabulary, *, skip_unknown: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read the same, (N, 3), and the place of each triple in the file, counted from 0 over all its lines: (N,)."""
-    triples, dropped = _read_triples(Path(path), entities, relations, skip_unknown=skip_unknown)
+    triples, dropped = read_triples_and_dropped(Path(path), entities, relations, skip_unknown=skip_unknown)
     return triples, np.delete(np.arange(len(triples) + len(dropped)), dropped)
 
 
-def _read_triples(
+def read_triples_and_dropped(
     path: Path, entities: Vocabulary, relations: Vocabulary, *, skip_unknown: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the triples and the places of those that were dropped."""
+    """Read the same, (N, 3), and the places of the triples that were dropped."""
     if path.name in PYKEEN_TRIPLES:
         return read_pykeen_triples(path, entities, relations), np.empty(0, dtype=np.int64)
     import pandas as pd

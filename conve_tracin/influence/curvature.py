@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin.data.graph import Keep
 from conve_tracin.data.queries import Queries
 from conve_tracin.data.sorted_queries import SortedQueries
 from conve_tracin.errors import InputError
@@ -39,6 +40,8 @@ VECTORS_AT_ONCE = 1024
 # Rows of Jacobians, or directions, that are held at once; a direction passes through feature maps of size F.
 JACOBIAN_ROWS = 16_384
 DIRECTIONS = 2048
+# Queries of a row from which its curvature is kept for later runs.
+KEPT_FROM = 64
 # Entities whose scores are held at once for each query of a batch.
 ENTITIES_AT_ONCE = 16_384
 # From this many directions for each query on, it is cheaper to multiply them with the whole Jacobian.
@@ -93,12 +96,21 @@ class RowCurvature:
         queries: the distinct training queries with their tails, in the model's relation ids (inverses included
             where the model was trained with them).
         config: see `CurvatureConfig`.
+        keep: may return arrays that are kept from an earlier time: those of rows that take long.
     """
 
-    def __init__(self, model: ConvE, queries: Queries | SortedQueries, config: CurvatureConfig) -> None:
+    def __init__(
+        self,
+        model: ConvE,
+        queries: Queries | SortedQueries,
+        config: CurvatureConfig,
+        *,
+        keep: Keep = lambda _, make: make(),
+    ) -> None:
         self.model = model
         self.queries = queries
         self.config = config
+        self._keep = keep
         self.table = model.entity_embeddings.weight.detach()
         self._sampled: tuple[Tensor, Tensor, Tensor | None] | None = None
         self._entities: dict[int, Tensor] = {}
@@ -108,16 +120,25 @@ class RowCurvature:
     def entity(self, entity: int) -> Tensor:
         """Return H of an entity's row, as tail and as head together: (d, d)."""
         if entity not in self._entities:
-            of_head = self.queries.of_head(entity)
-            self._entities[entity] = self.as_tail(entity) + self._as_input(of_head, side=HEAD, row=entity)
+            as_head = self._kept("head", entity, self.queries.of_head(entity), side=HEAD)
+            self._entities[entity] = self.as_tail(entity) + as_head
         return self._entities[entity]
 
     def relation(self, relation: int) -> Tensor:
         """Return H of a relation's row: (d, d)."""
         if relation not in self._relations:
             of_relation = self.queries.of_relation(relation)
-            self._relations[relation] = self._as_input(of_relation, side=RELATION, row=relation)
+            self._relations[relation] = self._kept("relation", relation, of_relation, side=RELATION)
         return self._relations[relation]
+
+    def _kept(self, name: str, row: int, chosen: Tensor, *, side: int) -> Tensor:
+        """Compute `_as_input`; if the queries `chosen` are many, keep the result."""
+        if len(chosen) < KEPT_FROM:
+            return self._as_input(chosen, side=side, row=row)
+        arrays = self._keep(
+            f"{name}-{row}", lambda: {"curvature": self._as_input(chosen, side=side, row=row).cpu().numpy()}
+        )
+        return torch.from_numpy(arrays["curvature"]).to(self.table)
 
     def precondition(self, curvature: Tensor, gradients: Tensor) -> Tensor:
         """Solve (H + λI) x = g for one (d,) or several (d, m); zero where no label of training can move the row.
@@ -166,12 +187,25 @@ class RowCurvature:
     def _query_sample(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw queries once for all rows, all where they are few: ids (M,), vectors (M, d) and normalizers (M,)."""
         if self._sampled is None:
-            ids = torch.arange(len(self.queries), device=self.queries.device)
-            if len(ids) > self.config.max_tail_queries:
-                ids = _sample(ids, self.config.max_tail_queries, self._generator(3, 0))
-            vectors = self._encode(ids)
-            self._sampled = ids, vectors, self._normalizers(vectors)
+            arrays = self._keep("sample", self._draw_sample)
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            normalizers = tensors.get("normalizers")
+            self._sampled = (
+                tensors["ids"].to(self.queries.device),
+                tensors["vectors"].to(self.table),
+                None if normalizers is None else normalizers.to(self.table),
+            )
         return self._sampled
+
+    def _draw_sample(self) -> dict[str, np.ndarray]:
+        ids = torch.arange(len(self.queries), device=self.queries.device)
+        if len(ids) > self.config.max_tail_queries:
+            ids = _sample(ids, self.config.max_tail_queries, self._generator(3, 0))
+        vectors = self._encode(ids)
+        arrays = {"ids": ids, "vectors": vectors}
+        if self.config.loss == "ce":
+            arrays["normalizers"] = self._normalizers(vectors)
+        return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
 
     def _encode(self, ids: Tensor) -> Tensor:
         return encode_queries(self.model, *self._pairs(ids))  # (M, d)

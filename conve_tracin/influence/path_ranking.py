@@ -28,11 +28,12 @@ docs/truth_hetionet_findings.md says which figures are of those, and what influe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from conve_tracin.influence.graph_paths import MAX_HOPS, Adjacency, GraphPaths, find_graph_paths
+from conve_tracin.data.adjacency import Adjacency
+from conve_tracin.data.graph import Graph
+from conve_tracin.influence.graph_paths import MAX_HOPS, GraphPaths, find_graph_paths
 
 SUPPORT_WEIGHT = 0.5
 KIND_WEIGHT = 3.0
@@ -74,21 +75,29 @@ class PathRanker:
         triples: the training triples (N, 3).
         num_entities: of the graph.
         sampled_pairs, seed: for the kinds of paths, see `kind_lifts`.
+        graph: of these triples, if it is there already.
     """
 
     def __init__(
-        self, triples: np.ndarray, num_entities: int, *, sampled_pairs: int = SAMPLED_PAIRS, seed: int = 0
+        self,
+        triples: np.ndarray,
+        num_entities: int,
+        *,
+        sampled_pairs: int = SAMPLED_PAIRS,
+        seed: int = 0,
+        graph: Graph | None = None,
     ) -> None:
         self.triples = triples
-        self.adjacency = Adjacency.of(triples, num_entities)
+        self.graph = Graph(triples, num_entities) if graph is None else graph
+        self.adjacency = self.graph.adjacency
         self.sampled_pairs = sampled_pairs
         self.seed = seed
         self._lifts: dict[tuple[int, int], dict[int, float]] = {}
 
-    @cached_property
+    @property
     def weights(self) -> np.ndarray:
         """The factor of each triple in a path's weight: (N,)."""
-        return triple_weights(self.triples)
+        return self.graph.weights
 
     def rank(self, triple: Sequence[int], influences: np.ndarray, *, max_hops: int = MAX_HOPS) -> list[RankedPaths]:
         """Find and score the paths of a prediction (h, r, t) of up to `max_hops` triples.
@@ -115,8 +124,7 @@ class PathRanker:
         """Number the kinds of paths: (P,)."""
         forward = self.triples[paths.positions, 0] == paths.entities[:, :-1]
         steps = 2 * self.triples[paths.positions, 1] + forward
-        base = 2 * (int(self.triples[:, 1].max(initial=0)) + 1)
-        return steps @ (base ** np.arange(steps.shape[1]))
+        return steps @ ((2 * self.graph.num_relations) ** np.arange(steps.shape[1]))
 
     def _scores(self, paths: GraphPaths, relation: int, influences: np.ndarray, support: np.ndarray) -> np.ndarray:
         scores = np.zeros(len(paths))
@@ -142,22 +150,14 @@ class PathRanker:
         uses_relation = (self.triples[paths.positions, 1] == relation).any(axis=1)
         return np.where(among_ends, 2, uses_relation) * (MAX_HOPS + 1) + hops
 
+    def pairs_of(self, relation: int) -> np.ndarray:
+        """Return head and tail of the training triples of a relation, in their order: (k, 2)."""
+        return np.take(self.triples, self.graph.positions_of_relation(relation), axis=0)[:, [0, 2]]
+
     def _is_end(self, relation: int) -> np.ndarray:
         is_end = np.zeros(len(self.adjacency.degrees), dtype=bool)
-        is_end[self.triples[self.triples[:, 1] == relation][:, [0, 2]]] = True
+        is_end[self.pairs_of(relation)] = True
         return is_end
-
-
-def triple_weights(triples: np.ndarray) -> np.ndarray:
-    """Compute (degree of the head in the relation · degree of the tail in it)^−½ of triples (N, 3): (N,)."""
-    num_relations = int(triples[:, 1].max(initial=0)) + 1
-    product = np.ones(len(triples))
-    for column in (0, 2):
-        _, places, counts = np.unique(
-            triples[:, column] * num_relations + triples[:, 1], return_inverse=True, return_counts=True
-        )
-        product *= counts[places]
-    return product**-0.5
 
 
 def log_places(
@@ -197,7 +197,7 @@ def kind_lifts(ranker: PathRanker, relation: int, hops: int) -> dict[int, float]
         that was seen once or twice says little.
     """
     generator = np.random.default_rng(ranker.seed)
-    related = ranker.triples[ranker.triples[:, 1] == relation][:, [0, 2]]
+    related = ranker.pairs_of(relation)
     key = np.array([len(ranker.adjacency.degrees), 1])
     joined = related @ key
     related = related[generator.permutation(len(related))[: ranker.sampled_pairs]]

@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin.data.graph import Graph
 from conve_tracin.data.queries import inverse_of
+from conve_tracin.data.triples import COLUMN_NAMES
+from conve_tracin.influence.method import Scores
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.ranking import filtered_ranks
 from conve_tracin.settings import TAIL
@@ -34,6 +37,7 @@ class SummarySettings:
         known_triples: true triples besides the training triples, whose tails the rank passes over, (M, 3).
         training_triples: (N, 3), to tell what none of them has; None does not tell.
         side: which one is explained, "tail" or "head".
+        graph: of the training triples, if it is there already.
     """
 
     num_entities: int
@@ -41,6 +45,7 @@ class SummarySettings:
     known_triples: np.ndarray | None = None
     training_triples: np.ndarray | None = None
     side: str = TAIL
+    graph: Graph | None = None
 
     @classmethod
     def of(
@@ -50,6 +55,7 @@ class SummarySettings:
         training_triples: np.ndarray | None = None,
         *,
         side: str = TAIL,
+        graph: Graph | None = None,
     ) -> "SummarySettings":
         """Take the lengths of the mappings."""
         return cls(
@@ -58,12 +64,17 @@ class SummarySettings:
             known_triples=known_triples,
             training_triples=training_triples,
             side=side,
+            graph=graph,
         )
 
     def untrained_parts(self, head: int, relation: int, tail: int) -> tuple[str, ...]:
         """Return which of "head", "relation" and "tail" no training triple has."""
         if self.training_triples is None:
             return ()
+        if self.graph is not None:
+            is_trained = (self.graph.has_entity(head), self.graph.triples_of_relations[relation] > 0)
+            is_trained = (is_trained[0], is_trained[1], self.graph.has_entity(tail))
+            return tuple(part for part, known in zip(COLUMN_NAMES, is_trained, strict=True) if not known)
         entities, relations = self._trained
         are_trained = {"head": entities[head], "relation": relations[relation], "tail": entities[tail]}
         return tuple(part for part, is_trained in are_trained.items() if not is_trained)
@@ -179,25 +190,35 @@ class Prediction:
         )
 
 
-def summarise(scores: Tensor, training_triples: np.ndarray, settings: SummarySettings) -> InfluenceSummary:
+def summarise(scores: Tensor | Scores, training_triples: np.ndarray, settings: SummarySettings) -> InfluenceSummary:
     """Summarise the influences (N,) of training triples (N, 3) on one test triple."""
-    positive, negative = scores.clamp(min=0), scores.clamp(max=0)
+    scores = scores if isinstance(scores, Scores) else Scores.of_all(scores)
+    values = scores.values
+    positive, negative = values.clamp(min=0), values.clamp(max=0)
+    felt = training_triples if scores.positions is None else np.take(training_triples, scores.positions, axis=0)
+    if settings.graph is None:
+        triples = np.bincount(training_triples[:, 1], minlength=settings.num_relations)
+    else:
+        triples = settings.graph.triples_of_relations
     return InfluenceSummary(
-        num_triples=len(scores),
-        num_positive=int((scores > 0).sum()),
-        num_negative=int((scores < 0).sum()),
+        num_triples=scores.total,
+        num_positive=int((values > 0).sum()),
+        num_negative=int((values < 0).sum()),
         positive=positive.sum(dtype=torch.float64).item(),
         negative=negative.sum(dtype=torch.float64).item(),
-        by_relation=sum_by_relation(positive, negative, training_triples[:, 1], settings.num_relations),
-        concentration=concentration(scores),
+        by_relation=sum_by_relation(positive, negative, felt[:, 1], triples),
+        concentration=concentration(values, scores.total),
     )
 
 
 def sum_by_relation(
-    positive: Tensor, negative: Tensor, relations: np.ndarray, num_relations: int
+    positive: Tensor, negative: Tensor, relations: np.ndarray, triples: np.ndarray
 ) -> list[RelationInfluence]:
-    """Sum the positive and the negative parts (N,) of the influences by relation (N,), largest sums first."""
-    triples = np.bincount(relations, minlength=num_relations)
+    """Sum the positive and the negative parts (M,) of the influences by relation (M,), largest sums first.
+
+    `triples` are how many triples each relation has, (R,); one without any is left out.
+    """
+    num_relations = len(triples)
     sums = [np.bincount(relations, weights=part.numpy(), minlength=num_relations) for part in (positive, negative)]
     order = np.argsort(sums[1] - sums[0], kind="stable")
     return [
@@ -207,14 +228,20 @@ def sum_by_relation(
     ]
 
 
-def concentration(scores: Tensor) -> Concentration:
-    """Compute which share of Σ|influence| (N,) the k strongest carry."""
+def concentration(scores: Tensor, total_triples: int | None = None) -> Concentration:
+    """Compute which share of Σ|influence| the k strongest carry, for the influences (M,) that may differ from zero.
+
+    `total_triples` is N, how many triples there are; by default M.
+    """
+    num_triples = len(scores) if total_triples is None else total_triples
     # On a CPU NumPy sorts millions of floats several times faster than torch.
     cumulative = np.sort(scores.abs().numpy())[::-1].cumsum(dtype=np.float64)
+    if not len(cumulative):
+        cumulative = np.zeros(1)
     total = cumulative[-1]
-    powers_of_ten = 10 ** np.arange(len(str(len(scores))))
-    counts = np.union1d(np.geomspace(1, len(scores), CURVE_POINTS).round().astype(np.int64), powers_of_ten)
-    shares = cumulative[counts - 1] / (total or 1.0)
+    powers_of_ten = 10 ** np.arange(len(str(num_triples)))
+    counts = np.union1d(np.geomspace(1, num_triples, CURVE_POINTS).round().astype(np.int64), powers_of_ten)
+    shares = cumulative[np.minimum(counts, len(cumulative)) - 1] / (total or 1.0)
     half = int(np.searchsorted(cumulative, total / 2)) + 1
     return Concentration(tuple(counts.tolist()), tuple(shares.tolist()), half)
 
@@ -232,7 +259,7 @@ def describe_prediction(
         places.append(place_of(scorer, inverse_of(triple), training_triples, settings))
     return Prediction(
         **asdict(places[0]),
-        in_training=triple[0, 2] in _tails_of(training_triples, triple[0]),
+        in_training=triple[0, 2] in _training_tails(training_triples, triple[0], settings),
         head=places[1] if scorer.inverse_triples else None,
         side=settings.side,
         untrained=settings.untrained_parts(*triple[0].tolist()),
@@ -244,7 +271,7 @@ def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, s
     """Rank the tail of a triple (1, 3), which may be an inverse one, among all entities."""
     tail = int(triple[0, 2])
     scores = scorer.score_queries(triple[:, :2], settings.num_entities)[0]  # (K,)
-    known = _tails_of(training_triples, triple[0])
+    known = _training_tails(training_triples, triple[0], settings)
     if settings.known_triples is not None:
         known = np.concatenate([known, _tails_of(settings.known_triples, triple[0])])
     known = torch.from_numpy(np.unique(known))
@@ -268,3 +295,9 @@ def _tails_of(triples: np.ndarray, triple: np.ndarray) -> np.ndarray:
     entity, relation = triple[:2].tolist()
     known, found = (0, 2) if relation >= 0 else (2, 0)
     return triples[(triples[:, known] == entity) & (triples[:, 1] == max(relation, ~relation)), found]
+
+
+def _training_tails(triples: np.ndarray, triple: np.ndarray, settings: SummarySettings) -> np.ndarray:
+    if settings.graph is None:
+        return _tails_of(triples, triple)
+    return settings.graph.tails_of(int(triple[0]), int(triple[1]))
