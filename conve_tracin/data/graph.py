@@ -45,7 +45,7 @@ class Graph:
         self.num_relations = int(triples[:, 1].max(initial=-1)) + 1 if num_relations is None else num_relations
         self.counts = counts
         self.listed_triples = triples if listed_triples is None else listed_triples
-        self._keep = keep
+        self.keep = keep
         self._queries: dict[tuple[bool, bool], SortedQueries] = {}
 
     @classmethod
@@ -66,7 +66,7 @@ class Graph:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of which triples there are, as `digest_of_triples` has it."""
-        arrays = self._keep("digest", lambda: {"digest": np.array(digest_of_triples(self.triples))})
+        arrays = self.keep("digest", lambda: {"digest": np.array(digest_of_triples(self.triples))})
         return str(arrays["digest"])
 
     @cached_property
@@ -92,19 +92,19 @@ class Graph:
                 self.num_entities,
                 self.num_relations,
                 inverse_triples=inverse_triples,
-                kept=lambda sort: self._keep(name, sort),
+                kept=lambda sort: self.keep(name, sort),
             )
         return self._queries[inverse_triples, repeated]
 
     @cached_property
     def adjacency(self) -> Adjacency:
         """The triples around each entity."""
-        return Adjacency(**self._keep("around", lambda: vars(Adjacency.of(self.triples, self.num_entities))))
+        return Adjacency(**self.keep("around", lambda: vars(Adjacency.of(self.triples, self.num_entities))))
 
     @cached_property
     def weights(self) -> np.ndarray:
         """The factor of each triple in a path's weight: (N,)."""
-        return self._keep("weights", lambda: {"weights": triple_weights(self.triples)})["weights"]
+        return self.keep("weights", lambda: {"weights": triple_weights(self.triples)})["weights"]
 
     @cached_property
     def triples_of_relations(self) -> np.ndarray:
@@ -130,7 +130,7 @@ class Graph:
 
     @cached_property
     def _by_relation(self) -> Arrays:
-        return self._keep("relations", self._sort_by_relation)
+        return self.keep("by-relation", self._sort_by_relation)
 
     def _sort_by_relation(self) -> Arrays:
         relations = self.triples[:, 1]

@@ -207,6 +207,10 @@ class Queries:
         positions = (self.tails == tail).nonzero()[:, 0]
         return (torch.searchsorted(self.offsets, positions, right=True) - 1).unique()
 
+    def known_tails(self, queries: Tensor) -> Tensor:
+        """List all that is a tail of one of the queries (B,), each once: (M,)."""
+        return self.tails_of(queries)[1].unique()
+
     def count_tails(self, queries: Tensor) -> Tensor:
         """Count the tails of each of the queries (B,): (B,)."""
         return self.offsets[queries + 1] - self.offsets[queries]

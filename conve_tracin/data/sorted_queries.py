@@ -96,6 +96,10 @@ class SortedQueries:
         keys = np.unique(pair_keys(tails, rows ^ 1, self.num_rows))
         return _as_ids(np.searchsorted(self.keys, keys))
 
+    def known_tails(self, queries: Tensor) -> Tensor:
+        """List all that is a tail of one of the queries (B,), each once: (M,)."""
+        return _as_ids(np.unique(self.rows_of(self.examples(queries))[:, 2]))
+
     def touching(self, entities: list[int], relations: list[int]) -> Tensor:
         """Find the queries that have one of the entities as head or tail, or one of the relation rows: ids (M,)."""
         found = [find(entity) for entity in entities for find in (self.of_head, self.with_tail)]

@@ -21,6 +21,7 @@ entity is the head of a query and a possible tail of the same query, the two par
 concerns one of K tails in the queries of one head, and is left out (its size is in docs/truth_curvature_findings.md).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +43,10 @@ JACOBIAN_ROWS = 16_384
 DIRECTIONS = 2048
 # Queries of a row from which its curvature is kept for later runs.
 KEPT_FROM = 64
-# Entities whose scores are held at once for each query of a batch.
+# Entities whose part of a query's curvature is added at once.
 ENTITIES_AT_ONCE = 16_384
+# Scores that are held at once, so that they stay in a core's cache.
+SCORES_AT_ONCE = 2**19
 # From this many directions for each query on, it is cheaper to multiply them with the whole Jacobian.
 WHOLE_JACOBIANS_FROM = 6
 # The mean eigenvalue of a row whose scores are all beyond ±70 or so. Its effects would grow without bound as it falls,
@@ -68,6 +71,10 @@ class CurvatureConfig:
         exact_jacobian_rows: rows of Jacobians, d for each query, up to which Σ_kl C_q,kl e_k e_lᵀ is computed; where
             a row of a table needs more, the sum is estimated without bias from random sign vectors.
         probes: random vectors for a row, at least one for each query.
+        max_entities: entities that inner sums run over. Where there are more, the known tails of the queries stay, and
+            as many of all are sampled, once for all rows, to stand for the others with weights scaled up to match.
+        sampled_per_dimension: on such graphs, the most queries (h, ·) or (·, r), and the most probes, for each of the d
+            coordinates, as the error of H is about √(d / probes): what 2,048 are at d = 200.
         seed: of the samples and signs.
     """
 
@@ -79,6 +86,8 @@ class CurvatureConfig:
     max_encoded_queries: int = 2_048
     exact_jacobian_rows: int = 16_384
     probes: int = 2_048
+    max_entities: int = 65_536
+    sampled_per_dimension: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -86,6 +95,58 @@ class CurvatureConfig:
             raise InputError(f"damping is {self.damping}; give a number above 0")
         if self.loss not in ("bce", "ce"):
             raise InputError(f"loss is {self.loss!r}; the curvature is known for 'bce' and 'ce'")
+
+
+@dataclass(frozen=True)
+class Entities:
+    """What sums over entities run over: rows (M, d), their biases (M,), and how many each stands for, (M,).
+
+    None stands for no biases, and for one each.
+    """
+
+    rows: Tensor
+    bias: Tensor | None
+    factors: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: ConvE) -> "Entities":
+        """Take all entities of a model."""
+        bias = model.entity_bias
+        return cls(model.entity_embeddings.weight.detach(), None if bias is None else bias.detach())
+
+    def take(self, ids: Tensor, factors: Tensor) -> "Entities":
+        """Take some of all entities, (M,)."""
+        return Entities(self.rows[ids], None if self.bias is None else self.bias[ids], factors)
+
+    def split(self, size: int) -> Iterator["Entities"]:
+        """Go through them, `size` at a time."""
+        for start in range(0, len(self.rows), size):
+            parts = (None if each is None else each[start : start + size] for each in (self.bias, self.factors))
+            yield Entities(self.rows[start : start + size], *parts)
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """Score them for query vectors (B, d): (B, M)."""
+        scores = vectors @ self.rows.T
+        return scores if self.bias is None else scores.add_(self.bias)
+
+    @torch.no_grad()
+    def softmax_moments(self, vectors: Tensor, *, size: int = 4096) -> tuple[Tensor, Tensor]:
+        """Compute log Σ_k exp(s_k) and ē = Σ_k p_k e_k of query vectors (B, d): (B,) and (B, d).
+
+        The sums run with the largest score so far taken off (Milakov and Gimelshein, 2018,
+        https://arxiv.org/abs/1805.02867, algorithm 3).
+        """
+        largest = vectors.new_full((len(vectors), 1), -torch.inf)
+        total, weighted = vectors.new_zeros(len(vectors), 1), torch.zeros_like(vectors)
+        for part in self.split(size):
+            scores = part.scores(vectors)
+            before, largest = largest, torch.maximum(largest, scores.amax(dim=1, keepdim=True))
+            shrink, exponentials = (before - largest).exp(), (scores - largest).exp()
+            if part.factors is not None:
+                exponentials *= part.factors
+            total = total * shrink + exponentials.sum(dim=1, keepdim=True)
+            weighted = weighted * shrink + exponentials @ part.rows
+        return (largest + total.log())[:, 0], weighted / total
 
 
 class RowCurvature:
@@ -116,6 +177,7 @@ class RowCurvature:
         self._entities: dict[int, Tensor] = {}
         self._relations: dict[int, Tensor] = {}
         self._jacobians: dict[int, RowJacobians] = {}
+        self._entity_sample: Tensor | None = None
 
     def entity(self, entity: int) -> Tensor:
         """Return H of an entity's row, as tail and as head together: (d, d)."""
@@ -180,7 +242,7 @@ class RowCurvature:
             kept = _sample(known, self.config.max_tail_queries, self._generator(2, entity))
         if len(kept):
             vectors = self._encode(kept)
-            gram = self._weighted_gram(entity, kept, vectors, self._normalizers(vectors))
+            gram = self._weighted_gram(entity, kept, vectors, self._normalizers(kept, vectors))
             curvature += gram * (len(known) / len(kept))
         return curvature
 
@@ -204,7 +266,7 @@ class RowCurvature:
         vectors = self._encode(ids)
         arrays = {"ids": ids, "vectors": vectors}
         if self.config.loss == "ce":
-            arrays["normalizers"] = self._normalizers(vectors)
+            arrays["normalizers"] = self._normalizers(ids, vectors)
         return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
 
     def _encode(self, ids: Tensor) -> Tensor:
@@ -218,11 +280,11 @@ class RowCurvature:
         counts = self.queries.count_tails(ids).to(self.table)
         return counts if self.config.weighted_by_triples else torch.ones_like(counts)
 
-    def _normalizers(self, vectors: Tensor) -> Tensor | None:
+    def _normalizers(self, ids: Tensor, vectors: Tensor) -> Tensor | None:
         if self.config.loss != "ce":
             return None
-        parts = [log_normalizers(self.model, part) for part in vectors.split(VECTORS_AT_ONCE)]
-        return torch.cat(parts)
+        entities = self._entities_for(ids)
+        return torch.cat([log_normalizers(entities, part) for part in vectors.split(VECTORS_AT_ONCE)])
 
     def _weighted_gram(self, entity: int, ids: Tensor, vectors: Tensor, normalizers: Tensor | None) -> Tensor:
         scores = vectors @ self.table[entity]
@@ -242,13 +304,17 @@ class RowCurvature:
         curvature = self.table.new_zeros(self.table.shape[1], self.table.shape[1])
         if len(chosen) == 0:
             return curvature
+        most_queries, most_probes = self.config.max_encoded_queries, self.config.probes
+        if len(self.table) > self.config.max_entities:
+            most = self.config.sampled_per_dimension * len(curvature)
+            most_queries, most_probes = min(most_queries, most), min(most_probes, most)
         total = len(chosen)
-        if total > self.config.max_encoded_queries:
-            chosen = _sample(chosen, self.config.max_encoded_queries, self._generator(side, row))
+        if total > most_queries:
+            chosen = _sample(chosen, most_queries, self._generator(side, row))
         if side not in self._jacobians:
             self._jacobians[side] = RowJacobians(self.model, side)
         exact = len(chosen) * len(curvature) <= self.config.exact_jacobian_rows
-        probes = max(1, -(-self.config.probes // len(chosen)))
+        probes = max(1, -(-most_probes // len(chosen)))
         signs = np.random.default_rng([self.config.seed, side, row])
         rows_at_once = JACOBIAN_ROWS // len(curvature) if exact else DIRECTIONS // probes
         for batch in chosen.split(max(1, rows_at_once)):
@@ -264,21 +330,37 @@ class RowCurvature:
                 curvature += pulled.T @ pulled / probes
         return curvature * (total / len(chosen))
 
+    def _entities_for(self, ids: Tensor) -> Entities:
+        """Return what the inner sums of queries (B,) run over: all entities, or their tails and a sample of others."""
+        whole = Entities.of(self.model)
+        if len(self.table) <= self.config.max_entities:
+            return whole
+        if self._entity_sample is None:
+            drawn = torch.randperm(len(self.table), generator=self._generator(4, 0))
+            self._entity_sample = drawn[: self.config.max_entities]
+        known = self.queries.known_tails(ids).cpu()
+        others = self._entity_sample[~torch.isin(self._entity_sample, known)]
+        factors = torch.ones(len(known) + len(others))
+        factors[len(known) :] = (len(self.table) - len(known)) / len(others)
+        return whole.take(torch.cat([known, others]).to(self.table.device), factors.to(self.table))
+
     def _add_exactly(self, curvature: Tensor, activations: Activations, batch: Tensor) -> None:
         """Add Σ_q J_qᵀ (Σ_kl C_q,kl e_k e_lᵀ) J_q of a batch to a curvature (d, d)."""
         vectors, jacobians = activations.vectors, activations.jacobians()  # (B, d) and (B, d, d)
-        moments = self._moments(vectors)
+        entities = self._entities_for(batch)
+        moments = self._moments(entities, vectors)
         # A coordinate of q whose ReLU is off does not move, so that its part of the entities does not matter.
         active = [place.nonzero()[:, 0] for place in vectors > 0]
         inner = [vectors.new_zeros(len(places), len(places)) for places in active]
-        for start in range(0, len(self.table), ENTITIES_AT_ONCE):
-            rows = self.table[start : start + ENTITIES_AT_ONCE].T.contiguous()  # (d, k)
-            weights = self._pair_weights(vectors, batch, start, moments)  # (B, k)
-            for place, (out, weight, coordinates) in enumerate(zip(inner, weights, active, strict=True)):
+        for part in entities.split(ENTITIES_AT_ONCE):
+            rows = part.rows.T.contiguous()  # (d, k)
+            roots = self._pair_roots(vectors, batch, part, moments)  # (B, k)
+            for place, (out, root, coordinates) in enumerate(zip(inner, roots, active, strict=True)):
                 moving = rows.index_select(0, coordinates)  # (a, k)
                 if moments is not None:
                     moving -= moments[1][place, coordinates, None]
-                out += (moving * weight) @ moving.T
+                moving *= root
+                out += moving @ moving.T
         for each, jacobian, coordinates in zip(inner, jacobians, active, strict=True):
             moved = jacobian.index_select(0, coordinates)  # (a, d)
             curvature += moved.T @ (each @ moved)
@@ -289,26 +371,29 @@ class RowCurvature:
         With binary cross-entropy c_qk = C_q,kk, and nothing is taken off; with the softmax c_qk = n_q·p_k.
         """
         sums = vectors.new_zeros(probes, len(vectors), self.table.shape[1])
-        moments = self._moments(vectors)
-        for start in range(0, len(self.table), ENTITIES_AT_ONCE):
-            rows = self.table[start : start + ENTITIES_AT_ONCE]  # (k, d)
-            roots = self._pair_weights(vectors, batch, start, moments).sqrt_()  # (B, k)
+        entities = self._entities_for(batch)
+        moments = self._moments(entities, vectors)
+        for part in entities.split(max(256, SCORES_AT_ONCE // len(vectors))):
+            roots = self._pair_roots(vectors, batch, part, moments)  # (B, k)
             for out in sums:
                 signed = _random_signs(roots.shape, generator).to(roots).mul_(roots)
-                out += signed @ rows
+                out += signed @ part.rows
                 if moments is not None:
                     out -= signed.sum(dim=1, keepdim=True) * moments[1]
         return sums
 
-    def _moments(self, vectors: Tensor) -> tuple[Tensor, Tensor] | None:
-        return softmax_moments(self.model, vectors) if self.config.loss == "ce" else None
+    def _moments(self, entities: Entities, vectors: Tensor) -> tuple[Tensor, Tensor] | None:
+        return entities.softmax_moments(vectors) if self.config.loss == "ce" else None
 
-    def _pair_weights(
-        self, vectors: Tensor, batch: Tensor, start: int, moments: tuple[Tensor, Tensor] | None
+    def _pair_roots(
+        self, vectors: Tensor, batch: Tensor, part: Entities, moments: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        scores = scores_of_chunk(self.model, vectors, start, ENTITIES_AT_ONCE)  # (B, k)
-        weights = _logistic_curvature(scores) if moments is None else scores.sub_(moments[0][:, None]).exp_()
-        return weights.mul_(self._importance(batch)[:, None])
+        """Compute √c_qk of queries (B,) and some entities, with the weights of both: (B, k)."""
+        scores = part.scores(vectors)  # (B, k)
+        roots = _logistic_roots(scores) if moments is None else scores.sub_(moments[0][:, None]).mul_(0.5).exp_()
+        if part.factors is not None:
+            roots *= part.factors.sqrt()
+        return roots.mul_(self._importance(batch).sqrt()[:, None])
 
     def _generator(self, kind: int, row: int) -> torch.Generator:
         # Seeded by the row, so that its curvature does not depend on which rows were asked for before it.
@@ -316,45 +401,32 @@ class RowCurvature:
         return torch.Generator().manual_seed(int(seed))
 
 
-def scores_of_chunk(model: ConvE, vectors: Tensor, start: int, size: int) -> Tensor:
-    """Score the entities from `start` on, at most `size` of them, for query vectors (B, d): (B, k)."""
-    chunk = slice(start, start + size)
-    scores = vectors @ model.entity_embeddings.weight.detach()[chunk].T
-    return scores if model.entity_bias is None else scores + model.entity_bias.detach()[chunk]
-
-
 @torch.no_grad()
 def softmax_moments(model: ConvE, vectors: Tensor, *, size: int = 4096) -> tuple[Tensor, Tensor]:
-    """Compute log Σ_k exp(s_k) and ē = Σ_k p_k e_k of query vectors (B, d): (B,) and (B, d), `size` entities at a time.
-
-    The sums run with the largest score so far taken off (Milakov and Gimelshein, 2018,
-    https://arxiv.org/abs/1805.02867, algorithm 3).
-    """
-    table = model.entity_embeddings.weight.detach()
-    largest = vectors.new_full((len(vectors), 1), -torch.inf)
-    total, weighted = vectors.new_zeros(len(vectors), 1), torch.zeros_like(vectors)
-    for start in range(0, len(table), size):
-        scores = scores_of_chunk(model, vectors, start, size)
-        before, largest = largest, torch.maximum(largest, scores.amax(dim=1, keepdim=True))
-        shrink, exponentials = (before - largest).exp(), (scores - largest).exp()
-        total = total * shrink + exponentials.sum(dim=1, keepdim=True)
-        weighted = weighted * shrink + exponentials @ table[start : start + size]
-    return (largest + total.log())[:, 0], weighted / total
+    """Compute what `Entities.softmax_moments` does, over all entities of a model."""
+    return Entities.of(model).softmax_moments(vectors, size=size)
 
 
 @torch.no_grad()
-def log_normalizers(model: ConvE, vectors: Tensor, *, size: int = 4096) -> Tensor:
-    """Compute log Σ_k exp(s_k) of query vectors (B, d), `size` entities at a time: (B,)."""
+def log_normalizers(entities: Entities, vectors: Tensor) -> Tensor:
+    """Compute log Σ_k exp(s_k) of query vectors (B, d): (B,)."""
     total = vectors.new_full((len(vectors),), -torch.inf)
-    for start in range(0, model.config.num_entities, size):
-        total = torch.logaddexp(total, scores_of_chunk(model, vectors, start, size).logsumexp(dim=1))
+    for part in entities.split(max(256, SCORES_AT_ONCE // len(vectors))):
+        scores = part.scores(vectors)
+        if part.factors is not None:
+            scores += part.factors.log()
+        total = torch.logaddexp(total, scores.logsumexp(dim=1))
     return total
 
 
+def _logistic_roots(scores: Tensor) -> Tensor:
+    """Compute √(σ(s)(1 − σ(s))) with a single exponential, to its last digits on both sides of zero."""
+    small = scores.abs_().mul_(-0.5).exp_()
+    return small.div_(small.square().add_(1))
+
+
 def _logistic_curvature(scores: Tensor) -> Tensor:
-    """Compute σ(s)(1 − σ(s)) with a single exponential, to its last digits on both sides of zero."""
-    small = scores.abs().mul_(-0.5).exp_()
-    return small.div_(small.square().add_(1)).square_()
+    return _logistic_roots(scores.clone()).square_()
 
 
 def _pull_back(activations: Activations, directions: Tensor) -> Tensor:

@@ -117,7 +117,9 @@ class PathRanker:
     def lifts(self, relation: int, hops: int) -> dict[int, float]:
         """Return how much each kind of path of a length speaks for a relation; computed once."""
         if (relation, hops) not in self._lifts:
-            self._lifts[relation, hops] = kind_lifts(self, relation, hops)
+            name = f"lifts/{self.sampled_pairs}-{self.seed}-{relation}-{hops}"
+            arrays = self.graph.keep(name, lambda: _as_arrays(kind_lifts(self, relation, hops)))
+            self._lifts[relation, hops] = dict(zip(arrays["kinds"].tolist(), arrays["lifts"].tolist(), strict=True))
         return self._lifts[relation, hops]
 
     def kinds(self, paths: GraphPaths) -> np.ndarray:
@@ -231,3 +233,7 @@ def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> tuple[dict[int, 
         if found > SAMPLED_PATHS:
             break
     return weights, counts, used
+
+
+def _as_arrays(lifts: dict[int, float]) -> dict[str, np.ndarray]:
+    return {"kinds": np.array(list(lifts), dtype=np.int64), "lifts": np.array(list(lifts.values()), dtype=np.float64)}
