@@ -611,9 +611,7 @@ def run_tracin_without_effect(options: TracInOptions) -> Iterator[str]:
 def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say where --enable-multi-gpu changes nothing, and why."""
     if options.enable_multi_gpu and parallel.world_size() == 1:
-        obstacle = parallel.obstacle_to_several_gpus(
-            device=options.device, method=options.method, gpus=torch.cuda.device_count()
-        )
+        obstacle = parallel.obstacle_to_several_gpus(device=options.device, gpus=torch.cuda.device_count())
         yield f"--enable-multi-gpu has no effect: {obstacle or 'the scripts start several processes, not functions'}"
 
 

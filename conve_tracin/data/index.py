@@ -104,18 +104,20 @@ class IndexPlace:
         if stamps != self.stamps():
             raise OSError("the files were changed while they were read")
         key = hashlib.sha256("".join([str(VERSION), *digests]).encode()).hexdigest()[:16]
-        was_there = self.folder.is_dir() and any(self.folder.iterdir())
         self.folder.mkdir(parents=True, exist_ok=True)
+        others = [each for each in self.folder.iterdir() if each.is_dir() and not each.name.startswith(".")]
+        if not Index(self.folder / key, self).is_whole():
+            shutil.rmtree(self.folder / key, ignore_errors=True)
         with atomic_folder(self.folder / key) as temporary:
             for name, vocabulary in (("entities", entities), ("relations", relations)):
                 _save(temporary / name, StoredLabels.arrays_of(vocabulary.labels))
             _save(temporary / "listed", {"triples": listed_triples})
             contents = {"version": VERSION, "stamps": stamps, "digests": digests}
             (temporary / CONTENTS).write_text(json.dumps(contents), encoding="utf-8")
-        for stale in self.folder.iterdir():
-            if stale.name != key and not stale.name.startswith("."):
+        for stale in others:
+            if stale.name != key:
                 shutil.rmtree(stale, ignore_errors=True)
-        logger.info("%s: %s", self.folder, "was of other files, and is made anew" if was_there else "an index is made")
+        logger.info("%s: %s", self.folder, "was stale or broken, and is made anew" if others else "an index is made")
         return Index(self.folder / key, self)
 
     def stamps(self) -> list[list[int]] | None:
@@ -148,7 +150,9 @@ class Index:
 
     def is_whole(self) -> bool:
         """Whether all that an index begins with is there."""
-        return all(_load(self.folder / name) is not None for name in ("entities", "relations", "listed"))
+        parts = {"entities": {"text", "starts"}, "relations": {"text", "starts"}, "listed": {"triples"}}
+        whole = ((_load(self.folder / name) or {}).keys() == arrays for name, arrays in parts.items())
+        return bool(_read_contents(self.folder / CONTENTS)) and all(whole)
 
     @cached_property
     def vocabularies(self) -> tuple[Vocabulary, Vocabulary]:

@@ -341,7 +341,7 @@ class RowCurvature:
         known = self.queries.known_tails(ids).cpu()
         others = self._entity_sample[~torch.isin(self._entity_sample, known)]
         factors = torch.ones(len(known) + len(others))
-        factors[len(known) :] = (len(self.table) - len(known)) / len(others)
+        factors[len(known) :] = (len(self.table) - len(known)) / max(len(others), 1)
         return whole.take(torch.cat([known, others]).to(self.table.device), factors.to(self.table))
 
     def _add_exactly(self, curvature: Tensor, activations: Activations, batch: Tensor) -> None:

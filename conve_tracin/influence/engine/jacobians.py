@@ -84,6 +84,26 @@ class RowJacobians:
         return by_pixel.narrow(dim, start, self.config.embedding_height)
 
 
+def moved_query_vectors(
+    model: ConvE, rows: tuple[Tensor, Tensor], directions: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Compute the query vectors of embeddings of heads and relations, (B, d) each, and their derivatives: (B, d) twice.
+
+    `directions` are how the embeddings move. `torch.func.jvp` gives the same; for BatchNorm it first loads torch's
+    compiler, which takes longer than most runs.
+    """
+    jacobians, config = RowJacobians(model, HEAD), model.config
+    size = (-1, 1, config.embedding_height, config.embedding_width)
+    images, moved = (torch.cat([part.view(size) for part in pair], dim=2) for pair in (rows, directions))
+    kernel, bias = jacobians.convolution.kernel, jacobians.convolution.bias
+    features = folding.convolve(images, kernel, bias).clamp_(min=0).flatten(start_dim=1)  # (B, F)
+    moved_features = folding.convolve(moved, kernel, torch.zeros_like(bias)).flatten(start_dim=1)
+    moved_features = mask_where_inactive(moved_features, features)
+    vectors, moved_vectors = (part @ jacobians.linear.T * jacobians.scale for part in (features, moved_features))
+    vectors = (vectors + jacobians.shift).clamp_(min=0)
+    return vectors, mask_where_inactive(moved_vectors, vectors)
+
+
 class Activations:
     """What the derivatives of B query vectors need: the vectors (B, d) and the features (B, C, rows, columns)."""
 
