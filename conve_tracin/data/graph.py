@@ -114,6 +114,8 @@ class Graph:
     def positions_of_relation(self, relation: int) -> np.ndarray:
         """Return where the triples of a relation stand, in ascending order: (k,)."""
         offsets = self._by_relation["offsets"]
+        if relation >= self.num_relations:
+            return np.empty(0, dtype=np.int64)
         return self._by_relation["order"][int(offsets[relation]) : int(offsets[relation + 1])]
 
     def tails_of(self, entity: int, relation: int) -> np.ndarray:

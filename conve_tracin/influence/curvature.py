@@ -74,7 +74,8 @@ class CurvatureConfig:
         max_entities: entities that inner sums run over. Where there are more, the known tails of the queries stay, and
             as many of all are sampled, once for all rows, to stand for the others with weights scaled up to match.
         sampled_per_dimension: on such graphs, the most queries (h, ·) or (·, r), and the most probes, for each of the d
-            coordinates, as the error of H is about √(d / probes): what 2,048 are at d = 200.
+            coordinates, as the error of H is about √(d / probes): what 2,048 are at d = 200. Rows of up to d queries
+            are exact there.
         seed: of the samples and signs.
     """
 
@@ -304,16 +305,18 @@ class RowCurvature:
         curvature = self.table.new_zeros(self.table.shape[1], self.table.shape[1])
         if len(chosen) == 0:
             return curvature
+        total = len(chosen)
         most_queries, most_probes = self.config.max_encoded_queries, self.config.probes
+        exact_rows = self.config.exact_jacobian_rows
         if len(self.table) > self.config.max_entities:
             most = self.config.sampled_per_dimension * len(curvature)
             most_queries, most_probes = min(most_queries, most), min(most_probes, most)
-        total = len(chosen)
+            exact_rows = min(exact_rows, len(curvature) ** 2)
         if total > most_queries:
             chosen = _sample(chosen, most_queries, self._generator(side, row))
         if side not in self._jacobians:
             self._jacobians[side] = RowJacobians(self.model, side)
-        exact = len(chosen) * len(curvature) <= self.config.exact_jacobian_rows
+        exact = len(chosen) * len(curvature) <= exact_rows
         probes = max(1, -(-most_probes // len(chosen)))
         signs = np.random.default_rng([self.config.seed, side, row])
         rows_at_once = JACOBIAN_ROWS // len(curvature) if exact else DIRECTIONS // probes

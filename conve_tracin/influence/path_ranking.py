@@ -68,6 +68,20 @@ def best_first(ranked: Sequence[RankedPaths], limit: int | None = None) -> list[
     return [places[i] for i in np.lexsort((-scores, groups))[:limit].tolist()]
 
 
+@dataclass(frozen=True, eq=False)
+class SparseSums:
+    """Numbers of all training triples, of which those at `positions` (m,), in ascending order, may differ from zero."""
+
+    positions: np.ndarray
+    values: np.ndarray
+
+    def __getitem__(self, wanted: np.ndarray) -> np.ndarray:
+        if not len(self.positions):
+            return np.zeros(len(wanted))
+        places = np.minimum(np.searchsorted(self.positions, wanted), len(self.positions) - 1)
+        return np.where(self.positions[places] == wanted, self.values[places], 0.0)
+
+
 class PathRanker:
     """Orders the paths of one training graph.
 
@@ -128,7 +142,7 @@ class PathRanker:
         steps = 2 * self.triples[paths.positions, 1] + forward
         return steps @ ((2 * self.graph.num_relations) ** np.arange(steps.shape[1]))
 
-    def _scores(self, paths: GraphPaths, relation: int, influences: np.ndarray, support: np.ndarray) -> np.ndarray:
+    def _scores(self, paths: GraphPaths, relation: int, influences: np.ndarray, support: "SparseSums") -> np.ndarray:
         scores = np.zeros(len(paths))
         if not len(paths):
             return scores
@@ -140,9 +154,12 @@ class PathRanker:
         lifts = self.lifts(relation, paths.positions.shape[1])
         return scores + KIND_WEIGHT * np.array([lifts.get(kind, 0.0) for kind in self.kinds(paths).tolist()])
 
-    def _support(self, paths: GraphPaths) -> np.ndarray:
+    def _support(self, paths: GraphPaths) -> "SparseSums":
         weights = self.weights[paths.positions].prod(axis=1)
-        return sum(np.bincount(paths.positions[:, column], weights, minlength=len(self.triples)) for column in (0, -1))
+        positions, places = np.unique(paths.positions[:, [0, -1]], return_inverse=True)
+        places = places.reshape(-1, 2)
+        sums = sum(np.bincount(places[:, column], weights, minlength=len(positions)) for column in (0, 1))
+        return SparseSums(positions, sums)
 
     def _groups(self, paths: GraphPaths, relation: int) -> np.ndarray:
         hops = paths.positions.shape[1]
@@ -163,7 +180,7 @@ class PathRanker:
 
 
 def log_places(
-    adjacency: Adjacency, triples: np.ndarray, scores: np.ndarray, entity: int, positions: np.ndarray
+    adjacency: Adjacency, triples: np.ndarray, scores: "np.ndarray | SparseSums", entity: int, positions: np.ndarray
 ) -> np.ndarray:
     """Compute the logarithms of places, 1 being the best, among an entity's triples of the same relation.
 

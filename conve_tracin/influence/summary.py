@@ -72,9 +72,9 @@ class SummarySettings:
         if self.training_triples is None:
             return ()
         if self.graph is not None:
-            is_trained = (self.graph.has_entity(head), self.graph.triples_of_relations[relation] > 0)
-            is_trained = (is_trained[0], is_trained[1], self.graph.has_entity(tail))
-            return tuple(part for part, known in zip(COLUMN_NAMES, is_trained, strict=True) if not known)
+            has_relation = self.graph.triples_of_relations[relation] > 0
+            are_known = (self.graph.has_entity(head), has_relation, self.graph.has_entity(tail))
+            return tuple(part for part, is_known in zip(COLUMN_NAMES, are_known, strict=True) if not is_known)
         entities, relations = self._trained
         are_trained = {"head": entities[head], "relation": relations[relation], "tail": entities[tail]}
         return tuple(part for part, is_trained in are_trained.items() if not is_trained)
