@@ -62,21 +62,22 @@ def _labelled(triples: np.ndarray, labels: dict[str, np.ndarray]) -> Any:
 def measure_commands(folder: Path, *, loop: int, many: int, against: Path | None) -> dict[str, Any]:
     """Time single calls of `tracin_pytorch.py`, a loop of them, and one call for many test triples.
 
-    Versions take turns, so that whatever else the machine does meets them alike. Only the newer one leaves an index.
+    In the loop the versions take turns, so that whatever else the machine does meets them alike. Of the other version,
+    which need not have an index, only the loop is timed.
     """
     versions = {"this": ROOT} | ({} if against is None else {"other": against})
     tests = [line.split("\t") for line in (folder / "test_triples.txt").read_text(encoding="utf-8").splitlines()]
     shutil.rmtree(folder / "train.txt.index", ignore_errors=True)
     calls: dict[str, list[dict[str, float]]] = {name: [] for name in versions}
     for place in range(2 + loop):
-        for name, root in versions.items():
+        for name, root in versions.items() if place >= 2 else [("this", ROOT)]:
             calls[name].append(call(root, folder, ["--test-triple", *tests[place % len(tests)]], f"{name}.json"))
             print(f"{name}, call {place + 1}: {calls[name][-1]}", file=sys.stderr)
-    result: dict[str, Any] = {}
-    for name, measured in calls.items():
-        result[name] = {"first call": measured[0], "second call": measured[1]}
-        if loop:
-            result[name][f"loop of {loop}"] = _sums(measured[2:])
+    first, second, *rest = calls["this"]
+    result: dict[str, Any] = {"this": {"first call": first, "second call": second}, "other": {}}
+    for name, measured in (("this", rest), ("other", calls.get("other"))):
+        if measured:
+            result[name][f"loop of {loop}"] = _sums(measured)
     if many:
         (folder / "many.txt").write_text("".join("\t".join(test) + "\n" for test in tests[-many:]), encoding="utf-8")
         result["this"][f"one call for {many}"] = call(ROOT, folder, ["--test-triples", folder / "many.txt"], "many")

@@ -59,11 +59,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     args = parser.parse_args()
     set_tf32(args.use_tf32)
-    if args.commands:
-        result = time_commands(args)
-    else:
-        result = measure_growth(args) if args.growth else measure_one(args)
-    common.print_json({"machine": common.machine(), **result}, args.output)
+    measure = time_commands if args.commands else measure_growth if args.growth else measure_one
+    common.print_json({"machine": common.machine(), **measure(args)}, args.output)
 
 
 def measure_one(args: argparse.Namespace) -> dict[str, Any]:
