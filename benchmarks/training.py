@@ -3,11 +3,15 @@
 
     python benchmarks/training.py --data FB15k-237.tar.gz
 
-Without --data a synthetic graph of FB15k-237's sizes is drawn. Every contender trains in a process of its own, so that
-none inherits another's memory. They take turns in several rounds, since a machine's speed changes; figures are the
-medians of the rounds, and ratios those of the ratios within each. Rates are of wall-clock time;
-`processor_queries_per_second` is per second of processor time, which other work on the machine disturbs less. The last
-line is JSON.
+Without --data a synthetic graph of FB15k-237's sizes is drawn; with --large one of 400,000 entities, for models of 32
+dimensions in batches of 32,768:
+
+    python benchmarks/training.py --large --rounds 1
+
+Every contender trains in a process of its own, so that none inherits another's memory. They take turns in several
+rounds, since a machine's speed changes; figures are the medians of the rounds, and ratios those of the ratios within
+each. Rates are of wall-clock time; `processor_queries_per_second` is per second of processor time, which other work on
+the machine disturbs less. The last line is JSON.
 """
 
 import argparse
@@ -37,6 +41,12 @@ from conve_tracin.training.loop import choose_batch_loss, keep_freed_memory, tra
 from conve_tracin.training.state import new_state
 
 LABEL_SMOOTHING = 0.1
+# The sizes of a large biomedical graph, of one million triples of it, and of its models.
+LARGE_GRAPH = {"triples": 1_000_000, "entities": 400_000, "relations": 300, "pairs": 700_000}
+LARGE_MODEL = {"embedding_dim": 32, "embedding_height": 4, "embedding_width": 8}
+LARGE_BATCH = 32_768
+# A contender that asks for more does not fit.
+LARGE_MEMORY = 20 * 2**30
 # A GPU works while the program prepares its next batches, as in training, and records the first ones.
 WARM_UP_BATCHES = {"cpu": 3, "cuda": 10}
 BATCHES_AT_ONCE = {"cpu": 1, "cuda": 10}
@@ -49,21 +59,27 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.contender:
+        if args.large:
+            resource.setrlimit(resource.RLIMIT_AS, (LARGE_MEMORY, LARGE_MEMORY))
         common.print_json((CONTENDERS | {"memory": memory})[args.contender](args))
         return
-    rounds = [measure_contenders(args.only or list(CONTENDERS)) for _ in range(args.rounds)]
+    names = args.only or [name for name in CONTENDERS if name not in (SMALL_ALONE if args.large else LARGE_ALONE)]
+    rounds = [measure_contenders(names) for _ in range(args.rounds)]
     against_pykeen, against_dense = ratios(rounds, "pykeen"), ratios(rounds, "dense")
     result = {
         "machine": common.machine(),
         "batch_size": args.batch_size,
+        "large": args.large,
         "rounds": args.rounds,
         "contenders": medians(rounds),
         "against_pykeen": {name: statistics.median(values) for name, values in against_pykeen.items()},
         "against_dense": {name: statistics.median(values) for name, values in against_dense.items()},
         "against_dense_in_each_round": against_dense,
     }
+    against_ours = ratios(rounds, "ours")
+    result["against_ours"] = {name: statistics.median(values) for name, values in against_ours.items()}
     result["memory_in_batches_of_4096"] = []
-    for num_entities in args.memory_entities:
+    for num_entities in [] if args.large else args.memory_entities:
         measured = run_apart("memory", "--memory-entities", str(num_entities))
         result["memory_in_batches_of_4096"].append(measured)
         print(f"memory, {num_entities:>8,} entities {json.dumps(measured)}", flush=True)
@@ -74,8 +90,9 @@ def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="FB15k-237 as published: folder or tar.gz")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--batches", type=int, default=30, help="batches to time; PyKEEN gets a tenth")
+    parser.add_argument("--large", action="store_true", help="400,000 entities, d = 32, batches of 32,768")
+    parser.add_argument("--batch-size", type=int, help=f"256, or {LARGE_BATCH:,} with --large")
+    parser.add_argument("--batches", type=int, help="batches to time, 30 or 1 with --large; PyKEEN gets a tenth")
     parser.add_argument("--rounds", type=int, default=3, help="how often each contender is measured, in turn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
@@ -84,7 +101,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", help=f"of {', '.join(CONTENDERS)}")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="also write the JSON here")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.batch_size = args.batch_size or (LARGE_BATCH if args.large else 256)
+    args.batches = args.batches or (1 if args.large else 30)
+    return args
 
 
 def run_apart(name: str, *more: str) -> dict[str, Any]:
@@ -92,8 +112,16 @@ def run_apart(name: str, *more: str) -> dict[str, Any]:
     command = [sys.executable, __file__, *sys.argv[1:], "--contender", name, *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return {"failed": "does not fit" if is_out_of_memory(reason) else reason}
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def is_out_of_memory(reason: str) -> bool:
+    """Whether a process's last line says that memory did not suffice."""
+    return any(
+        words in reason for words in ("MemoryError", "allocate memory", "enough memory", "out of memory", "bad_alloc")
+    )
 
 
 def measure_contenders(names: list[str]) -> dict[str, dict[str, Any]]:
@@ -134,7 +162,7 @@ def load_graph(args: argparse.Namespace) -> tuple[np.ndarray, int, int]:
     """Return triples (N, 3) and the counts of entities and relations."""
     if args.data is not None:
         return common.read_split(args.data)
-    sizes = common.FB15K237
+    sizes = LARGE_GRAPH if args.large else common.FB15K237
     return common.synthetic_triples(**sizes, seed=args.seed), sizes["entities"], sizes["relations"]
 
 
@@ -142,7 +170,7 @@ def time_batches(step: Callable[[], Any], args: argparse.Namespace) -> dict[str,
     """Time `step`, one batch, after a warm-up; the rates are those of the median batch, or of a few on a GPU."""
     device_type = torch.device(args.device).type
     at_once = BATCHES_AT_ONCE[device_type]
-    for _ in range(WARM_UP_BATCHES[device_type]):
+    for _ in range(1 if args.large else WARM_UP_BATCHES[device_type]):
         step()
     synchronize(args.device)
     walls, processors = [], []
@@ -179,21 +207,31 @@ def random_batches(num_queries: int, args: argparse.Namespace) -> Iterator[torch
         yield torch.randint(num_queries, (args.batch_size,), generator=generator)
 
 
-def pykeen_loop(args: argparse.Namespace) -> dict[str, float]:
-    """PyKEEN 1.11.1: ConvE in its LCWA loop with binary cross-entropy."""
+def model_sizes(args: argparse.Namespace) -> dict[str, int]:
+    """Return the dimensions of the models; the defaults are d = 200."""
+    return LARGE_MODEL if args.large else {}
+
+
+def pykeen_loop(args: argparse.Namespace, *, negatives: bool = False) -> dict[str, float]:
+    """PyKEEN 1.11.1: ConvE with binary cross-entropy in its LCWA loop, or with one negative for each triple (sLCWA)."""
     from pykeen.models import ConvE as PyKEENConvE
-    from pykeen.training import LCWATrainingLoop
+    from pykeen.training import LCWATrainingLoop, SLCWATrainingLoop
     from pykeen.triples import CoreTriplesFactory
 
     triples, num_entities, num_relations = load_graph(args)
     torch.manual_seed(args.seed)
     factory = CoreTriplesFactory(torch.from_numpy(triples), num_entities=num_entities, num_relations=num_relations)
     model = PyKEENConvE(
-        triples_factory=factory, loss="bcewithlogits", embedding_dim=200, embedding_height=10, embedding_width=20,
-        random_seed=args.seed,
+        triples_factory=factory, loss="bcewithlogits", random_seed=args.seed,
+        **(model_sizes(args) or {"embedding_dim": 200, "embedding_height": 10, "embedding_width": 20}),
     ).to(args.device)  # fmt: skip
-    loop = LCWATrainingLoop(model=model, triples_factory=factory, optimizer=torch.optim.Adam(model.parameters()))
-    settings = {"batch_size": args.batch_size, "label_smoothing": LABEL_SMOOTHING, "use_tqdm": False, "num_workers": 0}
+    optimizer = torch.optim.Adam(model.parameters())
+    loop = (SLCWATrainingLoop if negatives else LCWATrainingLoop)(
+        model=model, triples_factory=factory, optimizer=optimizer
+    )
+    settings = {"batch_size": args.batch_size, "use_tqdm": False, "num_workers": 0}
+    if not negatives:
+        settings["label_smoothing"] = LABEL_SMOOTHING
 
     def train_epoch(queries: int) -> None:
         small = CoreTriplesFactory(
@@ -205,7 +243,7 @@ def pykeen_loop(args: argparse.Namespace) -> dict[str, float]:
         synchronize(args.device)
 
     keys = triples[:, 0] * num_relations + triples[:, 1]
-    pairs = np.unique(keys)[: max(2, args.batches // 10) * args.batch_size]
+    pairs = np.unique(keys)[: (1 if args.large else max(2, args.batches // 10)) * args.batch_size]
     if args.device != "cpu":
         train_epoch(2 * args.batch_size)  # A GPU loads its code first.
     wall, processor = time.perf_counter(), time.process_time()
@@ -222,7 +260,7 @@ def dense_loop(args: argparse.Namespace, *, mixed: bool = False) -> dict[str, fl
     triples, num_entities, num_relations = load_graph(args)
     queries = Queries.distinct(triples, args.device)
     torch.manual_seed(args.seed)
-    model = ConvE(num_entities=num_entities, num_relations=num_relations).to(args.device).train()
+    model = ConvE(num_entities=num_entities, num_relations=num_relations, **model_sizes(args)).to(args.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     batches = random_batches(len(queries), args)
 
@@ -241,13 +279,13 @@ def dense_loop(args: argparse.Namespace, *, mixed: bool = False) -> dict[str, fl
     return time_batches(step, args)
 
 
-def our_loop(args: argparse.Namespace, **settings: bool) -> dict[str, float]:
+def our_loop(args: argparse.Namespace, **settings: bool | int) -> dict[str, float]:
     """The loop of train_pytorch.py."""
     triples, num_entities, num_relations = load_graph(args)
     config = TrainingConfig(
         training_approach="kvsall", batch_size=args.batch_size, label_smoothing=LABEL_SMOOTHING, **settings
     )
-    sizes = {"num_entities": num_entities, "num_relations": num_relations}
+    sizes = {"num_entities": num_entities, "num_relations": num_relations, **model_sizes(args)}
     step = our_step(triples, config, sizes, args)
     return time_batches(step, args)
 
@@ -342,8 +380,14 @@ CONTENDERS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
     "ours, mixed": lambda args: our_loop(args, use_mixed_precision=True),
     "ours, compiled": lambda args: our_loop(args, use_torch_compile=True),
     "ours, compiled, mixed": lambda args: our_loop(args, use_torch_compile=True, use_mixed_precision=True),
+    "pykeen, sLCWA": lambda args: pykeen_loop(args, negatives=True),
+    "ours, 4,096 entities sampled": lambda args: our_loop(args, entity_sample=4096),
+    "ours, 1,024 entities sampled": lambda args: our_loop(args, entity_sample=1024),
     "evaluation": evaluation,
 }
+# What is measured at one of the two sizes alone.
+SMALL_ALONE = ("dense, mixed", "ours, compiled", "ours, compiled, mixed", "evaluation")
+LARGE_ALONE = ("pykeen, sLCWA", "ours, 4,096 entities sampled")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ lds: random halves of the training set; remove: the strongest proponents; plante
 triples. Trainings are kept in --cache, so that an interrupted run goes on and a second measurement needs none anew.
 
 Of models that are trained already: reasons: scores against known reasons; paths: the order of the graph's paths against
-known reasons; stability: how far models of several seeds agree. Scores are kept in --cache.
+known reasons; stability: how far models of several seeds agree; mechanism: whether they use the known reasons at all.
+Scores are kept in --cache. plant-graph writes a graph whose reasons are known.
 """
 
 import argparse
@@ -88,6 +89,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         ("stability", "how far trained models agree about a prediction"),
     ):
         add_exam_arguments(commands.add_parser(name, help=text))
+    mechanism = commands.add_parser("mechanism", help="train again without the known reasons: are they used?")
+    add_exam_arguments(mechanism)
+    mechanism.add_argument("--num-seeds", type=positive_int, default=3, help="trainings of each kind")
+    mechanism.add_argument("--removals", nargs="+", help="names of what is removed; all without")
+    mechanism.add_argument("--device", default="cpu", help="where models are trained: cpu, cuda, cuda:1, …")
+    mechanism.add_argument("--workers", type=positive_int, default=1, help="trainings side by side, one thread each")
+    graph = commands.add_parser("plant-graph", help="write a graph whose reasons are known, and the reasons")
+    graph.add_argument("--seed", type=non_negative_int, default=0, help="of the drawing")
+    graph.add_argument("--output-dir", type=Path, required=True, help="folder for the graph and reasons.jsonl.gz")
     return parser.parse_args(argv)
 
 
@@ -99,6 +109,10 @@ def add_exam_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reasons", type=Path, required=True, help="JSON lines, plain or .gz, with known reasons")
     parser.add_argument("--model-path", type=Path, nargs="+", required=True, help="native checkpoints of several seeds")
     parser.add_argument("--max-rank", type=positive_float, default=10.0, help="of predictions, by every model")
+    parser.add_argument("--test-alone", action="store_true", help="only predictions that are test triples")
+    parser.add_argument(
+        "--whole-alone", action="store_true", help="only predictions with an explanation that is wholly in training"
+    )
     parser.add_argument(
         "--through", default="", help="of paths: how labels begin that one measure's paths lead through"
     )
@@ -110,21 +124,13 @@ def add_exam_arguments(parser: argparse.ArgumentParser) -> None:
 
 def examine(args: argparse.Namespace) -> None:
     """Examine trained models: `reasons`, `paths` or `stability`."""
-    from common import machine
-    from truth_lib import exam_tables, tables
-    from truth_lib.exams import load_exam, reasons_exam, stability_exam
+    from truth_lib.exams import reasons_exam, stability_exam
     from truth_lib.path_orders import paths_exam, scores_in_path_order
     from truth_lib.trained import BOTH_SIDES, LABELS_ALONE, METHODS, require_methods
 
     methods = args.methods or list(METHODS)
     require_methods(methods)
-    exam = load_exam(
-        data=args.data,
-        reasons=args.reasons,
-        model_paths=args.model_path,
-        max_rank=args.max_rank,
-        cache=args.cache,
-    )
+    exam = read_exam(args)
     if args.command == "paths":
         result = paths_exam(exam, args.through, methods)
     elif args.command == "stability":
@@ -132,12 +138,70 @@ def examine(args: argparse.Namespace) -> None:
         result = stability_exam(exam, methods, transform=transform, transformed=(LABELS_ALONE, BOTH_SIDES))
     else:
         result = reasons_exam(exam, methods)
+    record_exam(args, exam, result)
+
+
+def read_exam(args: argparse.Namespace) -> Any:
+    """Read the predictions and models of an exam."""
+    from truth_lib.exams import load_exam
+
+    return load_exam(
+        data=args.data,
+        reasons=args.reasons,
+        model_paths=args.model_path,
+        max_rank=args.max_rank,
+        cache=args.cache,
+        test_alone=args.test_alone,
+        whole_alone=args.whole_alone,
+    )
+
+
+def record_exam(args: argparse.Namespace, exam: Any, result: dict[str, Any]) -> None:
+    """Add the result of an exam to the JSON file, and write the Markdown page beside it."""
+    from common import machine
+    from truth_lib import exam_tables, tables
+
     content = tables.merge_result(
         args.results,
         [args.command, args.name or args.data.resolve().name],
         {"results": result, **exam.describe(), "max_rank": args.max_rank, "machine": machine()},
     )
     exam_tables.write_page(args.results.with_suffix(".md"), content)
+
+
+def mechanism(args: argparse.Namespace) -> None:
+    """Train again without the known reasons, and without others, and see what the predictions lose."""
+    from truth_lib import mechanism, retraining
+    from truth_lib.trained import GAUSS_NEWTON
+
+    from conve_tracin.device import choose_device
+    from conve_tracin.errors import InputError
+
+    names = [mechanism.NOTHING, *(name for name in args.removals or mechanism.REMOVALS if name != mechanism.NOTHING)]
+    for name in names:
+        if name not in mechanism.REMOVALS:
+            raise InputError(f"--removals: there is no {name!r}; give one of: {'; '.join(mechanism.REMOVALS)}")
+    exam = read_exam(args)
+    setup = mechanism.setup_of(exam.models[0], args.data, choose_device(args.device))
+    retraining.require_same_setup(setup, args.cache)
+    influences = exam.scores(GAUSS_NEWTON)[0]
+    removed = {
+        name: [mechanism.removed_triples(exam, influences, name, seed=seed) for seed in range(args.num_seeds)]
+        for name in names
+    }
+    jobs = mechanism.mechanism_jobs(setup, args.cache, exam, removed)
+    # All kinds of a seed before the next seed, so that an interrupted run has whole comparisons.
+    in_order = itertools.chain(*zip(*jobs.values(), strict=True))
+    retraining.run_jobs(in_order, workers=args.workers, description=f"{setup.name}, mechanism")
+    record_exam(args, exam, mechanism.summarize_removals(jobs))
+
+
+def plant_graph(args: argparse.Namespace) -> None:
+    """Write a planted graph and its reasons."""
+    from truth_lib.planted_graph import plant_graph
+
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    plant_graph(args.seed).write(args.output_dir)
 
 
 def setup_of(args: argparse.Namespace) -> Any:
@@ -311,6 +375,8 @@ COMMANDS = {
     "reasons": examine,
     "paths": examine,
     "stability": examine,
+    "mechanism": mechanism,
+    "plant-graph": plant_graph,
 }
 
 

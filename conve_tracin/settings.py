@@ -320,6 +320,11 @@ class TrainingConfig:
         "times, each time with all of them and a part of its weight; 0: once",
         matters=(needs(training_approach="kvsall", query_weights="tails"),),
     )  # fmt: skip
+    entity_sample: int = _training(
+        0, kind=non_negative_int,
+        help="estimate the loss of a batch from its targets and this many entities drawn for it, instead of all; "
+        "0: all",
+    )  # fmt: skip
     # Relation r becomes row 2r, its inverse row 2r + 1.
     inverse_triples: bool = _training(False, help="also train, and rank by, (t, inverse r, h)", on_resume=REFUSED)
     early_stopping_patience: int = _training(

@@ -12,6 +12,7 @@ from training_runs import SMALL_MODEL, assert_same_training, checkpoint_of
 
 SETTINGS = {
     "1vsall": "--lr-decay 0.9",
+    "1vsall, entities sampled": "--lr-decay 0.9 --entity-sample 3",
     "kvsall, inverses, plateau, adagrad": (
         "--training-approach kvsall --inverse-triples --optimizer adagrad --lr-scheduler plateau --lr-decay 0.5"
     ),
@@ -65,7 +66,7 @@ def assert_same_run(one, other):
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["1vsall", "kvsall, bfloat16, cross-entropy"])
+@pytest.mark.parametrize("name", ["1vsall, entities sampled", "kvsall, bfloat16, cross-entropy"])
 def test_two_processes_give_the_same_checkpoints_and_scores_and_so_do_two_parts_of_a_run(graph_files, tmp_path, name):
     compare_runs(run_forked, graph_files, tmp_path, SETTINGS[name])
 

@@ -40,6 +40,9 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
             for size, values in sizes.items()
         }
         lines += _section(f"{name}: agreement of seeds", result, rows)
+    for name, result in content.get("mechanism", {}).items():
+        lines += [f"## {name}: without the known reasons", "", *_examined(result), ""]
+        lines += [*markdown_table(list(_MECHANISM), [_removal(*each) for each in result["results"].items()]), ""]
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -54,15 +57,31 @@ def _section(title: str, result: Mapping[str, Any], methods: Mapping[str, Any]) 
             rows.append([f"{method}, above no model (paired)", *(_interval(above[name]) for name in names)])
         if "sum" in values:
             rows.append([f"{method}, {result['models']} summed", *(_interval(values["sum"][name]) for name in names)])
+    table = markdown_table(["scores", *(MEASURES[name] for name in names)], rows)
+    return [f"## {title}", "", *_examined(result), "", *table, ""]
+
+
+def _examined(result: Mapping[str, Any]) -> list[str]:
     mrr = ", ".join(shortest(value) for value in result["mrr_of_predictions"])
     return [
-        f"## {title}",
-        "",
         f"{result['predictions']} predictions within {result['max_rank']:g} of all {result['models']} models "
-        f"(their MRR {mrr}), {result['training_triples']:,} training triples.",
-        "",
-        *markdown_table(["scores", *(MEASURES[name] for name in names)], rows),
-        "",
+        f"(their MRR {mrr}), {result['training_triples']:,} training triples."
+    ]
+
+
+_MECHANISM = (
+    "removed", "triples", "mean score of each seed", "MRR of each seed", "Hits@1", "fall below nothing removed",
+    "fall below the others removed",
+)  # fmt: skip
+
+
+def _removal(name: str, values: Mapping[str, Any]) -> list[str]:
+    return [
+        name,
+        f"{values['triples_removed']:,}",
+        *(", ".join(shortest(each) for each in values[f"{what}_by_seed"]) for what in ("score", "mrr")),
+        shortest(values["hits@1"]),
+        *(_interval(values.get(f"fall_below_{than}")) for than in ("nothing", "others")),
     ]
 
 

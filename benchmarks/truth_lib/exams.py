@@ -70,8 +70,20 @@ class Exam:
         }
 
 
-def load_exam(*, data: Path, reasons: Path, model_paths: Sequence[Path], max_rank: float, cache: Path) -> Exam:
+def load_exam(
+    *,
+    data: Path,
+    reasons: Path,
+    model_paths: Sequence[Path],
+    max_rank: float,
+    cache: Path,
+    test_alone: bool = False,
+    whole_alone: bool = False,
+) -> Exam:
     """Read a data folder (as `prepare_data.py` writes it), a file of reasons and native checkpoints.
+
+    `test_alone` takes the predictions of the test triples alone, `whole_alone` those of which at least one explanation
+    is wholly in training.
 
     Raises:
         InputError: a file cannot be used, or no prediction is ranked within `max_rank` by every model.
@@ -83,6 +95,13 @@ def load_exam(*, data: Path, reasons: Path, model_paths: Sequence[Path], max_ran
     explained = read_reasons(
         reasons, train, entities=entities, relations=relations, edge_map=edge_map if edge_map.is_file() else None
     )
+    if test_alone:
+        wanted = set(map(tuple, test.tolist()))
+        explained = [each for each in explained if tuple(each.triple.tolist()) in wanted]
+    if whole_alone:
+        explained = [each for each in explained if any(each.complete)]
+    if not explained:
+        raise InputError(f"{reasons}: has no prediction of that kind; leave out --test-alone or --whole-alone")
     models = [TrainedModel(path, train) for path in model_paths]
     for model in models:
         model.require_mappings(entities, relations)

@@ -26,8 +26,8 @@ from truth_lib.setups import Setup, rank_tails, score_triples
 class Job:
     """One retraining: which training triples are kept, under which seed, and where its result goes.
 
-    The result holds all test triples' scores (num_test, sides) and filtered ranks as tails (num_test,); `keep_model`
-    stores the weights too.
+    The result holds the scores (n, sides) and filtered ranks as tails (n,) of the triples `measured` (n, 3), the test
+    triples without; `keep_model` stores the weights too.
     """
 
     path: Path
@@ -35,6 +35,7 @@ class Job:
     kept: np.ndarray  # (N,) bool, or (M, 3) int64: the training triples themselves
     seed: int
     keep_model: bool = False
+    measured: np.ndarray | None = None
 
     @property
     def model_path(self) -> Path:
@@ -67,9 +68,10 @@ def run_job(job: Job) -> float:
         with atomic_write(job.model_path) as temporary:
             torch.save(model.state_dict(), temporary)
     seconds = time.perf_counter() - started
+    measured = data.test if job.measured is None else job.measured
     with atomic_write(job.path) as temporary, temporary.open("wb") as file:
-        ranks = rank_tails(model, job.setup, data)
-        np.savez(file, scores=score_triples(model, job.setup, data.test), ranks=ranks, seconds=seconds)
+        ranks = rank_tails(model, job.setup, data, measured)
+        np.savez(file, scores=score_triples(model, job.setup, measured), ranks=ranks, seconds=seconds)
     return seconds
 
 
@@ -96,12 +98,12 @@ def _run_unless_done(job: Job) -> float:
 
 
 def read_scores(jobs: Iterable[Job]) -> np.ndarray:
-    """Read the scores of the test triples as tails: (len(jobs), num_test)."""
+    """Read the scores of the measured triples as tails: (len(jobs), n)."""
     return np.stack([np.load(job.path)["scores"][:, 0] for job in jobs])
 
 
 def read_ranks(jobs: Iterable[Job]) -> np.ndarray:
-    """Read the filtered ranks of the test triples as tails: (len(jobs), num_test)."""
+    """Read the filtered ranks of the measured triples as tails: (len(jobs), n)."""
     return np.stack([np.load(job.path)["ranks"] for job in jobs])
 
 

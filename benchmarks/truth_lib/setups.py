@@ -1,7 +1,8 @@
 """What is measured: a data set, and how its models are trained."""
 
 import zlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Setup:
         config: the training; its seed is replaced for each retraining.
         embedding_height, embedding_width: d is their product.
         dropouts: of input, feature maps and query vector.
+        more_sizes: other members of `ConvEConfig` that differ from its defaults.
         device: where models are trained; they score on the CPU.
     """
 
@@ -41,6 +43,7 @@ class Setup:
     embedding_height: int = 8
     embedding_width: int = 8
     dropouts: tuple[float, float, float] = (0.2, 0.2, 0.3)
+    more_sizes: Mapping[str, int | bool] = field(default_factory=dict)
     device: str = "cpu"
 
     @property
@@ -77,7 +80,7 @@ class Setup:
             "digest": zlib.crc32(np.concatenate([data.train, data.test]).tobytes()),
         }
 
-    def model_config(self, data: TrainingData) -> dict[str, int | float]:
+    def model_config(self, data: TrainingData) -> dict[str, int | float | bool]:
         """Return the members of `ConvEConfig` that differ from its defaults."""
         return {
             "num_entities": data.num_entities,
@@ -88,6 +91,7 @@ class Setup:
             "input_dropout": self.dropouts[0],
             "feature_map_dropout": self.dropouts[1],
             "output_dropout": self.dropouts[2],
+            **self.more_sizes,
         }
 
     def train(self, data: TrainingData, triples: np.ndarray, seed: int) -> ConvE:
@@ -118,7 +122,7 @@ def score_triples(model: ConvE, setup: Setup, triples: np.ndarray) -> np.ndarray
 def rank_tails(model: ConvE, setup: Setup, data: TrainingData, triples: np.ndarray | None = None) -> np.ndarray:
     """Rank the tails of triples (n, 3), the test triples without, among all entities, filtered: (n,)."""
     triples = data.test if triples is None else triples
-    known = known_tails([data.train, data.valid, data.test], inverse_triples=setup.config.inverse_triples)
+    known = known_tails([data.train, data.valid, data.test, triples], inverse_triples=setup.config.inverse_triples)
     num_relations = model.config.num_relations
     forward = setup.model_triples(triples)[: len(triples)]
     return rank_triples(model, forward, known, num_relations=num_relations).numpy()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,10 +52,15 @@ class TrainedModel:
         """Whether relation r of the files is row 2r of the model's table, and its inverse row 2r + 1."""
         return uses_inverse_triples(self._checkpoint)
 
+    @property
+    def training_config(self) -> dict[str, Any]:
+        """The settings of its training, as far as the checkpoint tells."""
+        return {"training_approach": "1vsall", **self._checkpoint.get("training_config", {})}
+
     @cached_property
     def objective(self) -> dict[str, str]:
         """Return what decides the method's constants: training_approach, loss and query_weights."""
-        stored = {"training_approach": "1vsall", **self._checkpoint.get("training_config", {})}
+        stored = self.training_config
         return {name: stored[name] for name in ("training_approach", "loss", "query_weights") if name in stored}
 
     @cached_property

@@ -18,7 +18,7 @@ n_q(Σ_k p_k e_k e_kᵀ − ē ēᵀ) of the entities, with ē = Σ_k p_k e_k.
 
 ConvE is piecewise linear in a row, so that this is the Hessian of the objective itself but for one thing: where an
 entity is the head of a query and a possible tail of the same query, the two parts of its row multiply. What that adds
-concerns one of K tails in the queries of one head, and is left out (its size is in docs/truth_curvature_findings.md).
+concerns one of K tails in the queries of one head, and is left out (its size is in docs/notes_curvature.md).
 """
 
 from collections.abc import Iterator

@@ -23,7 +23,7 @@ Before the score comes what a path leads through, and within that its length:
 2. heads and tails of the prediction's relation alone (a similar drug treats it): an analogy.
 
 The two weights were chosen on predictions of Hetionet that were held out of training;
-docs/truth_hetionet_findings.md says which figures are of those, and what influence adds to the order.
+docs/notes_hetionet.md says which figures are of those, and what influence adds to the order.
 """
 
 from collections.abc import Sequence

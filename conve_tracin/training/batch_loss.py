@@ -20,6 +20,7 @@ from conve_tracin.data.queries import Queries
 from conve_tracin.errors import first_line_of
 from conve_tracin.model.conve import ConvE
 from conve_tracin.model.loss import Targets, streamed_loss
+from conve_tracin.model.sampled_loss import SampledEntities, sampled_loss
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.state import autocast, device_of, mixed_precision_dtype
 
@@ -55,6 +56,8 @@ class BatchLoss(nn.Module):
         """
         model, config = self.model, self.config
         chosen = chosen.to(queries.heads.device)
+        if samples_entities(config, model):
+            return self._of_sample(queries, chosen)
         tails = queries.tails_of(chosen) if room is None else queries.padded_tails_of(chosen, room)
         head_rows, table = _RowsAndTable.apply(model.entity_embeddings.weight, queries.heads[chosen])
         with autocast(config, chosen.device):
@@ -70,6 +73,35 @@ class BatchLoss(nn.Module):
             low_precision=mixed_precision_dtype(config, chosen.device),
             compiled=self.compiled,
         )
+
+    def _of_sample(self, queries: Queries, chosen: Tensor) -> Tensor:
+        model, config = self.model, self.config
+        table, bias = model.entity_embeddings, model.entity_bias
+        sampled = SampledEntities.draw(
+            config.entity_sample, *queries.tails_of(chosen), num_entities=model.config.num_entities
+        )
+        parts = [queries.heads[chosen], sampled.entities, sampled.tails]
+        # One gradient as large as the table, not three.
+        head_rows, sample_rows, target_rows = table(torch.cat(parts)).split([len(part) for part in parts])
+        with autocast(config, chosen.device):
+            query_vectors = self.encode_rows(head_rows, model.relation_embeddings(queries.relations[chosen]))
+        return sampled_loss(
+            config.loss,
+            query_vectors,
+            sample_rows,
+            target_rows,
+            sampled,
+            sample_bias=None if bias is None else bias[sampled.entities],
+            target_bias=None if bias is None else bias[sampled.tails],
+            weights=queries.weights_by_tails(chosen) if config.query_weights == "tails" else None,
+            label_smoothing=config.label_smoothing,
+            low_precision=mixed_precision_dtype(config, chosen.device),
+        )
+
+
+def samples_entities(config: TrainingConfig, model: ConvE) -> bool:
+    """Whether the loss is estimated from a sample: one as large as the table is the full loss."""
+    return 0 < config.entity_sample < model.config.num_entities
 
 
 class _RowsAndTable(torch.autograd.Function):
@@ -98,7 +130,11 @@ def new_batch_loss(model: ConvE, config: TrainingConfig) -> BatchLoss:
     """
     device = device_of(model)
     encode_rows = choose_encoder(model, config)
-    compiled = config.use_torch_compile and all_succeed("loss", lambda: try_compiled_loss(model, config))
+    compiled = (
+        config.use_torch_compile
+        and not samples_entities(config, model)
+        and all_succeed("loss", lambda: try_compiled_loss(model, config))
+    )
     # Synchronized statistics would make processes wait for one that fails.
     may_compile_encoder = (
         config.use_torch_compile

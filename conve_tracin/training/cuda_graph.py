@@ -36,10 +36,12 @@ Recorder = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], None], list
 def can_replay(config: TrainingConfig, device: torch.device) -> bool:
     """Whether a CUDA graph can hold a batch.
 
-    It cannot hold other processes' gradients, the scale of float16's gradients, or dropout that is drawn twice.
+    It cannot hold other processes' gradients, the scale of float16's gradients, dropout that is drawn twice, or a
+    sample of the entities, which holds another number of the targets each time.
     """
     return (
         device.type == "cuda"
+        and not config.entity_sample
         and parallel.world_size() == 1
         and not config.use_gradient_checkpointing
         and mixed_precision_dtype(config, device) is not torch.float16
