@@ -10,6 +10,7 @@ from torch.func import jacrev, jvp, vmap
 
 from conve_tracin.data.graph import Graph
 from conve_tracin.data.queries import Queries, examples_of
+from conve_tracin.influence import curvature as curvature_module
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
 from conve_tracin.influence.engine.jacobians import HEAD, RELATION, RowJacobians, moved_query_vectors
 from conve_tracin.influence.engine.passes import encode_queries
@@ -111,6 +112,22 @@ def test_sampled_entities_are_unbiased(triples, exact_jacobian_rows):
     standard_error = traces.std() / len(traces) ** 0.5
     assert standard_error > 0
     assert abs(traces.mean() - exact) < 4 * standard_error
+
+
+def test_curvatures_that_are_kept_are_not_computed_again(triples, monkeypatch):
+    monkeypatch.setattr(curvature_module, "KEPT_FROM", 1)
+    queries, kept = Queries.distinct(triples), {}
+
+    def keep(name, make):
+        return kept[name] if name in kept else kept.setdefault(name, make())
+
+    first = RowCurvature(make_model(RELATIONS), queries, CurvatureConfig(loss="ce"), keep=keep)
+    expected = first.relation(0), first.entity(1)
+    assert set(kept) == {"relation-0", "head-1", "sample"}
+    kept["relation-0"] = {"curvature": 2 * kept["relation-0"]["curvature"]}
+    later = RowCurvature(make_model(RELATIONS), queries, CurvatureConfig(loss="ce"), keep=keep)
+    torch.testing.assert_close(later.relation(0), 2 * expected[0])
+    torch.testing.assert_close(later.entity(1), expected[1])
 
 
 SIZES = [
