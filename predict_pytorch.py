@@ -24,8 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--trust-pickle", action="store_true",
         help="read PyKEEN's trained_model.pkl; unpickling runs code, so only from an origin that you trust",
     )  # fmt: skip
-    files.add_argument("--embedding-height", type=cli.positive_int, help="of a ConvE whose file does not tell it")
-    files.add_argument("--embedding-width", type=cli.positive_int, help="likewise")
+    for each in settings.pick(TracInOptions, "embedding_height", "embedding_width").values():
+        cli.add_setting(files, each)
     files.add_argument(
         "--output", "-o", type=Path, required=True,
         help="a table (.tsv), which --test-triples of the influence scripts reads as it is, or JSON (.json)",
@@ -37,7 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what is asked, and which answers count."""
-    asked = parser.add_argument_group("what is asked", "ids, labels or names, as in --test-triple")
+    asked = parser.add_argument_group(
+        "what is asked", "ids, labels, or names of --node-name-dict and predicates of --edge-map, whatever their case"
+    )
     asked.add_argument("--head", metavar="H", help="with --relation: which tails?")
     asked.add_argument("--relation", metavar="R", help="the relation of head and tail")
     asked.add_argument(

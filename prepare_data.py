@@ -2,12 +2,13 @@
 """Write the input files of training and influence from a PyKEEN dataset, files of triples or a KGX graph."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conve_tracin import cli, settings
 from conve_tracin.errors import InputError
-from conve_tracin.files import require_usable_outputs
+from conve_tracin.files import nearest_directory, require_usable_outputs
 from conve_tracin.settings import PrepareSettings
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def require_matching_flags(args: argparse.Namespace, parser: argparse.ArgumentPa
     if args.nodes is not None:
         if args.edges is None:
             parser.error("--nodes goes with --edges")
+        if args.equivalents is not None and args.drugmechdb is None:
+            parser.error("--equivalents goes with --drugmechdb")
         return
     for name, declared in settings.with_flags(PrepareSettings, groups=["KGX graph"]).items():
         if getattr(args, name) != declared.default:
@@ -58,24 +61,40 @@ def require_matching_flags(args: argparse.Namespace, parser: argparse.ArgumentPa
 
 def prepare_kgx(args: argparse.Namespace) -> "Graph":
     """Read a KGX graph, write its files and print what was kept; raises InputError where a line is wrong."""
-    from conve_tracin.data.kgx import describe, read_kgx, write_kgx
+    from conve_tracin.data.drugmechdb import find_reasons
+    from conve_tracin.data.evidence_writer import open_evidence_store
+    from conve_tracin.data.kgx import KGX_FILES, describe, read_kgx, write_kgx
     from conve_tracin.data.prepare import require_inputs_kept
+    from conve_tracin.data.provenance import EdgeFilters
 
-    require_inputs_kept(args.output_dir, [args.nodes, args.edges])
-    kgx = read_kgx(
-        args.nodes,
-        args.edges,
-        style=args.style,
-        fractions={"valid": args.valid_fraction, "test": args.test_fraction},
-        test_predicate=args.test_predicate,
-        random_seed=args.random_seed,
-        together=args.hold_out_pairs,
-        keep_negated=args.negated == "keep",
-        skip_malformed=args.skip_malformed,
-        skip_unknown=args.skip_unknown,
-    )
-    write_kgx(kgx, args.output_dir)
-    print(describe(kgx.summary))
+    inputs = (args.nodes, args.edges, args.drugmechdb, args.equivalents)
+    require_inputs_kept(args.output_dir, [path for path in inputs if path is not None], more=KGX_FILES)
+    filters = EdgeFilters(
+        *(tuple(names or ()) for names in (args.exclude_source, args.knowledge_level, args.agent_type))
+    )  # fmt: skip
+    with open_evidence_store(nearest_directory(args.output_dir)) as evidence:
+        kgx = read_kgx(
+            args.nodes,
+            args.edges,
+            style=args.style,
+            fractions={"valid": args.valid_fraction, "test": args.test_fraction},
+            test_predicate=args.test_predicate,
+            random_seed=args.random_seed,
+            together=args.hold_out_pairs,
+            keep_negated=args.negated == "keep",
+            skip_malformed=args.skip_malformed,
+            skip_unknown=args.skip_unknown,
+            filters=filters,
+            min_degree=args.min_degree,
+            evidence=evidence,
+        )
+        reasons = None
+        if args.drugmechdb is not None:
+            predicates = {label: json.loads(key)["predicate"] for key, label in kgx.edge_map.items()}
+            reasons = find_reasons(
+                args.drugmechdb, kgx.graph, predicates, nodes=args.nodes, equivalents=args.equivalents
+            )
+        print(describe(write_kgx(kgx, args.output_dir, reasons)))
     return kgx.graph
 
 

@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--csv-output", type=Path, nargs="?", const=True, metavar="FILE",
         help="write a table, too; without FILE beside --output",
     )  # fmt: skip
-    cli.add_settings(parser, settings.pick(TracInOptions, "report", "known"))
+    cli.add_settings(parser, settings.pick(TracInOptions, "nodes", "report", "known", "evidence", "reasons", "trapi"))
     groups = ("what to analyse", *settings.SHARED_GROUPS, "engine")
     cli.add_settings(parser, settings.with_flags(TracInOptions, settings.AcceptedOptions, groups=groups))
     return parser

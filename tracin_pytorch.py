@@ -25,13 +25,19 @@ def build_parser() -> argparse.ArgumentParser:
     wanted = files.add_mutually_exclusive_group(required=True)
     wanted.add_argument(
         "--test-triple", nargs=3, metavar=("H", "R", "T"),
-        help="ids; if not integers, labels, or names of --node-name-dict and predicates of --edge-map",
+        help="three ids; or labels, names of --node-name-dict and predicates of --edge-map, whatever their case",
     )  # fmt: skip
-    wanted.add_argument("--test-triples", type=Path, metavar="FILE", help="one test triple a line; needs --output-dir")
+    wanted.add_argument(
+        "--test-triples",
+        type=Path,
+        metavar="FILE",
+        help="one test triple a line, or a table of rank_pytorch.py or predict_pytorch.py; needs --output-dir",
+    )
     cli.add_settings(parser, settings.pick(TracInOptions, "given_as"))
     files.add_argument("--output", type=Path, help="JSON file for --test-triple")
     files.add_argument("--output-dir", type=Path, help="directory for --test-triples: triple_H_R_T.json each")
-    cli.add_settings(parser, settings.pick(TracInOptions, "report", "known") | settings.native_settings())
+    shown = settings.pick(TracInOptions, "nodes", "report", "known", "evidence", "reasons", "trapi")
+    cli.add_settings(parser, shown | settings.native_settings())
     return parser
 
 

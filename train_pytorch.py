@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conve_tracin import cli, settings
+from conve_tracin.commands import rank_command
 from conve_tracin.files import require_usable_outputs
 from conve_tracin.settings import ConvEConfig, TrainingConfig, TrainingMachine
 
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"Written to {args.output_dir}:")
     print(f"  {', '.join(OUTPUT_FILES)}")
     print(f"  and checkpoints to {checkpoint_dir_of(args)}")
+    files = {name: getattr(args, name) for name in ("train", "valid", "test", "entity_to_id", "relation_to_id")}
+    print(f"Next: {rank_command(files, output_dir=args.output_dir, skip_unknown=args.skip_unknown)}")
 
 
 def require_outputs(args: argparse.Namespace, names: Sequence[str]) -> None:
@@ -139,9 +142,12 @@ def read_data(args: argparse.Namespace) -> "TrainingData":
 def settings_without_effect(args: argparse.Namespace, config: TrainingConfig, *, device: str) -> Iterator[str]:
     """Say which given flags change nothing here, one line each."""
     from conve_tracin import parallel
+    from conve_tracin.device import supports_bfloat16
 
     yield from settings.settings_without_effect(TrainingMachine(**cli.members_of(TrainingMachine, args)))
     yield from settings.settings_without_effect(config)
+    if config.use_mixed_precision and device == "cpu" and not supports_bfloat16(device):
+        yield "--use-mixed-precision has no effect: this processor does not compute in bfloat16"
     if config.use_torch_compile and device != "cpu":
         if config.use_gradient_checkpointing:
             yield "--use-torch-compile has no effect on the encoder together with --use-gradient-checkpointing"

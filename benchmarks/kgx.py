@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
-"""What preparing a KGX graph costs: time and peak memory of prepare_data.py on synthetic files.
+"""What preparing a KGX graph costs: time and peak memory on synthetic files.
 
     python benchmarks/kgx.py --edges 1000000 4000000 --output benchmarks/results/kgx.json
 
-Nodes carry all ancestors of their category and edges about 400 bytes, as in ROBOKOP. Two sizes or more give the cost of
-a further million edges, with the style that keeps them all. The last line is JSON.
+Nodes carry all ancestors of their category and edges about 400 bytes, as in ROBOKOP. Each size is prepared twice: by
+prepare_data.py, which also writes what stands behind each edge (evidence.tsv.gz), and without that. Two sizes or more
+give the cost of a further million edges, with the style that keeps them all. The last line is JSON.
 """
 
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -45,56 +47,84 @@ def write_nodes(path: Path, number: int) -> list[str]:
     return ids
 
 
-def write_edges(path: Path, ids: list[str], number: int) -> None:
+def write_edges(path: Path, ids: list[str], number: int, *, at_a_time: int = 100_000) -> None:
     """Write edges with skewed ends, two in five of them with qualifiers."""
-    draw = random.Random(0)
+    rng = np.random.default_rng(0)
+    sources = json.dumps({
+        "primary_knowledge_source": "infores:ctd", "aggregator_knowledge_source": ["infores:one", "infores:two"],
+        "knowledge_level": "prediction", "agent_type": "automated_agent",
+    })[1:-1]  # fmt: skip
+    qualifiers = [
+        f', "qualified_predicate": "biolink:causes", "object_aspect_qualifier": "{aspect}", '
+        f'"object_direction_qualifier": "{direction}"' for aspect in ASPECTS for direction in DIRECTIONS
+    ]  # fmt: skip
     with path.open("w", encoding="utf-8") as file:
-        for _ in range(number):
+        for start in range(0, number, at_a_time):
+            size = min(at_a_time, number - start)
             # Squaring a uniform draw gives a few hubs many edges, as in real graphs.
-            subject, object_ = (ids[int(len(ids) * draw.random() ** 2)] for _ in range(2))
-            edge = {
-                "id": f"{draw.getrandbits(64):016x}",
-                "subject": subject,
-                "predicate": draw.choice(PREDICATES),
-                "object": object_,
-                "primary_knowledge_source": "infores:ctd",
-                "aggregator_knowledge_source": ["infores:one", "infores:two"],
-                "knowledge_level": "prediction",
-                "agent_type": "automated_agent",
-                "publications": [f"PMID:{draw.getrandbits(24)}" for _ in range(3)],
-            }
-            if draw.random() < 0.4:
-                edge["qualified_predicate"] = "biolink:causes"
-                edge["object_aspect_qualifier"] = draw.choice(ASPECTS)
-                edge["object_direction_qualifier"] = draw.choice(DIRECTIONS)
-            file.write(json.dumps(edge) + "\n")
+            ends = (len(ids) * rng.random((2, size)) ** 2).astype(np.int64).tolist()
+            predicates = rng.integers(len(PREDICATES), size=size).tolist()
+            papers = rng.integers(2**24, size=(3, size)).tolist()
+            qualified = np.where(rng.random(size) < 0.4, rng.integers(len(qualifiers), size=size), -1).tolist()
+            columns = zip(*ends, predicates, *papers, qualified, range(start, start + size), strict=True)
+            file.writelines(
+                f'{{"id": "urn:uuid:{place:016x}", "subject": "{ids[head]}", "predicate": "{PREDICATES[predicate]}", '
+                f'"object": "{ids[tail]}", {sources}, "publications": ["PMID:{a}", "PMID:{b}", "PMID:{c}"]'
+                f"{qualifiers[chosen] if chosen >= 0 else ''}}}\n"
+                for head, tail, predicate, a, b, c, chosen, place in columns
+            )
+
+
+WITHOUT_EVIDENCE = """
+import sys
+from pathlib import Path
+from conve_tracin.data.kgx import read_kgx, write_kgx
+nodes, edges, out = map(Path, sys.argv[1:])
+shares = {"valid": 0.1, "test": 0.1}
+write_kgx(read_kgx(nodes, edges, style="keepall", fractions=shares, test_predicate="biolink:treats"), out)
+"""
 
 
 def measure(directory: Path, ids: list[str], number: int) -> dict[str, Any]:
-    """Prepare a graph of `number` edges; return its size, CPU and wall-clock seconds, and peak memory in 10⁹ bytes."""
-    edges = directory / "edges.jsonl"
+    """Prepare a graph of `number` edges with its evidence and without; return the sizes and what each took."""
+    nodes, edges, out = directory / "nodes.jsonl", directory / "edges.jsonl", directory / "out"
     write_edges(edges, ids, number)
-    command = [sys.executable, str(ROOT / "prepare_data.py"), "--nodes", str(directory / "nodes.jsonl")]
-    command += ["--edges", str(edges), "--test-predicate", "biolink:treats", "--output-dir", str(directory / "out")]
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise SystemExit(f"prepare_data.py failed on {number} edges")
+    command = [str(ROOT / "prepare_data.py"), "--nodes", str(nodes), "--edges", str(edges)]
+    taken = cost_of([*command, "--test-predicate", "biolink:treats", "--output-dir", str(out)])
     return {
         "edges": number,
         "gigabytes": edges.stat().st_size / 1e9,
+        "evidence_gigabytes": (out / "evidence.tsv.gz").stat().st_size / 1e9,
+        **taken,
+        "without_evidence": cost_of(["-c", WITHOUT_EVIDENCE, str(nodes), str(edges), str(directory / "plain")]),
+    }
+
+
+def cost_of(arguments: list[str]) -> dict[str, float]:
+    """Run Python; return CPU and wall-clock seconds, and peak memory in 10⁹ bytes."""
+    started = time.perf_counter()
+    paths = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=paths
+    )  # fmt: skip
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise SystemExit(f"failed: {' '.join(arguments)}")
+    return {
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "wall_seconds": time.perf_counter() - started,
         "peak_memory_gb": usage.ru_maxrss * 1024 / 1e9,
     }
 
 
-def cost_of_a_further_million(runs: list[dict[str, Any]]) -> dict[str, float]:
+def cost_of_a_further_million(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what each further million edges adds, between the smallest and the largest of `runs`."""
     small, large = min(runs, key=lambda run: run["edges"]), max(runs, key=lambda run: run["edges"])
     millions = (large["edges"] - small["edges"]) / 1e6
-    return {name: (large[name] - small[name]) / millions for name in ("cpu_seconds", "peak_memory_gb")}
+    names = ("cpu_seconds", "peak_memory_gb")
+    further = {name: (large[name] - small[name]) / millions for name in names}
+    plain = {name: (large["without_evidence"][name] - small["without_evidence"][name]) / millions for name in names}
+    return {**further, "without_evidence": plain}
 
 
 def main() -> None:

@@ -152,8 +152,16 @@ def add_mapping_arguments(group: argparse._ArgumentGroup, *, required: bool = Tr
 
 def add_name_arguments(group: argparse._ArgumentGroup) -> None:
     """Declare the optional files that give entities and relations readable names."""
-    group.add_argument("--node-name-dict", type=Path, help="names of entities: name<TAB>id")
-    group.add_argument("--edge-map", type=Path, help="JSON of predicates: {'{\"predicate\": …}': relation label}")
+    group.add_argument(
+        "--node-name-dict",
+        type=Path,
+        help="readable names of entities: name<TAB>id (prepare_data.py writes node_name_dict.txt)",
+    )
+    group.add_argument(
+        "--edge-map",
+        type=Path,
+        help="readable predicates of relations, as JSON (prepare_data.py writes edge_map.json for KGX graphs)",
+    )
 
 
 def add_settings(parser: OneLineParser, settings: Mapping[str, Field]) -> None:

@@ -1,20 +1,20 @@
-"""How well a checkpoint ranks each test triple, and which triples it ranks best.
-
-`python -m conve_tracin.evaluation --help` tells the flags; the pipeline runs it between training and explaining.
-"""
+"""How well a checkpoint ranks each test triple, and which triples it ranks best: the work of rank_pytorch.py."""
 
 import argparse
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conve_tracin import cli
+from conve_tracin.commands import explain_command
 from conve_tracin.data.prepare import single_line
+from conve_tracin.data.text import visible
 from conve_tracin.errors import InputError
-from conve_tracin.files import atomic_write
+from conve_tracin.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from conve_tracin.data.names import Names
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 COLUMNS = (
     "tail_rank", "head_rank", "score", "head", "relation", "tail", "head_name", "relation_name", "tail_name",
 )  # fmt: skip
+
+NAMES = ("node_name_dict", "edge_map")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,17 +103,70 @@ def choose_best(ranked: RankedTriples, number: int) -> np.ndarray:
     return in_order[first[:number]]
 
 
+def metrics_of(ranked: RankedTriples) -> dict[str, dict[str, float]]:
+    """Compute the metrics of each side that was ranked, and of both together."""
+    from torch import from_numpy
+
+    from conve_tracin.ranking import ranking_metrics
+
+    sides = {"tails": ranked.tail_ranks}
+    if ranked.head_ranks is not None:
+        sides |= {"heads": ranked.head_ranks, "both": np.concatenate([ranked.tail_ranks, ranked.head_ranks])}
+    return {side: ranking_metrics(from_numpy(ranks)) for side, ranks in sides.items()}
+
+
+def metrics_by_relation(ranked: RankedTriples, names: "Names") -> list[dict[str, Any]]:
+    """Compute the metrics of each relation, that of the most test triples first."""
+    relations, counts = np.unique(ranked.triples[:, 1], return_counts=True)
+    found = []
+    for relation, count in sorted(zip(relations.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1]):
+        rows = ranked.triples[:, 1] == relation
+        heads = None if ranked.head_ranks is None else ranked.head_ranks[rows]
+        own = RankedTriples(ranked.triples[rows], ranked.scores[rows], ranked.tail_ranks[rows], heads)
+        label, name = names.relations.label_of(relation), single_line(names.relation(relation))
+        found.append({"relation": label, "relation_name": name, "triples": count, **metrics_of(own)})
+    return found
+
+
+def rows_of(ranked: RankedTriples, names: "Names") -> Iterator[dict[str, Any]]:
+    """Yield the test triples, best first, by COLUMNS; `head_rank` is None if heads were not ranked."""
+    for row in ranked.best_first().tolist():
+        head, relation, tail = ranked.triples[row].tolist()
+        called = (single_line(name) for name in names.triple(head, relation, tail).values())
+        labels = (names.entities.label_of(head), names.relations.label_of(relation), names.entities.label_of(tail))
+        head_rank = None if ranked.head_ranks is None else float(ranked.head_ranks[row])
+        values = (float(ranked.tail_ranks[row]), head_rank, float(ranked.scores[row]), *labels, *called)
+        yield dict(zip(COLUMNS, values, strict=True))
+
+
 def write_ranks(path: Path, ranked: RankedTriples, names: "Names") -> None:
     """Write a table of all test triples, best first: ranks, score, labels and names."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join(COLUMNS) + "\n")
-        for row in ranked.best_first().tolist():
-            head, relation, tail = ranked.triples[row].tolist()
-            head_rank = "" if ranked.head_ranks is None else f"{ranked.head_ranks[row]:.12g}"
-            called = (single_line(name) for name in names.triple(head, relation, tail).values())
-            labels = (names.entities.label_of(head), names.relations.label_of(relation), names.entities.label_of(tail))
-            values = (f"{ranked.tail_ranks[row]:.12g}", head_rank, f"{ranked.scores[row]:.6g}", *labels, *called)
-            file.write("\t".join(values) + "\n")
+        for row in rows_of(ranked, names):
+            ranks = ("" if row[name] is None else f"{row[name]:.12g}" for name in COLUMNS[:2])
+            rest = (row[name] for name in COLUMNS[3:])
+            file.write("\t".join((*ranks, f"{row['score']:.6g}", *rest)) + "\n")
+
+
+def metrics_as_text(ranked: RankedTriples, by_relation: list[dict[str, Any]]) -> str:
+    """Lay out the metrics of each side, and of the relations if there are any; names stand last, as they are long."""
+    members = ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@10")
+
+    def line(metrics: dict[str, float], name: str) -> str:
+        values = " ".join(f"{metrics[member]:>8.4f}" for member in members)
+        return f"{values} {metrics['mean_rank']:>10,.1f}  {name}"
+
+    lines = [f"Filtered ranks of {len(ranked.triples):,} test triples:"]
+    lines.append("     MRR   Hits@1   Hits@3  Hits@10  mean rank  asked for")
+    lines += [line(metrics, side) for side, metrics in metrics_of(ranked).items()]
+    if by_relation:
+        sides = "heads and tails" if ranked.head_ranks is not None else "tails"
+        lines.append(f"     MRR   Hits@1   Hits@3  Hits@10  mean rank  relation ({sides})")
+    for relation in by_relation:
+        name = f"{visible(relation['relation_name'])} ({relation['triples']:,} triples)"
+        lines.append(line(relation.get("both", relation["tails"]), name))
+    return "\n".join(lines)
 
 
 def write_triple_ids(path: Path, triples: np.ndarray) -> None:
@@ -122,24 +177,67 @@ def write_triple_ids(path: Path, triples: np.ndarray) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Declare the command line."""
-    parser = cli.make_parser("Rank every test triple with a native ConvE checkpoint, and choose the best-ranked.")
-    parser.add_argument("--model-path", type=Path, required=True, metavar="CHECKPOINT", help="native checkpoint")
-    for split in ("train", "valid", "test"):
-        parser.add_argument(f"--{split}", type=Path, required=True, help=f"{split} triples")
-    cli.add_mapping_arguments(parser)
-    cli.add_name_arguments(parser)
-    parser.add_argument("--output", "-o", type=Path, required=True, help="table of all test triples, best first")
-    parser.add_argument("--best", type=cli.positive_int, default=5, help="how many of the best go to --best-output")
-    parser.add_argument("--best-output", type=Path, help="the best-ranked test triples as ids, one a line")
-    parser.add_argument("--batch-size", type=cli.positive_int, default=256, help="triples ranked at once, at most")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
+    parser = cli.make_parser(
+        "Rank every test triple with a checkpoint of train_pytorch.py: how good is the model, and which triples does "
+        "it rank best? Prints the metrics of each side and writes a table, best first, that the influence scripts read."
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--model-path", type=Path, required=True, metavar="CHECKPOINT", help="checkpoint of train_pytorch.py"
+    )
+    files.add_argument("--train", type=Path, required=True, help="training triples: head<TAB>relation<TAB>tail")
+    files.add_argument("--valid", type=Path, required=True, help="validation triples; ranks pass over them, too")
+    files.add_argument("--test", type=Path, required=True, help="test triples, which are ranked")
+    cli.add_mapping_arguments(files)
+    cli.add_name_arguments(files)
+    files.add_argument(
+        "--output", "-o", type=Path, required=True,
+        help="all test triples, best first: JSON with the metrics if it ends in .json, otherwise a table, which "
+        "--test-triples of the influence scripts reads as it is",
+    )  # fmt: skip
+    files.add_argument("--best-output", type=Path, help="the best-ranked test triples as ids, one a line")
+    ranking = parser.add_argument_group("ranking")
+    ranking.add_argument("--best", type=cli.positive_int, default=5, help="how many of the best go to --best-output")
+    ranking.add_argument("--by-relation", action="store_true", help="give the metrics of each relation, too")
+    ranking.add_argument("--batch-size", type=cli.positive_int, default=256, help="triples ranked at once, at most")
+    ranking.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, rank, write."""
+    """Parse, rank, write, and print the metrics and the next command."""
     args = build_parser().parse_args(argv)
 
+    from conve_tracin.files import require_usable_outputs
+
+    inputs = {name: getattr(args, name) for name in ("train", "entity_to_id", "relation_to_id", *NAMES)}
+    require_usable_outputs(
+        {"--output": args.output, "--best-output": args.best_output},
+        inputs=(args.model_path, args.valid, args.test, *inputs.values()),
+    )
+    ranked, names = rank(args)
+    by_relation = metrics_by_relation(ranked, names) if args.by_relation else []
+    best = None if args.best_output is None else choose_best(ranked, args.best)
+    if args.output.suffix == ".json":
+        relations = {"by_relation": by_relation} if args.by_relation else {}
+        content = {"model_path": str(args.model_path), "metrics": metrics_of(ranked), **relations}
+        write_json(args.output, {**content, "ranks": list(rows_of(ranked, names))})
+    else:
+        write_ranks(args.output, ranked, names)
+    if best is not None:
+        write_triple_ids(args.best_output, best)
+    print(metrics_as_text(ranked, by_relation))
+    print(f"Written: {args.output}, MRR of the tails {(1 / ranked.tail_ranks).mean():.4f}")
+    if best is not None:
+        print(f"Written: {args.best_output}")
+    if args.output.suffix != ".json":
+        number = min(args.best, len(ranked.triples))
+        known = (args.valid, args.test)
+        print(f"Next: {explain_command(args.model_path, inputs, ranks=args.output, known=known, number=number)}")
+
+
+def rank(args: argparse.Namespace) -> tuple[RankedTriples, "Names"]:
+    """Read what the arguments name, and rank the test triples."""
     from conve_tracin.checkpoint.native import (
         build_model,
         load_checkpoint,
@@ -149,13 +247,7 @@ def main(argv: list[str] | None = None) -> None:
     from conve_tracin.data.names import read_names_from
     from conve_tracin.data.triples import read_triples
     from conve_tracin.device import choose_device
-    from conve_tracin.files import require_usable_outputs
 
-    mappings = (args.entity_to_id, args.relation_to_id, args.node_name_dict, args.edge_map)
-    require_usable_outputs(
-        {"--output": args.output, "--best-output": args.best_output},
-        inputs=(args.model_path, args.train, args.valid, args.test, *mappings),
-    )
     names = read_names_from(args)
     checkpoint = load_checkpoint(args.model_path)
     require_matching_mappings(checkpoint, names.entities, names.relations, source=args.model_path)
@@ -166,17 +258,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     if remark := remark_on_candidates(splits[-1]):
         logger.info(remark)
-    ranked = rank_triples_of(
-        model,
-        splits,
-        inverse_triples=uses_inverse_triples(checkpoint),
-        batch_size=args.batch_size,
-    )
-    write_ranks(args.output, ranked, names)
-    print(f"Written: {args.output}, MRR of the tails {(1 / ranked.tail_ranks).mean():.4f}")
-    if args.best_output is not None:
-        write_triple_ids(args.best_output, choose_best(ranked, args.best))
-        print(f"Written: {args.best_output}")
+    inverse_triples = uses_inverse_triples(checkpoint)
+    return rank_triples_of(model, splits, inverse_triples=inverse_triples, batch_size=args.batch_size), names
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ their self-influence.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,13 @@ import torch
 
 from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
+from conve_tracin.data.categories import Categories, read_categories
+from conve_tracin.data.evidence import read_evidence, require_evidence_of
+from conve_tracin.data.finding import Finder
 from conve_tracin.data.graph import Graph
 from conve_tracin.data.index import Index, IndexPlace
-from conve_tracin.data.names import Names, read_names_from
+from conve_tracin.data.names import Names, read_edge_map, read_names_from
+from conve_tracin.data.reasons import Explained, by_prediction, read_reasons
 from conve_tracin.data.triples import (
     label_blocks,
     read_test_triples,
@@ -28,9 +32,11 @@ from conve_tracin.data.triples import (
     read_triples_and_places,
     resolve_triple,
 )
+from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.device import choose_device, set_tf32, supports_bfloat16, supports_tf32
 from conve_tracin.errors import InputError
 from conve_tracin.files import json_text_of_many, require_usable_outputs, write_json, write_together
+from conve_tracin.influence import known_reasons
 from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.journal import Journal, StoredTraces, digest_of, open_in_directory, resume_traces
 from conve_tracin.influence.load import (
@@ -41,9 +47,13 @@ from conve_tracin.influence.load import (
 )
 from conve_tracin.influence.method import Influence, module_of, rank_influences
 from conve_tracin.influence.paths import PathFinder
+from conve_tracin.influence.provenance import Provenance, doubts_about, provenance_of
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, trace, with_counts
-from conve_tracin.report import page
+from conve_tracin.report import page, trapi
+from conve_tracin.report.exams import measured_of
+from conve_tracin.report.notes import Notes, shown_triples, summary_as_json, summary_in_words
+from conve_tracin.report.overview import overview_lines, where_the_rest_is
 from conve_tracin.report.tables import (
     influence_as_json,
     safe_file_name,
@@ -56,6 +66,8 @@ from conve_tracin.report.tables import (
 from conve_tracin.settings import GAUSS_NEWTON, TRACIN, NativeEngine, TracInOptions, settings_without_effect
 
 logger = logging.getLogger(__name__)
+
+Triple = tuple[int, int, int]
 
 # Backward passes that take about a minute; from there on the forward engine is worth a word.
 MANY_BACKWARD_PASSES = 10_000
@@ -94,6 +106,9 @@ class Run:
         test_triples: ids, (n, 3); none in mode "self".
         test_indices: their places in the test file.
         load: reads a checkpoint.
+        logged: the warnings that were logged, which grow while the run works.
+        categories: of the entities; None if no nodes were given.
+        notes: what else is known of training triples; the edges behind them once it is known which are shown.
     """
 
     script: Script
@@ -106,6 +121,9 @@ class Run:
     test_triples: np.ndarray
     test_indices: list[int]
     load: CheckpointLoader
+    logged: list[str]
+    categories: Categories | None = None
+    notes: Notes = field(default_factory=Notes)
 
     @property
     def training_triples(self) -> np.ndarray:
@@ -124,6 +142,30 @@ class Run:
             max_hops=self.options.max_hops,
             graph=self.graph,
         )
+
+    @cached_property
+    def provenances(self) -> list[Provenance]:
+        """What is known of each checkpoint."""
+        return [provenance_of(path) for path in self.checkpoints]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to be careful about in all results: what was logged, and doubts about the models."""
+        return list(dict.fromkeys((*self.logged, *doubts_about(self.provenances, method=self.options.method))))
+
+    @property
+    def rank_reasons(self) -> Callable[[np.ndarray, torch.Tensor], known_reasons.ReasonRanks | None] | None:
+        """Ranks the known reasons of a test triple; None if none are given."""
+        if self.notes.explained is None:
+            return None
+
+        def rank(test_triple: np.ndarray, scores: torch.Tensor) -> known_reasons.ReasonRanks | None:
+            explained = self.notes.explained.get(tuple(test_triple.tolist()))
+            if explained is None:
+                return None
+            return known_reasons.rank_reasons(scores.numpy(), self.training_triples, explained)
+
+        return rank
 
     @property
     def method(self) -> str:
@@ -162,8 +204,14 @@ def explain(options: TracInOptions, script: Script, *, keep_content: bool = Fals
 
     Raises InputError for files or options that cannot be used.
     """
+    with noting_warnings() as logged:
+        return explain_noting(options, script, logged, keep_content=keep_content)
+
+
+def explain_noting(options: TracInOptions, script: Script, logged: list[str], *, keep_content: bool) -> dict[str, Any]:
+    """Do what `explain` does; `logged` gets the warnings meanwhile."""
     require_outputs(options, script)
-    run = read(options, script)
+    run = read(options, script, logged)
     if not parallel.is_main_process():
         return follow(run)
     for message in script.without_effect(run.options):
@@ -171,6 +219,20 @@ def explain(options: TracInOptions, script: Script, *, keep_content: bool = Fals
     if run.options.mode == "self":
         return rank_by_self_influence(run)
     return trace_test_triples(run, keep_content=keep_content)
+
+
+@contextmanager
+def noting_warnings() -> Iterator[list[str]]:
+    """Collect the package's warnings, which are logged as ever: the results are to tell them, too."""
+    noted: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: noted.append(record.getMessage())
+    package = logging.getLogger("conve_tracin")
+    package.addHandler(handler)
+    try:
+        yield noted
+    finally:
+        package.removeHandler(handler)
 
 
 def follow(run: Run) -> dict[str, Any]:
@@ -191,7 +253,7 @@ def require_outputs(options: TracInOptions, script: Script) -> None:
     directory = options.output_directory
     if script.tells_index and directory is None and Path(options.output).is_dir():
         raise InputError(f"{options.output}: is a directory; name a file, or add --output-per-triple")
-    outputs = {"--csv-output": options.csv_path, "--report": options.report}
+    outputs = {"--csv-output": options.csv_path, "--report": options.report, "--trapi": options.trapi}
     require_usable_outputs(
         outputs if directory is not None else {"--output": options.output} | outputs,
         directory=None if directory is None else (script.directory_flag, directory),
@@ -199,13 +261,15 @@ def require_outputs(options: TracInOptions, script: Script) -> None:
     )
 
 
-def read(options: TracInOptions, script: Script) -> Run:
+def read(options: TracInOptions, script: Script, logged: list[str]) -> Run:
     """Read all inputs except the models, which `Run.load` reads."""
     checkpoints = find_checkpoints(options.model_path)
     options = find_mappings(options, checkpoints[0])
     place = place_of_index(options)
     index = None if place is None else place.find()
     names = read_names_from(options, None if index is None else index.vocabularies)
+    if options.trapi is not None and options.mode != "self":
+        trapi.require_curies(names)
     device = choose_device(options.device)
     options = choose_tf32(choose_bfloat16(options, device), device)
     rates = choose_learning_rates(checkpoints, options)
@@ -228,6 +292,9 @@ def read(options: TracInOptions, script: Script) -> Run:
         read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown) for path in options.known
     ]
     load.training_triples, load.graph, load.index = graph.listed_triples, graph, index
+    mappings = {"entities": names.entities, "relations": names.relations}
+    if options.evidence is not None and options.mode != "self":
+        require_evidence_of(Path(options.evidence), graph.triples, **mappings)
     return Run(
         script=script,
         options=options,
@@ -239,6 +306,9 @@ def read(options: TracInOptions, script: Script) -> Run:
         test_triples=test_triples,
         test_indices=test_indices,
         load=load,
+        notes=Notes(explained=read_explained(options, graph.triples, test_triples, **mappings)),
+        logged=logged,
+        categories=None if options.nodes is None else read_categories(options.nodes, names.entities),
     )
 
 
@@ -276,6 +346,32 @@ def read_graph(options: TracInOptions, names: Names, place: IndexPlace | None) -
     return Graph.of_listed(triples, len(names.entities), len(names.relations)), None
 
 
+def read_explained(
+    options: TracInOptions,
+    training_triples: np.ndarray,
+    test_triples: np.ndarray,
+    *,
+    entities: Vocabulary,
+    relations: Vocabulary,
+) -> dict[Triple, Explained] | None:
+    """Read the known reasons of the test triples (n, 3); None if none are asked for."""
+    if options.reasons is None or options.mode == "self":
+        return None
+    path = Path(options.reasons)
+    known = by_prediction(
+        read_reasons(
+            path, training_triples, entities=entities, relations=relations, edge_map=options.edge_map,
+            skip_unknown=options.skip_unknown,
+        )
+    )  # fmt: skip
+    wanted = list(dict.fromkeys(map(tuple, test_triples.tolist())))
+    found = {triple: known[triple] for triple in wanted if triple in known}
+    if len(found) < len(wanted):
+        logger.info("%s: has no reason among the training triples for %d of %d test triples", path,
+                    len(wanted) - len(found), len(wanted))  # fmt: skip
+    return found
+
+
 def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[int]]:
     """Read the wanted test triples (n, 3) and their places in the test file."""
     if options.mode == "self":
@@ -287,7 +383,7 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         triples = np.array(
             [
                 resolve_triple(
-                    options.test_triple, names.entities, names.relations, ids_called=names.ids_called,
+                    options.test_triple, names.entities, names.relations, finder=Finder(names),
                     given_as=options.given_as,
                 )
             ]
@@ -295,7 +391,7 @@ def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[in
         places = np.arange(1)
     elif options.test_triples is not None:
         triples = read_test_triples(
-            options.test_triples, names.entities, names.relations, ids_called=names.ids_called,
+            options.test_triples, names.entities, names.relations, finder=Finder(names),
             given_as=options.given_as,
         )  # fmt: skip
         places = np.arange(len(triples))
@@ -370,16 +466,31 @@ def trace_test_triples(run: Run, *, keep_content: bool) -> dict[str, Any]:
     say_that_it_takes_long(run)
     with open_journal(run) as journal:
         traces = collect_traces(run, journal)
+        run = with_evidence(run, traces)
+        if run.notes.evidence is not None and run.options.output_directory is not None:
+            for index, traced in zip(run.test_indices, traces, strict=True):
+                write_result(run, index, traced)
         results = results_of(run, traces)
         if keep_content:
             results = list(results)
-        written = [write_results(run, results), *write_more(run, traces)]
+        common = run.settings | summarise_reasons(run, traces)
+        written = [write_results(run, results, common), *write_more(run, traces)]
         try:
-            print_results((trace_as_table(traced, run.names, method=run.method) for traced in traces), written)
+            print_results(*printed(run, traces), written)
         finally:
             if journal is not None:
                 journal.remove()
-    return content_of(run, results) if keep_content else {}
+    return content_of(run, results, common) if keep_content else {}
+
+
+def printed(run: Run, traces: list[Trace] | StoredTraces) -> tuple[Iterable[str], list[str]]:
+    """Return what people read of the traces, and notes for below: a table for one, a line each for several."""
+    if len(run.test_triples) == 1:
+        return [trace_as_table(traced, run.names, method=run.method, notes=run.notes) for traced in traces], []
+    lines = overview_lines(traces, run.names, number=len(run.test_triples), method=run.method)
+    ranks = [traced.reasons for traced in traces if traced.reasons is not None] if run.notes.explained else []
+    found = [summary_in_words(known_reasons.summarise_reasons(ranks))] if len(ranks) > 1 else []
+    return lines, [*found, where_the_rest_is(has_report=run.options.report is not None)]
 
 
 def say_that_it_takes_long(run: Run) -> None:
@@ -395,14 +506,14 @@ def say_that_it_takes_long(run: Run) -> None:
 def collect_traces(run: Run, journal: Journal | None) -> list[Trace] | StoredTraces:
     """Trace what is missing; return all traces, which stay on the disk if this run has a journal.
 
-    A file for each test triple is written as soon as its trace is there.
+    A file for each test triple is written as soon as its trace is there, unless the edges behind it are to be in it:
+    these are read once, for all.
     """
     kept = []
     traces = resume_traces(journal, run.test_triples, lambda rest: trace_rest(run, rest))
     for index, traced in zip(run.test_indices, traces, strict=True):
-        if run.options.output_directory is not None:
-            name = run.script.file_name(traced, index, run.names)
-            write_json(run.options.output_directory / name, result_of(run, index, traced))
+        if run.options.output_directory is not None and run.options.evidence is None:
+            write_result(run, index, traced)
         # Whether another process has the journal shows when the first traces are to be added.
         if journal is None or journal.has_other_writer:
             kept.append(traced)
@@ -419,11 +530,17 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
         top_k=run.options.top_k,
         batch_size=run.options.batch_size,
         describe=SummarySettings.of(
-            run.names, run.known_triples, run.training_triples, side=run.options.predicted_side, graph=run.graph
+            run.names,
+            run.known_triples,
+            run.training_triples,
+            side=run.options.predicted_side,
+            categories=run.categories,
+            graph=run.graph,
         ),
         summarised=run.options.report is not None,
         side=run.options.predicted_side,
         find_paths=run.find_paths if parallel.is_main_process() else None,
+        rank_reasons=run.rank_reasons,
     )
     return (with_counts(traced, run.graph.counts) for traced in traces)
 
@@ -441,20 +558,59 @@ def open_journal(run: Run) -> Any:
 
 def digest_of_run(run: Run) -> str:
     """Digest all that the traces depend on."""
-    passed_over = ("output", "csv_output", "output_per_triple", "edge_map", "node_name_dict", "report")
+    # Names, and what is read after tracing.
+    passed_over = {
+        "output", "csv_output", "output_per_triple", "edge_map", "node_name_dict", "report", "evidence", "reasons",
+        "trapi",
+    }  # fmt: skip
     settings = {name: value for name, value in asdict(run.options).items() if name not in passed_over}
     return digest_of(
         settings=settings
         | {"checkpoints": run.checkpoints, "learning_rates": run.learning_rates}
-        # Results of earlier versions tell nothing of the prediction.
-        | {"summarised": run.options.report is not None, "described": True},
-        files=run.checkpoints,
+        # Results of earlier versions tell nothing, or less, of the prediction.
+        | {"summarised": run.options.report is not None, "described": "standing"}
+        | ({} if run.notes.explained is None else {"reasons": known_positions(run.notes.explained)}),
+        files=[*run.checkpoints, *([] if run.options.nodes is None else [Path(run.options.nodes)])],
         arrays=[run.load.training_triples, run.known_triples, run.test_triples],
     )
 
 
+def known_positions(explained: dict[Triple, Explained]) -> list[Any]:
+    """List the known reasons by their positions in the training set, as plain values."""
+    return [[triple, [each.tolist() for each in known.explanations]] for triple, known in explained.items()]
+
+
+def with_evidence(run: Run, traces: Iterable[Trace]) -> Run:
+    """Read the edges behind the training triples that the outputs show, if they are asked for."""
+    if run.options.evidence is None:
+        return run
+    shown = shown_triples(traces)
+    counts = run.graph.counts
+    evidence = read_evidence(
+        Path(run.options.evidence), shown, entities=run.names.entities, relations=run.names.relations,
+        total=len(run.training_triples) if counts is None else int(counts.sum()),
+    )  # fmt: skip
+    if shown and not evidence.edges:
+        logger.info("%s: tells nothing of the %d training triples that are shown", run.options.evidence, len(shown))
+    return replace(run, notes=replace(run.notes, evidence=evidence))
+
+
+def summarise_reasons(run: Run, traces: Iterable[Trace]) -> dict[str, Any]:
+    """Return the member of the JSON that all results share, if reasons are asked for: what holds of all together."""
+    if run.notes.explained is None:
+        return {}
+    ranks = [traced.reasons for traced in traces if traced.reasons is not None]
+    return {"reasons": summary_as_json(known_reasons.summarise_reasons(ranks)) if ranks else None}
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Writing
+
+
+def write_result(run: Run, index: int, traced: Trace) -> None:
+    """Write the file of one test triple."""
+    name = run.script.file_name(traced, index, run.names)
+    write_json(run.options.output_directory / name, result_of(run, index, traced))
 
 
 def result_of(run: Run, index: int, traced: Trace) -> dict[str, Any]:
@@ -463,7 +619,12 @@ def result_of(run: Run, index: int, traced: Trace) -> dict[str, Any]:
     top_k, learning_rate = settings.pop("top_k"), settings.pop("learning_rate")
     if run.script.tells_index:
         settings["test_index"] = index
-    return trace_as_json(traced, run.names, top_k=top_k, learning_rate=learning_rate, method=settings)
+    if run.provenances[-1].metrics:
+        settings["model_metrics"] = run.provenances[-1].as_json()
+    return trace_as_json(
+        traced, run.names, top_k=top_k, learning_rate=learning_rate, method=settings, warnings=run.warnings,
+        notes=run.notes,
+    )  # fmt: skip
 
 
 def results_of(run: Run, traces: Iterable[Trace]) -> Iterator[dict[str, Any]]:
@@ -471,14 +632,14 @@ def results_of(run: Run, traces: Iterable[Trace]) -> Iterator[dict[str, Any]]:
     return (result_of(run, index, traced) for index, traced in zip(run.test_indices, traces, strict=True))
 
 
-def content_of(run: Run, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of the JSON as one file: a single result itself in mode "single"."""
+def content_of(run: Run, results: list[dict[str, Any]], common: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of the JSON as one file, with what is `common`: a single result itself in mode "single"."""
     if run.options.mode == "single" and len(results) == 1:
         return results[0]
-    return {"mode": run.options.mode, **run.settings, "results": results}
+    return {"mode": run.options.mode, **common, "results": results}
 
 
-def write_results(run: Run, results: Iterable[dict[str, Any]]) -> str:
+def write_results(run: Run, results: Iterable[dict[str, Any]], common: dict[str, Any]) -> str:
     """Write the JSON as one file, unless each test triple has its own; return what is written, in words."""
     directory, output = run.options.output_directory, Path(run.options.output)
     if directory is not None:
@@ -487,9 +648,9 @@ def write_results(run: Run, results: Iterable[dict[str, Any]]) -> str:
         (result,) = results
         write_json(output, result)
     elif run.options.mode == "single":
-        write_json(output, content_of(run, list(results)))
+        write_json(output, content_of(run, list(results), common))
     else:
-        text = json_text_of_many({"mode": run.options.mode, **run.settings}, "results", results)
+        text = json_text_of_many({"mode": run.options.mode, **common}, "results", results)
         write_together({output: text})
     return str(output)
 
@@ -499,12 +660,15 @@ def write_more(run: Run, traces: list[Trace] | StoredTraces) -> list[Path]:
     options, written = run.options, []
     if options.csv_path is not None:
         own = self_influences_of(run, {influence.position for result in traces for influence in result.influences})
-        rows = (row for result in traces for row in trace_as_csv_rows(result, run.names, own))
-        write_csv(options.csv_path, rows)
+        rows = (row for result in traces for row in trace_as_csv_rows(result, run.names, own, run.notes))
+        write_csv(options.csv_path, rows, run.notes.columns)
         written.append(options.csv_path)
     if options.report is not None:
         write_report(run, list(traces))
         written.append(options.report)
+    if options.trapi is not None:
+        write_trapi(run, traces)
+        written.append(options.trapi)
     return written
 
 
@@ -519,15 +683,35 @@ def write_report(run: Run, traces: list[Trace]) -> None:
         train=Path(run.options.train),
         settings=settings,
     )
-    page.write_report(run.options.report, traces, run.names, computation)
+    last = run.provenances[-1]
+    background = page.Background(
+        categories=run.categories,
+        warnings=run.warnings,
+        model=last,
+        measured=measured_of(run.options.method, last.training_config, len(run.names.entities)),
+        notes=run.notes,
+    )
+    page.write_report(run.options.report, traces, run.names, computation, background)
 
 
-def print_results(tables: Iterable[str], written: Iterable[Path | str]) -> None:
+def write_trapi(run: Run, traces: Iterable[Trace]) -> None:
+    """Write the response of --trapi."""
+    edge_map = run.options.edge_map
+    response = trapi.trapi_response(
+        traces, run.names, meanings={} if edge_map is None else read_edge_map(edge_map), notes=run.notes,
+        categories=run.categories, method=run.method,
+    )  # fmt: skip
+    write_json(run.options.trapi, response)
+
+
+def print_results(tables: Iterable[str], notes: Iterable[str], written: Iterable[Path | str]) -> None:
     """Print what people read, after all files are written: the reader of a pipe may leave."""
     for table in tables:
         print(table)
     for output in written:
         print(f"Written: {output}")
+    for note in notes:
+        print(note)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -547,7 +731,7 @@ def rank_by_self_influence(run: Run) -> dict[str, Any]:
         own = {influence.position: influence.influence for influence in ranked}
         write_csv(run.options.csv_path, _self_csv_rows(run, ranked, own))
         written.append(run.options.csv_path)
-    print_results([self_influences_as_table(ranked, run.names)], written)
+    print_results([self_influences_as_table(ranked, run.names)], [], written)
     return content
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import gzip
 import hashlib
 import json
 import os
@@ -21,6 +22,9 @@ except ImportError:  # Windows
 
 # Linux, and other kinds of Unix.
 NAMES_OF_OPEN_FILES = ("/proc", "/dev/fd")
+
+# Higher ones take several times as long for files a tenth smaller.
+GZIP_LEVEL = 3
 
 
 @contextmanager
@@ -159,6 +163,13 @@ def write_together(files: Mapping[Path, Iterable[str]]) -> None:
                 file.writelines(text)
 
 
+@contextmanager
+def open_gzip(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write it gzip-compressed; the same content makes the same file, whatever its name and the time."""
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0) as file:
+        yield file
+
+
 def write_json(path: str | Path, content: object) -> None:
     """Write `content` as indented JSON, whole or not at all."""
     write_together({Path(path): json_text(content)})
@@ -250,9 +261,14 @@ def _is_same_file(path: Path, other: Path) -> bool:
     return path.exists() and path.samefile(other)
 
 
+def nearest_directory(directory: Path) -> Path:
+    """Return `directory`, or the nearest one above it that exists; this may be a file."""
+    return next(place for place in (directory, *directory.absolute().parents) if place.exists())
+
+
 def _require_writable(directory: Path, output: Path) -> None:
     # Missing directories are made; what counts is the directory that they are made in.
-    existing = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    existing = nearest_directory(directory)
     if not existing.is_dir():
         raise InputError(f"{output}: cannot be written, as {existing} is a file; choose another place")
     if not os.access(existing, os.W_OK | os.X_OK):

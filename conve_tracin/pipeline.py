@@ -8,26 +8,41 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import Field, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from conve_tracin import settings
 from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_in
+from conve_tracin.commands import ADVISED_EXPLAINING, advised_training
 from conve_tracin.data.prepare import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
 from conve_tracin.data.text import suggestion
+from conve_tracin.data.triples import COLUMN_NAMES
 from conve_tracin.errors import InputError
-from conve_tracin.files import digest_of_file, lock_file, write_json
+from conve_tracin.files import digest_of_file, lock_file, write_json, write_together
+from conve_tracin.forecast import forecast_training, in_words, sizes_of
 from conve_tracin.report.index_page import write_index_page
 from conve_tracin.settings import TrainingConfig, flag_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 
+# What the pipeline is told besides the flags of its scripts.
 PIPELINE_DEFAULTS: dict[str, Any] = {
     "base": "results", "style": "keepall", "num_explained": 5, "explain_together": False, "explain_threads": 1,
+    "queries": None, "num_candidates": 10, "candidate_category": None,
+    "verify": False, "verify_remove": 10, "verify_seeds": 3, "verify_together": True,
 }  # fmt: skip
+SWITCHES = ("explain_together", "verify", "verify_together")
+COUNTS = ("num_explained", "explain_threads", "num_candidates", "verify_remove", "verify_seeds")
+SHIPPED = "config.yaml"
+# Of a run that nobody watches, the checkpoints need not fill the disk.
+FEWER_CHECKPOINTS = {"checkpoint_frequency": 10}
+# Settings of training that fit each other: advice holds for all of a group or, if one is given, for none.
+SET_TOGETHER = (
+    {"embedding_dim", "embedding_height", "embedding_width"}, {"training_approach", "loss", "query_weights"},
+)  # fmt: skip
 SOURCES = ("dataset", "triples", "nodes")
 # With more, a job for each would take days to start, and minutes to be listed by Snakemake.
 MOST_EXPLAINED_ALONE = 1000
@@ -37,50 +52,99 @@ class StepFailedError(Exception):
     """A step ended with an error; the message points to its log."""
 
 
+def names_a_graph(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration says where the graph comes from; it then stands alone, without that of UMLS."""
+    return any(config.get(name) for name in SOURCES)
+
+
+def origins_of(files: Mapping[str, Mapping[str, Any]], command_line: Collection[str]) -> dict[str, str]:
+    """Say where each setting was given: the name of a file, by the contents of `files`, or --config."""
+    origins = {name: file for file, content in files.items() for name in content}
+    return origins | dict.fromkeys(command_line, "--config")
+
+
 @dataclass(frozen=True)
 class Pipeline:
-    """One configuration (the content of config.yaml, changed by --config) and all that follows from it.
+    """One configuration and all that follows from it.
+
+    `config` is the content of config.yaml, changed by --configfile and --config, or of the user's own file;
+    `origins` says where each setting was given, for messages.
 
     Raises InputError for settings that nothing knows, and for a graph from no source or from two.
     """
 
     config: Mapping[str, Any]
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Snakemake's --config reads true and false as words.
         words = {"true": True, "false": False}
         read = {name: words.get(str(value).lower(), value) for name, value in self.config.items()}
         object.__setattr__(self, "config", read)
+        self._require_known_settings()
+        self._require_one_graph()
+        for name in SWITCHES:
+            if not isinstance(self.setting(name), bool):
+                raise InputError(f"{self.where(name)}: {name} is {self.setting(name)!r}; give true or false")
+        for name in COUNTS:
+            if not isinstance(self.setting(name), int) or self.setting(name) < 1:
+                raise InputError(f"{self.where(name)}: {name} is {self.setting(name)!r}; give a whole number from 1")
+        if self.setting("num_explained") > MOST_EXPLAINED_ALONE and not self.setting("explain_together"):
+            raise InputError(
+                f"{self.where('num_explained')}: num_explained is {self.setting('num_explained')} with a job for each; "
+                f"explain at most {MOST_EXPLAINED_ALONE}, or all in one job with explain_together: true"
+            )
+
+    def _require_known_settings(self) -> None:
         known = {*PIPELINE_DEFAULTS, *self._prepare_flags, *self._train_flags, *self._explain_flags}
         for name in self.config:
             if name not in known:
-                raise InputError(f"config.yaml: no setting is called {name!r}; "
+                raise InputError(f"{self.where(name)}: no setting is called {name!r}; "
                                  + suggestion(name, known, otherwise="see docs/pipeline.md"))  # fmt: skip
+
+    def _require_one_graph(self) -> None:
         sources = [name for name in SOURCES if self.setting(name)]
         if len(sources) != 1:
             found = " and ".join(sources) or "none of them"
-            raise InputError(f"config.yaml: give one of dataset, triples and nodes (with edges), and leave the others "
+            where = self.where(*sources)
+            raise InputError(f"{where}: give one of dataset, triples and nodes (with edges), and leave the others "
                              f"empty; {found} is given")  # fmt: skip
+        if self.is_kgx and not self.setting("edges"):
+            raise InputError(f"{self.where('nodes')}: nodes goes with edges; give both files of the KGX graph")
+        if self.setting("candidate_category") and not self.is_kgx:
+            raise InputError(
+                f"{self.where('candidate_category')}: candidate_category needs a KGX graph, whose nodes have categories"
+            )
         for path in (str(self.root), *self.sources):
             if "{" in path or "}" in path:
-                raise InputError(f"config.yaml: {path}: braces are wildcards to Snakemake; choose a path without")
-        if not isinstance(self.setting("explain_together"), bool):
-            raise InputError(
-                f"config.yaml: explain_together is {self.setting('explain_together')!r}; give true or false"
-            )
-        for name in ("num_explained", "explain_threads"):
-            if not isinstance(self.setting(name), int) or self.setting(name) < 1:
-                raise InputError(f"config.yaml: {name} is {self.setting(name)!r}; give a whole number from 1")
-        if self.setting("num_explained") > MOST_EXPLAINED_ALONE and not self.setting("explain_together"):
-            raise InputError(
-                f"config.yaml: num_explained is {self.setting('num_explained')} with a job for each; explain at most "
-                f"{MOST_EXPLAINED_ALONE}, or all in one job with explain_together: true"
-            )
+                raise InputError(
+                    f"{self.where(*sources, 'base')}: {path}: braces are wildcards to Snakemake; choose a path without"
+                )
+
+    def require_sources(self) -> None:
+        """Raise InputError if a file of the graph is missing, unless the graph is prepared."""
+        if all(path.is_file() for path in self.data.values()):
+            return
+        for name in ("triples", "nodes", "edges"):
+            given = self.setting(name) or []
+            for path in given if isinstance(given, list) else [given]:
+                if not Path(path).exists():
+                    raise InputError(f"{self.where(name)}: {name}: {path}: no such file; check the path")
+
+    def where(self, *names: str) -> str:
+        """Return where settings were given: the user's own file, --config, or else the shipped one."""
+        given = dict.fromkeys(self.origins[name] for name in names if name in self.origins)
+        return " and ".join(given) or SHIPPED
 
     def setting(self, name: str) -> Any:
         """Return a setting, or its default; an empty one counts as missing."""
         value = self.config.get(name)
         return PIPELINE_DEFAULTS.get(name) if value is None or value == "" else value
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are not empty."""
+        return {name: value for name, value in self.config.items() if value is not None and value != ""}
 
     # Files
 
@@ -151,6 +215,29 @@ class Pipeline:
         """The page to open first: all reports, or links to them."""
         return self.root / "report.html"
 
+    @property
+    def candidates(self) -> list[Path]:
+        """The table of the answers to `queries`; none if nothing is asked."""
+        return [self.root / "predictions" / "candidates.tsv"] if self.setting("queries") else []
+
+    @property
+    def query_files(self) -> list[str]:
+        """The user's file of queries, if they are not written out in the configuration."""
+        queries = self.setting("queries")
+        return [queries] if isinstance(queries, str) else []
+
+    @property
+    def verification(self) -> list[Path]:
+        """What training again without the strongest proponents showed, and its page; none if it is off."""
+        names = ("verification.json", "verification.html") if self.setting("verify") else ()
+        return [self.root / "verification" / name for name in names]
+
+    @property
+    def results(self) -> list[Path]:
+        """What a whole run makes."""
+        made = [self.test_results, self.ranks, *self.candidates, *self.watched_explanations]
+        return [*made, *self.verification, self.report]
+
     def log(self, step: str) -> Path:
         """The log of a step."""
         return self.root / "logs" / f"{step}.log"
@@ -160,20 +247,42 @@ class Pipeline:
     @property
     def prepare_settings(self) -> list[str]:
         """The flags of prepare_data.py."""
-        flags = flags_of(self.config, self._prepare_flags)
-        if not self.is_kgx:  # style only names the directory
-            flags = flags_of({**self.config, "style": None}, self._prepare_flags)
-        return flags
+        # Of other graphs, style only names the directory.
+        return self._flags_of(self.config if self.is_kgx else {**self.config, "style": None}, self._prepare_flags)
 
     @property
     def train_settings(self) -> list[str]:
-        """The flags of train_pytorch.py."""
-        return flags_of(self.config, self._train_flags)
+        """The flags of train_pytorch.py that are given; `training` adds what is advised for the graph."""
+        return self._flags_of(self.config, self._train_flags)
 
     @property
     def explain_settings(self) -> list[str]:
         """The flags of tracin_pytorch.py."""
-        return flags_of(self.config, self._explain_flags)
+        return self._flags_of(ADVISED_EXPLAINING | self.given, self._explain_flags)
+
+    @property
+    def predict_settings(self) -> list[str]:
+        """The flags of predict_pytorch.py."""
+        category = self.setting("candidate_category")
+        chosen = ["--candidate-category", str(category), "--nodes", str(self.setting("nodes"))] if category else []
+        return ["--top-k", str(self.setting("num_candidates")), *chosen]
+
+    @property
+    def verify_settings(self) -> list[str]:
+        """The flags of verify_tracin.py."""
+        words = ["--remove", str(self.setting("verify_remove")), "--seeds", str(self.setting("verify_seeds"))]
+        return [*words, "--together"] if self.setting("verify_together") else words
+
+    @cached_property
+    def training(self) -> dict[str, Any]:
+        """The settings of training: those that are given, and what is advised for the size of the prepared graph."""
+        given = {name: value for name, value in self.given.items() if name in self._train_flags}
+        if not self.data["train"].is_file():
+            return given
+        num_triples, num_entities = (count_lines(self.data[name]) for name in ("train", "entity_to_id"))
+        advised = advised_training(num_triples, num_entities=num_entities)
+        settled = {name for group in SET_TOGETHER if group & given.keys() for name in group}
+        return FEWER_CHECKPOINTS | {name: value for name, value in advised.items() if name not in settled} | given
 
     # Steps
 
@@ -190,7 +299,8 @@ class Pipeline:
         self.require_enough_test_triples()
         files = ("train", "valid", "test", "entity_to_id", "relation_to_id")
         inputs = [self.data[name] for name in files]
-        command = script("train_pytorch.py", *self._file_flags(*files), *self.train_settings)
+        command = script("train_pytorch.py", *self._file_flags(*files))
+        command += self._flags_of(self.training, self._train_flags)
         command += ["--output-dir", str(self.model), "--resume-from-checkpoint", "auto"]
         execute(command, log=log, threads=threads, first=lambda: self.forget_another_run(inputs))
 
@@ -201,7 +311,7 @@ class Pipeline:
         if number < self.setting("num_explained"):
             raise StepFailedError(
                 f"{self.data['test']}: has {number} test triples, fewer than num_explained, "
-                f"{self.setting('num_explained')}; lower it in config.yaml, or raise test_fraction"
+                f"{self.setting('num_explained')}; lower it in {self.where('num_explained')}, or raise test_fraction"
             )
 
     def forget_another_run(self, inputs: Sequence[Path]) -> None:
@@ -212,13 +322,13 @@ class Pipeline:
         """
         bound = {name for name, each in self._train_flags.items() if not settings.may_change_in_a_run(each)}
         run = {
-            "settings": {name: value for name, value in self.config.items() if name in bound},
+            "settings": {name: value for name, value in self.training.items() if name in bound},
             "inputs": {path.name: digest_of_file(path) for path in inputs},
         }
         note = self.model / "run.json"
         checkpoints = list((self.model / "checkpoints").glob(EPOCH_CHECKPOINTS))
         epochs = [epoch_in(path) for path in checkpoints]
-        last_epoch = self.config.get("num_epochs") or TrainingConfig.num_epochs
+        last_epoch = self.training.get("num_epochs", TrainingConfig.num_epochs)
         same_run = note.is_file() and json.loads(note.read_text(encoding="utf-8")) == run
         if same_run and max(epochs, default=0) <= last_epoch:
             return
@@ -228,10 +338,41 @@ class Pipeline:
 
     def evaluate(self, *, log: Path, threads: int) -> None:
         """Rank all test triples and choose those to explain."""
-        command = [sys.executable, "-m", "conve_tracin.evaluation", "--model-path", str(self.model / "best_model.pt")]
-        command += self._file_flags(*self.data) + self._device_flags
+        command = script("rank_pytorch.py", "--model-path", self.best_model, *self._file_flags(*self.data))
+        command += self._device_flags
         command += ["--output", str(self.ranks), "--best-output", str(self.best)]
         command += ["--best", str(self.setting("num_explained"))]
+        execute(command, log=log, threads=threads)
+
+    def predict(self, *, log: Path, threads: int) -> None:
+        """Ask the model for candidates."""
+        (output,) = self.candidates
+        asked = self.query_files or [str(output.with_name("queries.tsv"))]
+        known = ["--known", *(str(self.data[split]) for split in SPLITS)]
+        command = script("predict_pytorch.py", "--model-path", self.best_model, *self._file_flags(*self._names))
+        command += ["--queries", *asked, *known, *self.predict_settings, *self._device_flags, "--output", str(output)]
+        execute(command, log=log, threads=threads, first=self.write_queries)
+
+    def write_queries(self) -> None:
+        """Write the queries that stand in the configuration, a line each."""
+        queries = self.setting("queries")
+        if isinstance(queries, str):
+            return
+        for query in queries:
+            if not isinstance(query, list) or len(query) != len(COLUMN_NAMES):
+                raise StepFailedError(
+                    f'{self.where("queries")}: the query {query!r} is not [head, relation, tail]; write "?" for what '
+                    "is asked"
+                )
+        lines = ("\t".join(map(str, query)) + "\n" for query in queries)
+        write_together({self.candidates[0].with_name("queries.tsv"): lines})
+
+    def verify(self, *, log: Path, threads: int) -> None:
+        """Train again without the strongest proponents of the explained predictions."""
+        output, report = self.verification
+        command = script("verify_tracin.py", "--model-path", self.best_model, *self._file_flags("train", *self._names))
+        command += ["--influences", *map(str, self.explanations), *self._known, *self.verify_settings]
+        command += [*self._device_flags, "--output", str(output), "--report", str(report)]
         execute(command, log=log, threads=threads)
 
     def explain(self, number: int, *, log: Path, threads: int) -> None:
@@ -256,45 +397,84 @@ class Pipeline:
         write_index_page(self.report, self.ranks, self.pages)
 
     def info(self) -> str:
-        """Describe the configuration: directories, source, training, and what one batch needs."""
+        """Describe the configuration: directories, source, command lines, and what training will take."""
         source = next(name for name in SOURCES if self.setting(name))
-        batch_size = int(self.setting("batch_size") or TrainingConfig.batch_size)
+        asked = self.setting("queries")
         lines = [
+            f"Settings from        {', '.join(dict.fromkeys(self.origins.values())) or SHIPPED}",
             f"Everything goes to   {self.root}",
             f"Graph                {source}: {', '.join(self.sources) or self.setting('dataset')}",
             f"prepare_data.py      {' '.join(self.prepare_settings)}",
-            f"train_pytorch.py     {' '.join(self.train_settings)}",
+            f"train_pytorch.py     {' '.join(self._flags_of(self.training, self._train_flags))}",
+            f"predict_pytorch.py   {f'asks {asked}' if asked else 'is not run: queries is empty'}",
             f"tracin_pytorch.py    {' '.join(self.explain_settings)}",
+            "verify_tracin.py     "
+            + (" ".join(self.verify_settings) if self.setting("verify") else "is not run: verify is false"),
             f"Explained            the {self.setting('num_explained')} best-ranked test triples, "
             + ("all in one job" if self.setting("explain_together") else "one job each"),
-            f"Mixed precision      {'on' if self.setting('use_mixed_precision') else 'off'}",
+            "Mixed precision      "
+            + ("on; no effect on a processor without bfloat16" if self.setting("use_mixed_precision") else "off"),
+            *self._what_training_takes(),
         ]
-        if self.data["entity_to_id"].is_file():
-            with self.data["entity_to_id"].open("rb") as file:
-                num_entities = sum(1 for _ in file)
-            megabytes = batch_size * num_entities * 4 / 1e6
-            lines.append(
-                f"One batch            {batch_size:,} queries x {num_entities:,} entities: "
-                f"{megabytes:,.1f} MB of scores in float32, no label matrix"
-            )
-        done = [
-            str(path) for path in (self.test_results, self.ranks, *self.explanations, self.report) if path.is_file()
-        ]
+        done = [str(path) for path in (*self.results[:2], *self.explanations, self.report) if path.is_file()]
         lines.append(f"Done so far          {', '.join(done) or 'nothing'}")
         return "\n".join(lines)
+
+    def _what_training_takes(self) -> list[str]:
+        """Say how large the graph is, and how long and with how much memory it trains, once it is prepared."""
+        if not self.data["train"].is_file():
+            return [
+                "Time and memory      known once the graph is prepared (the target `prepare`); settings of training "
+                "that are not given are then chosen for its size"
+            ]
+        sizes = sizes_of(self.data, self.training)
+        expected = forecast_training(sizes, self.training)
+        epochs = self.training.get("num_epochs", TrainingConfig.num_epochs)
+        batch_size = int(self.training.get("batch_size", TrainingConfig.batch_size))
+        again = 3 * self.setting("verify_seeds") * (
+            1 if self.setting("verify_together") else self.setting("num_explained")
+        )  # fmt: skip
+        lines = [
+            f"Size                 {sizes.entities:,} entities, {sizes.relations:,} relations, {sizes.triples:,} "
+            "training triples",
+            f"Training takes       about {in_words(expected.seconds)} of one core in float32 ({epochs} epochs of "
+            f"{sizes.visits:,} queries), and about {expected.gigabytes:.1f} GB of memory",
+            f"One batch            {batch_size:,} queries x {sizes.entities:,} entities: "
+            f"{batch_size * sizes.entities * 4 / 1e6:,.1f} MB of scores in float32, no label matrix",
+        ]
+        if self.setting("verify"):
+            lines.append(f"Verifying takes      up to {again} trainings: {in_words(again * expected.seconds)}")
+        return lines
 
     # What the steps share
 
     @property
+    def best_model(self) -> Path:
+        """The model that ranks, answers and is explained."""
+        return self.model / "best_model.pt"
+
+    @property
+    def _names(self) -> list[str]:
+        return [name for name in self.data if name not in SPLITS]
+
+    @property
+    def _known(self) -> list[str]:
+        return ["--known", str(self.data["valid"]), str(self.data["test"])]
+
+    @property
     def _tracin_command(self) -> list[str]:
-        names = ["train", "entity_to_id", "relation_to_id", "node_name_dict", *(["edge_map"] if self.is_kgx else [])]
-        command = script("tracin_pytorch.py", "--model-path", self.model / "best_model.pt", *self._file_flags(*names))
-        known = ["--known", str(self.data["valid"]), str(self.data["test"])]
-        return [*command, "--ids", *known, *self.explain_settings, *self._device_flags]
+        command = script("tracin_pytorch.py", "--model-path", self.best_model, *self._file_flags("train", *self._names))
+        return [*command, "--ids", *self._known, *self.explain_settings, *self._device_flags]
 
     @property
     def _device_flags(self) -> list[str]:
         return ["--device", "cpu"] if self.setting("no_gpu") else []
+
+    def _flags_of(self, config: Mapping[str, Any], known: Mapping[str, Field]) -> list[str]:
+        try:
+            return flags_of(config, known)
+        except InputError as error:
+            raise InputError(f"{self.where(str(error).partition(' ')[0])}: {error}") from None
 
     def _file_flags(self, *names: str) -> list[str]:
         return [word for name in names for word in (flag_of(name), str(self.data[name]))]
@@ -326,11 +506,19 @@ def flags_of(config: Mapping[str, Any], known: Mapping[str, Field]) -> list[str]
             continue
         if settings.is_switch(declared):
             if not isinstance(value, bool):
-                raise InputError(f"config.yaml: {name} is {value!r}; give true or false")
+                raise InputError(f"{name} is {value!r}; give true or false")
             words += [flag_of(name)] if value else []
         else:
             words += [flag_of(name), *map(str, value if isinstance(value, list) else [value])]
     return words
+
+
+def count_lines(path: Path) -> int:
+    """Count the lines of a file; none if there is no such file."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def script(name: str, *words: str | Path) -> list[str]:

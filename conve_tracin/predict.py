@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conve_tracin.data.candidates import candidates_of_category, read_candidates
+from conve_tracin.data.finding import Finder
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.prepare import single_line
 from conve_tracin.data.queries import group_by_query, inverse_of, pair_keys
@@ -118,7 +119,7 @@ def predict(options: PredictionOptions) -> None:
 
 def queries_from(options: PredictionOptions, names: Names) -> np.ndarray:
     """Return what is asked, (Q, 2), each query once."""
-    reading = {"ids_called": names.ids_called, "given_as": options.given_as}
+    reading = {"finder": Finder(names), "given_as": options.given_as}
     if options.queries is None:
         values = [ASKED if value is None else value for value in (options.head, options.relation, options.tail)]
         return np.array([resolve_query(values, names.entities, names.relations, **reading)])
@@ -132,7 +133,7 @@ def candidates_from(options: PredictionOptions, names: Names) -> np.ndarray | No
         return read_candidates(
             options.candidates,
             names.entities,
-            ids_called=names.ids_called,
+            finder=Finder(names),
             skip_unknown=options.skip_unknown,
             given_as=options.given_as,
         )

@@ -202,9 +202,20 @@ def changes_on_resuming(stored: Mapping[str, Any], settings: Any) -> Iterator[Ch
     """List the settings that differ from those in a checkpoint, without those that are free to change."""
     for each in fields(settings):
         said, now = about(each), getattr(settings, each.name)
-        before = stored.get(each.name, each.default if said.before is None else said.before)
+        before = stored_setting(stored, each)
         if before != now and said.on_resume != FREE:
             yield Change(each.name, before, now, is_refused=said.on_resume == REFUSED)
+
+
+def stored_setting(stored: Mapping[str, Any], declared: Field) -> Any:
+    """Return what a checkpoint was trained with, whether it tells or has what was usual before the setting was."""
+    before = about(declared).before
+    return stored.get(declared.name, declared.default if before is None else before)
+
+
+def stored_settings(settings_type: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings of a kind that a checkpoint was trained with."""
+    return {each.name: stored_setting(stored, each) for each in fields(settings_type)}
 
 
 def may_change_in_a_run(declared: Field) -> bool:
@@ -278,7 +289,7 @@ class TrainingConfig:
 
     num_epochs: int = _count(100, help="passes over the training set", on_resume=FREE)
     batch_size: int = _count(256, help="queries in a batch")
-    learning_rate: float = _training(0.001, help="of the optimizer", kind=positive_float)
+    learning_rate: float = _training(0.001, help="step size of the optimizer at the start", kind=positive_float)
     loss: str = _training(
         "bce", help="binary cross-entropy of each entity, or softmax cross-entropy over all", choices=("bce", "ce")
     )
@@ -295,7 +306,7 @@ class TrainingConfig:
         help="multiply the rate by --lr-decay never, each epoch, or when the validation MRR no longer rises",
     )  # fmt: skip
     lr_decay: float = _training(
-        1.0, help="factor of the rate; 1 keeps it", kind=positive_float,
+        1.0, help="factor of the learning rate, applied as --lr-scheduler says; 1 keeps it", kind=positive_float,
         matters=(unless(lr_scheduler="none"),),
     )  # fmt: skip
     lr_patience: int = _training(
@@ -326,15 +337,21 @@ class TrainingConfig:
         "0: all",
     )  # fmt: skip
     # Relation r becomes row 2r, its inverse row 2r + 1.
-    inverse_triples: bool = _training(False, help="also train, and rank by, (t, inverse r, h)", on_resume=REFUSED)
+    inverse_triples: bool = _training(
+        False,
+        help="also train on each triple the other way round, (t, inverse r, h): needed to rank heads",
+        on_resume=REFUSED,
+    )
     early_stopping_patience: int = _training(
         0, help="stop after this many evaluations without a better validation MRR; 0 never stops",
         kind=non_negative_int, on_resume=FREE,
     )  # fmt: skip
     eval_frequency: int = _count(1, help="epochs between evaluations", on_resume=FREE)
     checkpoint_frequency: int = _count(2, help="epochs between checkpoints", on_resume=FREE)
-    random_seed: int = _training(42, help="of weights, order and dropout", kind=non_negative_int)
-    use_mixed_precision: bool = _machine(False, help="bfloat16 or float16 if it is safe")
+    random_seed: int = _training(42, help="seed of weights, order and dropout", kind=non_negative_int)
+    use_mixed_precision: bool = _machine(
+        False, help="compute in bfloat16, or in float16 on a GPU without it; no effect on a processor without it"
+    )
     use_gradient_checkpointing: bool = _machine(False, help="less memory, more computing")
     use_torch_compile: bool = _machine(
         False, help="compile the loss and, on a GPU, the encoder (needs a C++ compiler)", on_resume=SAID
@@ -383,7 +400,7 @@ METHODS = {
     GAUSS_NEWTON: "conve_tracin.influence.gauss_newton",
 }
 
-ACCEPTED = "accepted; see the message"
+ACCEPTED = "no effect: accepted for command lines that have it; a message says why"
 
 COMPUTED_ONCE = never("each test gradient is needed, and computed, once")
 
@@ -422,19 +439,21 @@ class TracInOptions:
     train: Path | str
     output: Path | str
     test: Path | str | None = _file(
-        None, help="test triples; required but in --mode self", kind=Path,
+        None, help="test triples; needed except in --mode self", kind=Path,
         matters=(_needs_prediction(": training triples are ranked"),),
     )  # fmt: skip
     test_triples: Path | str | None = _file(
-        None, help="instead of --test: triples of ids, or of labels, a line each", kind=Path, metavar="FILE",
+        None, kind=Path, metavar="FILE",
+        help="instead of --test: triples of ids, labels or names, one a line, or a table of rank_pytorch.py or "
+        "predict_pytorch.py",
         matters=(needs(mode="test"),),
     )  # fmt: skip
     test_triple: Sequence[str] | None = None
     given_as: str | None = _file(
         None, help="how test triples, queries and candidates are given", choices=("ids", "labels"),
         flags={
-            "--ids": "test triples, queries and candidates are ids",
-            "--labels": "they are labels or names, integers too",
+            "--ids": "read test triples, queries and candidates as ids",
+            "--labels": "read them as labels or names, even if they are integers",
         },
         called="--ids or --labels", matters=(unless_given("test", ": files of triples hold labels"),),
     )  # fmt: skip
@@ -449,11 +468,17 @@ class TracInOptions:
     )  # fmt: skip
     edge_map: Path | str | None = None
     node_name_dict: Path | str | None = None
+    nodes: Path | str | None = _file(
+        None, help="KGX nodes of the graph: ranks within a category, colours and words by category", kind=Path,
+        metavar="FILE", matters=(_needs_prediction(": training triples are ranked"),),
+    )  # fmt: skip
     trust_pickle: bool = _file(
         False, help="read PyKEEN's trained_model.pkl; unpickling runs code, so only from an origin that you trust",
     )  # fmt: skip
-    embedding_height: int | None = _file(None, help="of a ConvE whose file does not tell it", kind=positive_int)
-    embedding_width: int | None = _file(None, help="likewise", kind=positive_int)
+    embedding_height: int | None = _file(
+        None, help="rows of an embedding's image, if PyKEEN's file does not tell them", kind=positive_int
+    )
+    embedding_width: int | None = _file(None, help="columns of that image", kind=positive_int)
     csv_output: Path | str | bool | None = None
     output_per_triple: bool = _file(
         False, help="write one JSON file for each test triple",
@@ -466,6 +491,18 @@ class TracInOptions:
     known: Sequence[Path | str] = _file(
         (), help="further true triples, such as valid and test: the prediction's rank passes over their tails, too",
         kind=Path, many=True, metavar="FILE", matters=(_needs_prediction(", which ranks no prediction"),),
+    )  # fmt: skip
+    evidence: Path | str | None = _file(
+        None, help="sources and publications behind the training triples, to show them: prepare_data.py's "
+        "evidence.tsv.gz", kind=Path, metavar="FILE", matters=(_needs_prediction(": it shows predictions"),),
+    )  # fmt: skip
+    reasons: Path | str | None = _file(
+        None, help="known reasons of predictions, to mark and to rank them: JSON lines, plain or .gz", kind=Path,
+        metavar="FILE", matters=(_needs_prediction(", which explains no prediction"),),
+    )  # fmt: skip
+    trapi: Path | str | None = _file(
+        None, help="also write the predictions as a TRAPI 1.5 response, with what supports them",
+        kind=file_to_write, metavar="FILE.json", matters=(_needs_prediction(": it shows predictions"),),
     )  # fmt: skip
 
     mode: str = _choice(
@@ -486,7 +523,8 @@ class TracInOptions:
     )  # fmt: skip
     damping: float = _influence(
         1.0, kind=positive_float,
-        help="of gauss-newton, over a curvature's mean eigenvalue, or 100 of them after softmax cross-entropy",
+        help="of gauss-newton: what is added to a curvature, in units of its mean eigenvalue, or of 100 of them after "
+        "softmax cross-entropy; more of it makes influences smaller",
         matters=(needs(method=GAUSS_NEWTON),),
     )  # fmt: skip
     learning_rate: float | None = _influence(
@@ -586,7 +624,8 @@ class TracInOptions:
     def inputs(self) -> tuple[Path | str | None, ...]:
         """All that is read, files and directories; None for what was not given."""
         given = (self.train, self.test, self.test_triples, self.entity_to_id, self.relation_to_id)
-        return (*self.model_path, *given, *self.known, self.edge_map, self.node_name_dict)
+        names = (self.edge_map, self.node_name_dict, self.nodes)
+        return (*self.model_path, *given, *self.known, *names, self.evidence, self.reasons)
 
     @property
     def rounds_to_bfloat16(self) -> bool:
@@ -673,8 +712,8 @@ def native_settings() -> dict[str, Field]:
 # ---------------------------------------------------------------------------------------------------------------
 # Preparing data
 
-# The keys of conve_tracin.data.kgx.STYLES, whose module is slow to import.
-STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat")
+# The keys of conve_tracin.data.styles.STYLES, whose module is slow to import.
+STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat", "CCGGDD_alltreat", "clean_baseline")
 
 SPLITTING = "splitting (of a KGX graph, one file, or a dataset without validation triples)"
 
@@ -714,6 +753,32 @@ class PrepareSettings:
         "drop", choices=("drop", "keep"), group="KGX graph",
         help='edges that say that something is not so: drop and count them, or keep them as relations "not …"',
     )  # fmt: skip
+    exclude_source: Sequence[str] | None = setting(
+        None, many=True, metavar="INFORES", group="KGX graph",
+        help="leave out edges that have one of these among their knowledge sources, such as infores:semmeddb",
+    )  # fmt: skip
+    knowledge_level: Sequence[str] | None = setting(
+        None, many=True, metavar="LEVEL", group="KGX graph",
+        help="keep edges of these knowledge levels only, such as knowledge_assertion; edges without one are "
+        "not_provided",
+    )  # fmt: skip
+    agent_type: Sequence[str] | None = setting(
+        None, many=True, metavar="TYPE", group="KGX graph",
+        help="keep edges of these agent types only, such as manual_agent; edges without one are not_provided",
+    )  # fmt: skip
+    min_degree: int | None = setting(
+        None, kind=positive_int, metavar="N", group="KGX graph",
+        help="leave out entities with fewer edges, until none is left (default: 5 in the style clean_baseline, which "
+        "keeps all edges of what is treated or treats; otherwise 1)",
+    )  # fmt: skip
+    drugmechdb: Path | None = setting(
+        None, kind=Path, metavar="FILE", group="KGX graph",
+        help="DrugMechDB's indication_paths.json: write the known reasons of the graph's treatments, reasons.jsonl.gz",
+    )  # fmt: skip
+    equivalents: Path | None = setting(
+        None, kind=Path, metavar="FILE", group="KGX graph", matters=(unless(drugmechdb=None),),
+        help="for --drugmechdb: lines of CURIEs, separated by tabs, that mean the same thing",
+    )  # fmt: skip
     skip_malformed: bool = setting(False, help="leave out and count broken lines", group="KGX graph")
     skip_unknown: bool = setting(False, help="leave out and count edges with an end not in --nodes", group="KGX graph")
     valid_fraction: float = setting(0.1, help="share of the triples in valid.txt", kind=fraction, group=SPLITTING)
@@ -722,7 +787,9 @@ class PrepareSettings:
         False, help="take all triples that join the two entities of a valid or test triple out of training",
         group=SPLITTING,
     )  # fmt: skip
-    random_seed: int = setting(42, help="of the choice", kind=non_negative_int, group=SPLITTING)
+    random_seed: int = setting(
+        42, help="seed of the random choice of what is held out", kind=non_negative_int, group=SPLITTING
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -784,3 +851,57 @@ class PredictionOptions:
         """All that is read; None for what was not given."""
         names = (self.entity_to_id, self.relation_to_id, self.edge_map, self.node_name_dict)
         return (self.model_path, *names, self.queries, *self.known, self.candidates, self.nodes)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Verification
+
+_verification = partial(setting, group="what is trained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationOptions:
+    """The options of `verify`; `verify_tracin.py --help` describes each.
+
+    `influences` are JSON files of the influence scripts, `known` files of further true triples.
+
+    Raises InputError for a value that the command line would not take.
+    """
+
+    influences: Sequence[Path | str]
+    model_path: Path | str
+    train: Path | str
+    entity_to_id: Path | str
+    relation_to_id: Path | str
+    output: Path | str
+    report: Path | str | None = None
+    known: Sequence[Path | str] = ()
+    skip_unknown: bool = False
+    edge_map: Path | str | None = None
+    node_name_dict: Path | str | None = None
+
+    remove: int = _verification(10, help="how many of the strongest proponents to leave out", kind=positive_int)
+    seeds: int = _verification(3, help="trainings of each kind, each with a seed of its own", kind=positive_int)
+    seed: int | None = _verification(
+        None, help="the first of them, the others count up (default: one above the checkpoint's)", kind=non_negative_int
+    )
+    together: bool = _verification(
+        False, help="leave out the proponents of all predictions at once, instead of training for each prediction"
+    )
+    num_epochs: int | None = _verification(
+        None, kind=positive_int,
+        help="of each training (default: until the checkpoint's own validation MRR was within 1%% of its best)",
+    )  # fmt: skip
+    num_workers: int | None = _machine(
+        None, help="trainings at a time (default: one on a GPU, else one for each core)", kind=positive_int
+    )
+    device: str = _machine("auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one")
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+    @property
+    def inputs(self) -> tuple[Path | str | None, ...]:
+        """All that is read; None for what was not given."""
+        mappings = (self.entity_to_id, self.relation_to_id, self.edge_map, self.node_name_dict)
+        return (*self.influences, self.model_path, self.train, *self.known, *mappings)

@@ -39,6 +39,12 @@ SMALL_CONVE = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def trains_in_bfloat16(monkeypatch):
+    """Let mixed precision train in bfloat16 on every processor, as on those that have it."""
+    monkeypatch.setattr("conve_tracin.training.state.supports_bfloat16", lambda _: True)
+
+
 @dataclass(frozen=True)
 class Graph:
     """The six-entity graph: splits as (N, 3) int64 ids, and the labels in the order of their ids."""

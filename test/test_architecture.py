@@ -15,10 +15,12 @@ LAYERS = (
     "errors",
     "files",
     "settings",
+    "commands",
     "cli",
     "data",
     "device",
     "parallel",
+    "workers",
     "model",
     "checkpoint",
     "ranking",
@@ -26,7 +28,7 @@ LAYERS = (
     "influence.engine",
     "influence",
     "report",
-    ("explain", "predict", "evaluation"),
+    ("explain", "predict", "evaluation", "forecast", "verify"),
     "pipeline",
 )
 

@@ -1,8 +1,10 @@
 """The commands of the README and of docs/, run in their order in one directory, as a reader would run them."""
 
+import importlib
 import os
 import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,8 +18,9 @@ from conve_tracin import settings
 
 # In the order in which a reader meets them: the README's commands make what the others' need.
 RUN_HERE = ["README.md", "docs/tracin.md", "docs/evidence.md", "docs/checkpoints.md", "docs/training.md"]
-# test_pipeline.py runs them, for they need Snakemake and a KGX graph.
-RUN_ELSEWHERE = ["docs/pipeline.md"]
+# test_pipeline.py runs them, for they need Snakemake and a KGX graph; those of the day with Hetionet, which nobody has
+# here, are parsed below.
+RUN_ELSEWHERE = ["docs/pipeline.md", "docs/a_day_with_a_kgx_graph.md"]
 WITHOUT_COMMANDS = [
     "CHANGELOG.md", "docs/notes.md", "docs/promises.md", "docs/notes_curvature.md",
     "docs/notes_hetionet.md",
@@ -29,6 +32,7 @@ SMALLER = {
     "--cache cache --results lds.json",
     "python benchmarks/truth.py remove": "--num-seeds 1 --num-models 1 --num-test 5 --num-epochs 1 "
     "--cache cache_for_removal --results removed.json",
+    "python benchmarks/verification.py": "--runs 1 --seeds 1 --results verification.json",
     "python benchmarks/accuracy/reproduce.py": "--num-epochs 2 --results accuracy.json",
 }  # fmt: skip
 # The suite within the suite: everything but the tests themselves.
@@ -113,9 +117,22 @@ def test_every_flag_exists(document):
     sources = [*ROOT.glob("*.py"), *ROOT.glob("conve_tracin/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
     declared = {flag for path in sources for flag in re.findall(r'"(--[a-z][a-z0-9-]+)"', path.read_text("utf-8"))}
     declared |= {settings.flag_of(name) for name in settings.with_flags(*settings.TRAINING_SETTINGS)}
-    influence_and_data = (settings.TracInOptions, settings.NativeEngine, settings.PrepareSettings)
+    influence_and_data = (
+        settings.TracInOptions,
+        settings.NativeEngine,
+        settings.PrepareSettings,
+        settings.VerificationOptions,
+    )
     declared |= {settings.flag_of(name) for name in settings.with_flags(*influence_and_data)}
     assert flags_in(read(document)) - declared - FLAGS_OF_OTHERS == set()
+
+
+def test_commands_of_the_day_with_a_kgx_graph_are_what_the_scripts_take():
+    commands = [shlex.split(command) for command in commands_in(read("docs/a_day_with_a_kgx_graph.md"))]
+    scripts = [words[1:] for words in commands if words[0] == "python"]
+    assert len(scripts) >= 7
+    for script, *words in scripts:
+        importlib.import_module(script.removesuffix(".py")).build_parser().parse_args(words)
 
 
 @pytest.mark.slow

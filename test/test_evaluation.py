@@ -1,10 +1,17 @@
 """Ranks of single test triples, and the choice of the best."""
 
+import json
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_lines import run
 from conftest import make_small_conve
+from project_files import COMMANDS, MAPPINGS, clean, project  # noqa: F401 - fixtures
+from project_files import NAMES as NAME_FLAGS
 
 from conve_tracin import evaluation
 from conve_tracin.checkpoint.native import save_checkpoint
@@ -13,6 +20,22 @@ from conve_tracin.data.triples import read_test_triples
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.evaluation import RankedTriples, choose_best, rank_triples_of
+
+RANK = (
+    "rank_pytorch", "--model-path", "model.pt", "--train", "train.tsv", "--valid", "valid.tsv", "--test", "test.tsv",
+    *MAPPINGS, *NAME_FLAGS, "--device", "cpu",
+)  # fmt: skip
+
+
+def run_next(finished, script, *more):
+    """Run the command that a script has printed as the next."""
+    assert finished.code == 0, finished
+    (command,) = [line for line in finished.out.splitlines() if line.startswith("Next: ")]
+    words = shlex.split(command.removeprefix("Next: "))
+    assert words[:2] == ["python", script]
+    done = run(script.removesuffix(".py"), *words[2:], *more)
+    assert done.code == 0, done
+    return done
 
 
 def rank_by_hand(model, head, relation, tail, known_tails):
@@ -88,6 +111,55 @@ def test_command_line(graph, graph_files, tmp_path, capsys):
     )
     assert best.tolist() == graph.test[by_rank[:2]].tolist()
     assert "MRR of the tails" in capsys.readouterr().out
+
+
+def test_metrics_of_each_side_and_relation():
+    triples = np.array([(0, 0, 1), (0, 1, 2), (1, 1, 3)])
+    ranked = RankedTriples(triples, np.zeros(3), np.array([1.0, 2.0, 4.0]), np.array([1.0, 1.0, 10.0]))
+    metrics = evaluation.metrics_of(ranked)
+    assert metrics["tails"]["mean_reciprocal_rank"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 3)
+    assert metrics["heads"]["mean_reciprocal_rank"] == pytest.approx((1 + 1 + 1 / 10) / 3)
+    assert metrics["both"]["hits@1"] == pytest.approx(3 / 6)
+    names = Names(Vocabulary("entity", "abcd"), Vocabulary("relation", ("r", "s")), predicates={"s": "treats"})
+    found = evaluation.metrics_by_relation(ranked, names)
+    assert [(row["relation"], row["relation_name"], row["triples"]) for row in found] == [
+        ("s", "treats", 2),
+        ("r", "r", 1),
+    ]
+    assert found[0]["both"]["mean_rank"] == pytest.approx((2 + 4 + 1 + 10) / 4)
+    assert found[1]["tails"]["hits@1"] == 1
+    tails_only = RankedTriples(triples, np.zeros(3), np.array([1.0, 2.0, 4.0]), None)
+    assert evaluation.metrics_of(tails_only).keys() == {"tails"}
+    printed = evaluation.metrics_as_text(ranked, found).splitlines()
+    assert [line.split()[-1] for line in printed[2:5]] == ["tails", "heads", "both"]
+    assert printed[-1].split()[0] == f"{1:.4f}"
+
+
+def test_next_command_explains_the_best_of_the_table(project):
+    """Training's next command ranks, that of ranking explains: each as it is printed."""
+    trained = run(*COMMANDS["train"])
+    ranked = run_next(trained, "rank_pytorch.py", "--best", "2", "--by-relation")
+    table = pd.read_csv("out/ranks.tsv", sep="\t")
+    explained = run_next(ranked, "run_tracin.py", "--device", "cpu")
+    results = json.loads(Path("out/ranks_explained.json").read_text(encoding="utf-8"))["results"]
+    asked = [[result["test_triple"][f"{part}_key"] for part in ("head", "relation", "tail")] for result in results]
+    assert asked == table[["head", "relation", "tail"]][:2].to_numpy().tolist()
+    assert [result["prediction"]["rank"] for result in results] == table["tail_rank"][:2].tolist()
+    assert "out/ranks_explained.html" in explained.out
+
+
+def test_ranks_as_json(project):
+    finished = run(*RANK, "--output", "ranks.json", "--by-relation")
+    assert finished.code == 0, finished
+    assert "Next:" not in finished.out
+    run(*RANK, "--output", "ranks.tsv")
+    written = json.loads(Path("ranks.json").read_text(encoding="utf-8"))
+    table = pd.read_csv("ranks.tsv", sep="\t")
+    assert [row["tail_rank"] for row in written["ranks"]] == table["tail_rank"].tolist()
+    assert [row["head_name"] for row in written["ranks"]] == table["head_name"].tolist()
+    expected = (1 / table["tail_rank"]).mean()
+    assert written["metrics"]["tails"]["mean_reciprocal_rank"] == pytest.approx(expected)
+    assert sum(row["triples"] for row in written["by_relation"]) == len(table)
 
 
 @pytest.mark.parametrize("flag", ["--output", "--best-output"])

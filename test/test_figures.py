@@ -383,13 +383,23 @@ FIGURES = [
         [("kgx", "per_further_million", name) for name in ("cpu_seconds", "peak_memory_gb")],
     ),
     *(
-        (EVIDENCE, f"| {edges} | {{}} GB | {{}} GB | {{}} |",
-         [("kgx", "runs", place, name) for name in ("gigabytes", "peak_memory_gb", "cpu_seconds")])
-        for place, edges in enumerate(("1 million", "4 million"))
+        (EVIDENCE, f"| {edges} | {{}} GB | {{}} GB | {{}} GB | {{}} | {{}} GB | {{}} |",
+         [*(("kgx", "runs", place, name)
+            for name in ("gigabytes", "evidence_gigabytes", "peak_memory_gb", "cpu_seconds")),
+          *(("kgx", "runs", place, "without_evidence", name) for name in ("peak_memory_gb", "cpu_seconds"))])
+        for place, edges in enumerate(("0.5 million", "2 million"))
+    ),
+    *(
+        (EVIDENCE, f"| {words} | {{}} of 5 runs | {{}} of 5 runs |",
+         [("verification", f"{kind}, {name}") for name in ("beyond_seeds", "control_beyond_seeds")])
+        for kind, words in (
+            ("few", "a drug treats a disease through one gene"), ("none", "a drug has the side effect of most")
+        )
     ),
     (
-        EVIDENCE, "| each further million | | {} GB | {} |",
-        [("kgx", "per_further_million", name) for name in ("peak_memory_gb", "cpu_seconds")],
+        EVIDENCE, "| each further million | | | {} GB | {} | {} GB | {} |",
+        [("kgx", "per_further_million", *part, name) for part in ((), ("without_evidence",))
+         for name in ("peak_memory_gb", "cpu_seconds")],
     ),
 ]  # fmt: skip
 

@@ -9,11 +9,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from truth_lib import agreement, graph_rules, known_reasons, path_exam
-from truth_lib.known_reasons import Explained
+from truth_lib import agreement, graph_rules, path_exam
+from truth_lib import known_reasons as exam_measures
 
+from conve_tracin.data import reasons as reasons_file
+from conve_tracin.data.reasons import Explained
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
+from conve_tracin.influence import known_reasons
 from conve_tracin.influence.graph_paths import Adjacency
 
 
@@ -42,7 +45,7 @@ def test_first_rank_is_the_mean_over_all_orders_of_ties(tied):
 def test_first_place_is_its_chance_over_all_orders_of_ties(tied):
     scores, is_reason = tied
     chance = np.mean([is_reason[order[0]] for order in orders(scores)])
-    assert known_reasons.first_place(scores, is_reason) == pytest.approx(chance)
+    assert exam_measures.first_place(scores, is_reason) == pytest.approx(chance)
 
 
 def test_average_precision_without_ties_is_the_mean_precision_at_each_reason():
@@ -68,7 +71,7 @@ def test_jaccard_takes_the_best_explanation():
     scores = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
     explanations = [np.array([0, 4]), np.array([0, 1, 4])]
     # {0, 1} with {0, 4}: 1/3; {0, 1, 2} with {0, 1, 4}: 2/4.
-    assert known_reasons.best_jaccard(scores, explanations) == pytest.approx(0.5)
+    assert exam_measures.best_jaccard(scores, explanations) == pytest.approx(0.5)
 
 
 def test_own_area_compares_triples_of_one_entity_and_relation_in_one_place():
@@ -84,7 +87,7 @@ def test_own_area_compares_triples_of_one_entity_and_relation_in_one_place():
 def test_a_prediction_of_training_takes_no_part():
     train = np.array([[0, 0, 1], [0, 0, 2], [0, 0, 3]])
     explained = Explained(train[0], (np.array([1]),), (True,))
-    values = known_reasons.measure(np.array([9.0, 2.0, 1.0]), train, explained)
+    values = exam_measures.measure(np.array([9.0, 2.0, 1.0]), train, explained)
     assert values["reciprocal_rank"] == 1
     assert values["head_auc"] == 1
 
@@ -108,7 +111,7 @@ def test_reasons_are_read_in_both_forms(tmp_path, graph, suffix):
     text = "".join(json.dumps(line) + "\n" for line in lines).encode()
     path = tmp_path / f"reasons{suffix}"
     path.write_bytes(gzip.compress(text) if suffix.endswith(".gz") else text)
-    first, second = known_reasons.read_reasons(path, train, entities=entities, relations=relations)
+    first, second = reasons_file.read_reasons(path, train, entities=entities, relations=relations)
     assert first.triple.tolist() == [0, 0, 1]
     assert first.reasons.tolist() == [0]
     assert first.complete == (False,)
@@ -124,7 +127,7 @@ def test_a_predicate_stands_for_each_relation_that_has_it(tmp_path, graph):
     path = tmp_path / "reasons.jsonl"
     line = {"triple": ["a", "r", "b"], "reasons": [["a", "biolink:affects", "d"], ["c", "biolink:affects", "b"]]}
     path.write_text(json.dumps(line) + "\n")
-    found = known_reasons.read_reasons(path, train, entities=entities, relations=relations, edge_map=edge_map)
+    found = reasons_file.read_reasons(path, train, entities=entities, relations=relations, edge_map=edge_map)
     assert found[0].reasons.tolist() == [1, 2]
 
 
@@ -143,7 +146,7 @@ def test_broken_lines_are_named(tmp_path, graph, line, message):
     path = tmp_path / "reasons.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(InputError, match=message):
-        known_reasons.read_reasons(path, train, entities=entities, relations=relations)
+        reasons_file.read_reasons(path, train, entities=entities, relations=relations)
 
 
 def test_rules_look_at_the_graph():

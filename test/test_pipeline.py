@@ -16,14 +16,21 @@ import pytest
 from documents import commands_in
 from pipeline_runs import ROOT, SHIPPED, SNAKEMAKE, TINY, needs_snakemake, snakemake, write_config
 
+import predict_pytorch
 import prepare_data
 import tracin_pytorch
 import train_pytorch
 from conve_tracin import pipeline, settings
+from conve_tracin.commands import advised_training
 from conve_tracin.errors import InputError
-from conve_tracin.pipeline import Pipeline, StepFailedError, execute
+from conve_tracin.pipeline import Pipeline, StepFailedError, execute, names_a_graph, origins_of
 
 KGX = ROOT / "test" / "data" / "kgx"
+FILES_OF_TRAINING = [
+    word
+    for name in ("train", "valid", "test", "entity-to-id", "relation-to-id", "output-dir")
+    for word in (f"--{name}", "x")
+]
 DOCUMENT = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
 NOTHING_TO_DO = "Nothing to be done"
 # Stand-ins for the programs of Slurm that its plugin calls: a job is over when it has been submitted.
@@ -96,6 +103,9 @@ def test_style_of_other_graphs_names_the_directory_only():
         ),
         ({"explain_threads": "many"}, "explain_threads is 'many'"),
         ({"explain_together": "no"}, "explain_together is 'no'; give true or false"),
+        ({"dataset": None, "nodes": "n"}, "nodes goes with edges"),
+        ({"candidate_category": "biolink:Drug"}, "candidate_category needs a KGX graph"),
+        ({"verify": 1}, "verify is 1; give true or false"),
     ],
 )
 def test_settings_that_make_no_sense(change, message):
@@ -120,8 +130,98 @@ def test_sources_of_triples():
     assert Pipeline({"triples": "a"}).sources == ["a"]
 
 
+def test_errors_name_where_a_setting_was_given():
+    origins = origins_of({"mine.yaml": {"dataset": "umls", "num_explained": 0}}, ["verify"])
+    with pytest.raises(InputError, match=r"^mine\.yaml: num_explained is 0"):
+        Pipeline({"dataset": "umls", "num_explained": 0}, origins)
+    with pytest.raises(InputError, match=r"^--config: verify is 'maybe'"):
+        Pipeline({"dataset": "umls", "verify": "maybe"}, origins)
+    with pytest.raises(InputError, match=r"^config\.yaml: inverse_triples is 'yes'; give true or false"):
+        _ = Pipeline({"dataset": "umls", "inverse_triples": "yes"}, origins).train_settings
+
+
+def test_a_configuration_that_names_a_graph_stands_alone():
+    assert names_a_graph({"nodes": "n"})
+    assert not names_a_graph({"num_epochs": 3, "nodes": None})
+
+
+def test_settings_of_training_that_are_left_out_suit_the_graph(tmp_path):
+    configured = Pipeline({"base": str(tmp_path), "dataset": "umls", "embedding_dim": 12, "embedding_height": 3,
+                           "embedding_width": 4, "lr_decay": 0.5})  # fmt: skip
+    configured.data["train"].parent.mkdir(parents=True)
+    configured.data["train"].write_text("a\tr\tb\n" * 60_000)
+    advised = advised_training(60_000, num_entities=2)
+    assert configured.training["num_epochs"] == advised["num_epochs"]
+    assert configured.training["loss"] == "ce"
+    assert configured.training["lr_decay"] == 0.5
+    assert (configured.training["embedding_height"], configured.training["embedding_width"]) == (3, 4)
+    alone = {**configured.config, "loss": "bce"}
+    assert not {"query_weights", "training_approach"} & Pipeline(alone).training.keys()
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Steps
+
+
+@pytest.fixture
+def commands_run(monkeypatch):
+    """The command lines of steps, none of which runs."""
+    found = []
+
+    def note(command, *, first=lambda: None, **_):
+        first()
+        found.append(command)
+
+    monkeypatch.setattr(pipeline, "execute", note)
+    return found
+
+
+def test_verifying_takes_the_explanations_and_the_files_of_training(tmp_path, commands_run):
+    given = {"base": str(tmp_path), "dataset": "umls", "num_explained": 2, "no_gpu": True}
+    assert Pipeline(given).verification == []
+    configured = Pipeline({**given, "verify": True, "verify_remove": 7, "verify_together": False})
+    configured.verify(log=tmp_path / "log", threads=1)
+    (command,) = commands_run
+    values = values_of(command)
+    assert command[1].endswith("verify_tracin.py")
+    assert values["--influences"] == [str(path) for path in configured.explanations]
+    assert values["--model-path"] == [str(configured.model / "best_model.pt")]
+    assert values["--train"] == [str(configured.data["train"])]
+    assert values["--known"] == [str(configured.data["valid"]), str(configured.data["test"])]
+    assert (values["--remove"], values["--seeds"]) == (["7"], ["3"])
+    assert "--together" not in values
+    assert [Path(values[flag][0]) for flag in ("--output", "--report")] == configured.verification
+    assert configured.verification[0] in configured.results
+
+
+def test_queries_are_written_out_or_a_file(tmp_path, commands_run):
+    given = {"base": str(tmp_path), "nodes": "n.jsonl", "edges": "e.jsonl", "candidate_category": "biolink:Drug"}
+    assert Pipeline(given).candidates == []
+    configured = Pipeline({**given, "queries": [["aspirin", "treats", "?"], ["?", "treats", "pain"]]})
+    configured.predict(log=tmp_path / "log", threads=1)
+    written = Path(values_of(commands_run[0])["--queries"][0])
+    assert written.read_text(encoding="utf-8") == "aspirin\ttreats\t?\n?\ttreats\tpain\n"
+    named = Pipeline({**given, "queries": "mine.tsv", "num_candidates": 3})
+    assert named.query_files == ["mine.tsv"]
+    named.predict(log=tmp_path / "log", threads=1)
+    words = ["x" if word == sys.executable else word for word in commands_run[1][2:]]
+    asked = predict_pytorch.build_parser().parse_args(words)
+    assert (asked.queries, asked.top_k, asked.nodes) == (Path("mine.tsv"), 3, Path("n.jsonl"))
+    assert asked.known == [configured.data[split] for split in ("train", "valid", "test")]
+    with pytest.raises(StepFailedError, match=r"is not \[head, relation, tail\]"):
+        Pipeline({**given, "queries": [["aspirin", "treats"]]}).predict(log=tmp_path / "log", threads=1)
+
+
+def values_of(command):
+    """The words behind each flag of a command line."""
+    values, flag = {}, None
+    for word in command:
+        if word.startswith("--"):
+            flag = word
+            values[flag] = []
+        elif flag:
+            values[flag].append(word)
+    return values
 
 
 def test_words_reach_the_command_as_they_are(tmp_path):
@@ -214,6 +314,7 @@ def kgx_config(directory, **settings):
     graph = {
         "base": "out 'of' \"it\"", "style": "CGGD_alltreat", "dataset": None, "test_predicate": "biolink:treats",
         "nodes": str(inputs / "nodes.jsonl"), "edges": str(inputs / "edges.jsonl"),
+        "queries": [["?", "Treats", "PAIN"]], "num_candidates": 2, "candidate_category": "biolink:SmallMolecule",
     }  # fmt: skip
     return write_config(directory, **{**TINY, **graph, **settings})
 
@@ -257,8 +358,12 @@ def test_small_kgx_graph_from_files_to_report(kgx_run):
     assert names[ranks[1][3]] in page
     assert re.findall(r"rank ([\d.,]+) of", page) == [f"{float(row[0]):g}" for row in ranks[1:3]]
     assert {path.name for path in (root / "logs").glob("[!.]*")} == {
-        "prepare.log", "train.log", "evaluate.log", "explain.log",
+        "prepare.log", "train.log", "evaluate.log", "predict.log", "explain.log",
     }  # fmt: skip
+    candidates = [line.split("\t") for line in (root / "predictions" / "candidates.tsv").read_text().splitlines()]
+    asked = {row[0]: row[1:] for row in zip(*candidates, strict=True)}
+    assert asked["tail_name"] == ("pain", "pain")
+    assert asked["relation_name"] == ("biolink:treats", "biolink:treats")
 
 
 @needs_snakemake
@@ -273,8 +378,9 @@ def test_second_run_has_nothing_to_do(kgx_run):
     ("change", "rules"),
     [
         ("top_k=3", {"explain_all", "all"}),
-        ("num_epochs=3", {"train", "evaluate", "explain_all", "all"}),
-        ("random_seed=1", {"prepare", "train", "evaluate", "explain_all", "all"}),
+        ("num_epochs=3", {"train", "evaluate", "predict", "explain_all", "all"}),
+        ("num_candidates=3", {"predict", "all"}),
+        ("random_seed=1", {"prepare", "train", "evaluate", "predict", "explain_all", "all"}),
     ],
 )
 def test_changed_setting_runs_what_depends_on_it(kgx_run, change, rules):
@@ -287,11 +393,49 @@ def test_plan_info_and_wrong_settings(tmp_path):
     done = snakemake(tmp_path, config_file, "info")
     assert "train_pytorch.py     --num-epochs" in done.stdout + done.stderr
     assert "Done so far          nothing" in done.stdout + done.stderr
-    everything = {"prepare", "train", "evaluate", "explain", "report", "all"}
+    everything = {"prepare", "train", "evaluate", "predict", "explain", "report", "all"}
     assert planned(snakemake(tmp_path, config_file, "--dry-run")) == everything
     done = snakemake(tmp_path, config_file, "--dry-run", "--config", "bach_size=3")
     assert done.returncode != 0
-    assert "did you mean 'batch_size'" in done.stdout + done.stderr
+    assert "--config: no setting is called 'bach_size'; did you mean 'batch_size'" in done.stdout + done.stderr
+
+
+@needs_snakemake
+def test_a_graph_of_ones_own_inherits_nothing_and_errors_name_its_file(tmp_path):
+    config_file = tmp_path / "mine.yaml"
+    graph = f"nodes: {KGX / 'nodes.jsonl'}\nedges: {KGX / 'edges.jsonl'}\n"
+    config_file.write_text(graph)
+    # config.yaml has queries, so that `predict` would run.
+    assert planned(snakemake(tmp_path, config_file, "--dry-run")) == {
+        "prepare", "train", "evaluate", "explain", "report", "all",
+    }  # fmt: skip
+    config_file.write_text(f"{graph}num_epoch: 3\n")
+    done = snakemake(tmp_path, config_file, "--dry-run")
+    assert f"{config_file}: no setting is called 'num_epoch'" in done.stdout + done.stderr
+
+
+def test_missing_files_of_a_graph_are_named_with_the_file_that_names_them():
+    given = {"base": "elsewhere", "nodes": str(KGX / "nodes.jsonl"), "edges": "edgs.jsonl"}
+    with pytest.raises(InputError, match=r"^mine\.yaml: edges: edgs\.jsonl: no such file"):
+        Pipeline(given, origins_of({"mine.yaml": given}, [])).require_sources()
+
+
+def test_info_tells_what_a_prepared_graph_will_take(tmp_path):
+    """Settings of training that are left out are those advised for the graph's size."""
+    given = {"base": str(tmp_path), "nodes": str(KGX / "nodes.jsonl"), "edges": str(KGX / "edges.jsonl")}
+    configured = Pipeline(given, {"nodes": "mine.yaml"})
+    assert "known once the graph is prepared" in configured.info()
+    prepare_data.main([*configured.prepare_settings, "--output-dir", str(configured.data["train"].parent)])
+    told = Pipeline(given, {"nodes": "mine.yaml"}).info()
+    assert "Settings from        mine.yaml\n" in told
+    flags = re.search(r"train_pytorch.py +(.*)", told)[1].split()
+    advised = advised_training(len(configured.data["train"].read_text().splitlines()), num_entities=0)
+    parsed = train_pytorch.build_parser().parse_args([*flags, *FILES_OF_TRAINING])
+    assert {name: getattr(parsed, name) for name in advised} == advised
+    assert not parsed.use_mixed_precision
+    entities = len(configured.data["entity_to_id"].read_text().splitlines())
+    assert f"Size                 {entities} entities, " in told
+    assert re.search(r"Training takes +about .* of one core .*GB of memory", told)
 
 
 @needs_snakemake
@@ -376,12 +520,13 @@ def checkout(directory):
 
 
 def test_document_names_the_styles_and_settings():
-    styles = re.findall(r"^\| `(\w+)` \| (?:chem|every edge|CGGD)", DOCUMENT, re.MULTILINE)
+    styles = re.findall(r"^\| `(\w+)` \| (?:chem|every edge|C?CGGD)", DOCUMENT, re.MULTILINE)
     assert tuple(styles) == settings.STYLES
     table = DOCUMENT.split("| setting |")[1].split("\n\n")[0]
     for name in re.findall(r"`(\w+)`", table):
         if name not in ("true", "false"):
-            values = {"nodes": None, "triples": None, "dataset": "umls", "explain_together": True}
+            values = {"nodes": None, "triples": None, "dataset": "umls", "candidate_category": None}
+            values |= dict.fromkeys(("explain_together", "verify", "verify_together"), True)
             Pipeline({"dataset": "umls", name: values.get(name, 1)})
     for words in commands():
         if words[0] == "pip":
@@ -441,7 +586,7 @@ def test_profile_of_a_cluster_with_stand_ins_for_slurm(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (directory / "out" / "keepall" / "report.html").is_file()
     submitted = {line.split("--comment rule_")[1].split()[0]: line for line in calls.read_text().splitlines()}
-    assert submitted.keys() == {"prepare", "train", "evaluate", "explain_wildcards_1"}
+    assert submitted.keys() == {"prepare", "train", "evaluate", "predict", "explain_wildcards_1"}
     assert "-p cpu -t 120 --mem 8000" in submitted["prepare"]
     assert "-p gpu -t 2880 --mem 32000" in submitted["train"]
     assert "--cpus-per-task=8" in submitted["train"]

@@ -313,7 +313,7 @@ def refused(*arguments):
         (("--relation", "treats"), "neither of --head and --tail given"),
         (("--relation", "0", "--head", "0", "--tail", "1"), "both of --head and --tail given"),
         (("--queries", "test.tsv", "--relation", "0"), "--queries FILE holds all that is asked"),
-        (("--relation", "0", "--head", "Aspirin"), "head: unknown entity 'Aspirin'.*did you mean 'aspirin'"),
+        (("--relation", "0", "--head", "Aspirine"), "head: unknown entity 'Aspirine'.*did you mean 'aspirin'"),
         (("--relation", "treat", "--head", "0"), "relation: unknown relation 'treat'.*did you mean 'treats'"),
         (("--relation", "0", "--head", "6"), "head: entity id 6 is out of range"),
         (("--queries", "test.tsv"), r"test\.tsv:1: neither head nor tail is asked for"),

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from conve_tracin.data.reasons import Explained, read_reasons
 from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence.graph_paths import Adjacency
 from truth_lib.agreement import agreements
 from truth_lib.graph_rules import RULES
-from truth_lib.known_reasons import Explained, measure, read_reasons
+from truth_lib.known_reasons import measure
 from truth_lib.lds import bootstrap
 from truth_lib.trained import ScoreCache, TrainedModel
 

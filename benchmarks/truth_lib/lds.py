@@ -8,13 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from conve_tracin.influence.known_reasons import average_ranks
+
 BOOTSTRAP_SAMPLES = 2000
-
-
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Rank values (M,) from 1 up; equal ones share the mean of their ranks."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
 def rank_correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:

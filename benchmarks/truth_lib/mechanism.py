@@ -8,14 +8,14 @@ many triples as it has reasons.
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conve_tracin.influence.path_ranking import PathRanker
-from conve_tracin.settings import TrainingConfig
+from conve_tracin.settings import TrainingConfig, stored_settings
 from truth_lib import retraining
 from truth_lib.exams import Exam
 from truth_lib.lds import bootstrap
@@ -35,8 +35,7 @@ MORE_SIZES = ("output_channels", "kernel_height", "kernel_width", "entity_bias")
 
 def setup_of(trained: TrainedModel, data: Path, device: str) -> Setup:
     """Describe how a checkpoint was trained."""
-    known = {field.name for field in fields(TrainingConfig)}
-    config = TrainingConfig(**{k: v for k, v in trained.training_config.items() if k in known})
+    config = TrainingConfig(**stored_settings(TrainingConfig, trained.training_config))
     sizes = trained.model.config
     return Setup(
         data_dir=data,

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from truth_lib.known_reasons import first_rank
-from truth_lib.lds import average_ranks
+from conve_tracin.influence.known_reasons import average_ranks, first_rank
 
 
 def listed_triples(paths: Sequence[np.ndarray]) -> np.ndarray:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from conve_tracin.data.reasons import Explained
+from conve_tracin.influence.known_reasons import own_auc
 from conve_tracin.influence.path_ranking import PathRanker, RankedPaths, best_first
 from truth_lib.exams import Exam, averages, normalized, summarize
-from truth_lib.known_reasons import Explained, own_auc
 from truth_lib.path_exam import first_listed_rank, first_whole_path, listed_triples, scores_of_list
 
 # How paths are ordered, from those that the ranker found and scored, and the influences (N,).

@@ -12,9 +12,9 @@ from conve_tracin.influence.gauss_newton import (
     leverages,
     training_curvature,
 )
+from conve_tracin.influence.known_reasons import average_ranks
 from conve_tracin.model.conve import ConvE
 from conve_tracin.training.loop import TrainingData
-from truth_lib.lds import average_ranks
 from truth_lib.methods import EMBEDDINGS, recommended_method
 from truth_lib.retraining import Job
 from truth_lib.setups import Setup

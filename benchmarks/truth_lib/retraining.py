@@ -4,10 +4,8 @@ A job that has its file is not run again, so that an interrupted run goes on whe
 """
 
 import json
-import multiprocessing
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from conve_tracin.device import set_tf32
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, write_json
 from conve_tracin.model.conve import ConvE
+from conve_tracin.workers import compute_in_workers
 from truth_lib.setups import Setup, rank_tails, score_triples
 
 
@@ -80,16 +79,10 @@ def run_jobs(jobs: Iterable[Job], *, workers: int, description: str = "retrainin
     jobs = list(jobs)
     waiting = [job for job in jobs if not job.is_done()]
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc=description, unit="model")
-    # Forked processes would inherit torch's thread pools in an unknown state.
-    with bar, ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(_run_unless_done, job) for job in waiting]
-        try:
-            for future in as_completed(futures):
-                bar.set_postfix(seconds=f"{future.result():.1f}")
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with bar:
+        for _, seconds in compute_in_workers(_run_unless_done, waiting, workers=workers):
+            bar.set_postfix(seconds=f"{seconds:.1f}")
+            bar.update()
 
 
 def _run_unless_done(job: Job) -> float:

@@ -16,9 +16,8 @@ from conve_tracin.errors import InputError
 from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking import rank_triples
 from conve_tracin.settings import TrainingConfig
-from conve_tracin.training.batch_loss import BatchLoss
-from conve_tracin.training.loop import TrainingData, run_epoch, training_queries
-from conve_tracin.training.state import new_state
+from conve_tracin.training.loop import TrainingData
+from conve_tracin.training.retrain import retrain
 
 _SETTINGS = (
     "num_epochs", "batch_size", "learning_rate", "lr_decay", "label_smoothing", "training_approach", "inverse_triples",
@@ -97,14 +96,7 @@ class Setup:
     def train(self, data: TrainingData, triples: np.ndarray, seed: int) -> ConvE:
         """Train on `triples` (N, 3) for all epochs; returns the last epoch's model in eval mode."""
         config = replace(self.config, random_seed=seed)
-        torch.manual_seed(seed)
-        device = torch.device(self.device)
-        state = new_state(self.model_config(data), config, device)
-        queries = training_queries(triples, config, device)
-        for _ in range(config.num_epochs):
-            state.epoch += 1
-            run_epoch(state, queries, config, batch_loss=BatchLoss(state.model, config))
-        return state.model.cpu().eval()
+        return retrain(triples, config, model_config=self.model_config(data), device=self.device).cpu()
 
     def model_triples(self, triples: np.ndarray) -> np.ndarray:
         """Translate triples (N, 3) to the model's relation ids: (N, 3), or (2N, 3) with the inverses behind."""

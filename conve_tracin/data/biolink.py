@@ -26,8 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS
 from conve_tracin.data.kgx_files import MalformedLineError, require_text
 from conve_tracin.data.text import is_unicode, shown
+
+PREFIX = "biolink:"
 
 CHEMICAL, GENE, DISEASE = 1, 2, 4
 
@@ -84,6 +87,13 @@ PRIMARY_SOURCE = "primary_knowledge_source"
 
 SOURCE_ROLES = (PRIMARY_SOURCE, "aggregator_knowledge_source", "supporting_data_source")
 
+ORIGINS = (*SOURCE_ROLES, "sources", "knowledge_level", "agent_type")
+
+# Of the columns that hold what an edge itself says, counted from the first one behind the triple.
+PLACE_OF_EVIDENCE = {
+    {"edge_id": "id"}.get(name, name): place for place, name in enumerate(EVIDENCE_COLUMNS[3:]) if name not in ORIGINS
+}
+
 MOST_SHAPES, MOST_VALUES = 10_000, 100_000
 
 
@@ -97,7 +107,7 @@ def kinds_of(category: Any) -> int:
         raise MalformedLineError('"category" is no list of strings')
     kinds = 0
     for name in classes:
-        kinds |= KIND_OF_CLASS.get(name.removeprefix("biolink:"), 0)
+        kinds |= KIND_OF_CLASS.get(name.removeprefix(PREFIX), 0)
     return kinds
 
 
@@ -107,7 +117,7 @@ def biolink_name(member: str) -> str:
     RTX-KG2 has `qualified_object_direction` for `object_direction_qualifier`; drafts of Biolink had
     `object_direction`, and TRAPI writes `biolink:object_direction_qualifier`.
     """
-    name = member.removeprefix("biolink:").replace(" ", "_").lower()
+    name = member.removeprefix(PREFIX).replace(" ", "_").lower()
     if name in NEGATIONS:
         return "negated"
     as_qualifier = f"{name.removeprefix('qualified_').removesuffix('_qualifier')}_qualifier"
@@ -121,16 +131,22 @@ class EdgeShape:
     Attributes:
         names: {member: Biolink's name} of what makes the relation or denies the edge.
         passed_over: members that may change the meaning and are not read.
-        has_sources: whether a member may name the primary source.
+        origins: {member: Biolink's name} of what says where the edge comes from.
+        evidence: (place in EVIDENCE_COLUMNS behind the triple, member) of what else stands behind the edge.
         values_of: picks the members in `names`.
-        relation_numbers: for each of these values.
+        origins_of: picks the members in `origins`, always as a tuple.
+        relation_numbers: for each of the values in `names`.
+        provenance_numbers: for each of the values in `origins`.
     """
 
     names: dict[str, str]
     passed_over: tuple[str, ...]
-    has_sources: bool
+    origins: dict[str, str]
+    evidence: tuple[tuple[int, str], ...]
     values_of: Callable[[Mapping[str, Any]], Any]
+    origins_of: Callable[[Mapping[str, Any]], tuple[Any, ...]]
     relation_numbers: dict[Any, int] = field(default_factory=dict)
+    provenance_numbers: dict[Any, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, members: Iterable[str]) -> "EdgeShape":
@@ -143,14 +159,24 @@ class EdgeShape:
             for member, name in called.items()
             if (name not in read or name in DENIALS) and (name in OTHER_MEANINGS or "qualif" in name)
         )
-        has_sources = PRIMARY_SOURCE in called or "sources" in called
-        return cls(names, passed_over, has_sources, itemgetter(*names) if names else lambda _: None)
+        origins = {member: name for member, name in called.items() if name in ORIGINS}
+        evidence = tuple(
+            (PLACE_OF_EVIDENCE[name], member) for member, name in called.items() if name in PLACE_OF_EVIDENCE
+        )  # fmt: skip
+        values_of = itemgetter(*names) if names else lambda _: None
+        return cls(names, passed_over, origins, evidence, values_of, _picker_of_tuples(*origins))
 
     def count_passed_over(self, edge: Mapping[str, Any], counts: dict[str, int]) -> None:
         """Add 1 to `counts` for each member of the edge that may change its meaning and is not read."""
         for member in self.passed_over:
             if changes_meaning(member, edge[member]):
                 counts[member] = counts.get(member, 0) + 1
+
+
+def _picker_of_tuples(*members: str) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    if len(members) > 1:
+        return itemgetter(*members)
+    return lambda edge: tuple(edge[member] for member in members)
 
 
 class Relations:
@@ -267,7 +293,7 @@ def is_negated(edge: Mapping[str, Any], names: Mapping[str, str]) -> bool:
         DENIALS[name].fullmatch(text)
         for member, name in names.items()
         if name in DENIALS
-        for text in _texts(edge[member])
+        for text in texts_of(edge[member])
     )
 
 
@@ -282,7 +308,8 @@ def _is_true(value: Any, member: str) -> bool:
     raise MalformedLineError(f'"{member}" is {shown(str(value))}, neither true nor false')
 
 
-def _texts(value: Any) -> list[str]:
+def texts_of(value: Any) -> list[str]:
+    """Return a text or a number, or those in a list, as texts."""
     values = value if isinstance(value, list) else [value]
     return [str(part).strip() for part in values if part is not None and not isinstance(part, dict)]
 
@@ -291,10 +318,10 @@ def changes_meaning(member: str, value: Any) -> bool:
     """Tell whether a member that is not read may make an edge mean something else."""
     name = biolink_name(member)
     if name in OTHER_MEANINGS:
-        return any(OTHER_MEANINGS[name].fullmatch(text) for text in _texts(value))
+        return any(OTHER_MEANINGS[name].fullmatch(text) for text in texts_of(value))
     if name in NESTED_QUALIFIERS:
         types = [biolink_name(str(part.get("qualifier_type_id"))) for part in _objects(value)]
-        texts = [] if types else [text for text in _texts(value) if text and text.upper() != "NOT"]
+        texts = [] if types else [text for text in texts_of(value) if text and text.upper() != "NOT"]
         return bool(texts) or not set(types) <= set(QUALIFIERS)
     return value not in (None, "", [], False)
 
@@ -308,17 +335,17 @@ def knowledge_sources(edge: Mapping[str, Any]) -> dict[str, list[str]]:
     """
     found: dict[str, dict[str, None]] = {}
     for role in SOURCE_ROLES:
-        for text in _texts(edge.get(role)):
+        for text in texts_of(edge.get(role)):
             found.setdefault(role, {})[text] = None
     sources = _objects(edge.get("sources"))
     for source in sources:
-        role = str(source.get("resource_role", "")).removeprefix("biolink:")
+        role = str(source.get("resource_role", "")).removeprefix(PREFIX)
         role = {"primary": SOURCE_ROLES[0], "aggregator": SOURCE_ROLES[1]}.get(role, role)
-        for text in _texts(source.get("resource_id")) if role in SOURCE_ROLES else []:
+        for text in texts_of(source.get("resource_id")) if role in SOURCE_ROLES else []:
             found.setdefault(role, {})[text] = None
     named = {text for texts in found.values() for text in texts}
     for source in sources:
-        for text in _texts(source.get("upstream_resource_ids")):
+        for text in texts_of(source.get("upstream_resource_ids")):
             if text not in named:
                 found.setdefault(SOURCE_ROLES[1], {})[text] = None
     return {role: [text for text in texts if text] for role, texts in found.items() if any(texts)}

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from conve_tracin.data.kgx_files import MalformedLineError, open_kgx
+from conve_tracin.data.biolink import PREFIX
+from conve_tracin.data.categories import classes_of_nodes
+from conve_tracin.data.finding import Finder
 from conve_tracin.data.text import as_id, read_lines, shown, suggestion
-from conve_tracin.data.triples import IdsCalled, resolve_values
+from conve_tracin.data.triples import resolve_values
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "biolink:"
-
 
 def read_candidates(
-    path: str | Path, entities: Vocabulary, *, ids_called: IdsCalled, skip_unknown: bool, given_as: str | None = None
+    path: str | Path, entities: Vocabulary, *, finder: Finder, skip_unknown: bool, given_as: str | None = None
 ) -> np.ndarray:
     """Read entities, one a line: sorted ids, each once, (C,).
 
@@ -38,11 +38,11 @@ def read_candidates(
     for number, line in enumerate(lines, start=1):
         if not line:
             raise InputError(f"{path}:{number}: the line is empty; delete it")
-        if not holds_ids and skip_unknown and line not in entities.index and not ids_called(entities.kind, line):
+        if not holds_ids and skip_unknown and not finder.find(entities.kind, line):
             unknown += 1
             continue
         try:
-            found.append(_candidate(line, entities, ids_called=ids_called, given_as=given_as))
+            found.append(_candidate(line, entities, finder=finder, given_as=given_as))
         except InputError as error:
             raise InputError(f"{path}:{number}: {error}") from None
     if not found:
@@ -62,10 +62,10 @@ def _require_no_other_labels(path: Path, lines: Sequence[str], entities: Vocabul
         )
 
 
-def _candidate(line: str, entities: Vocabulary, *, ids_called: IdsCalled, given_as: str | None) -> int:
+def _candidate(line: str, entities: Vocabulary, *, finder: Finder, given_as: str | None) -> int:
     position, labelled = as_id(line), entities.index.get(line)
     if given_as is not None or position is None or labelled is None:
-        return resolve_values([("candidate", line, entities)], ids_called=ids_called, given_as=given_as)[0]
+        return resolve_values([("candidate", line, entities)], finder=finder, given_as=given_as)[0]
     # Other lines hold words, so that an integer is a label if there is one.
     if position != labelled and 0 <= position < len(entities):
         raise InputError(
@@ -82,22 +82,13 @@ def candidates_of_category(path: str | Path, category: str, entities: Vocabulary
 
     Raises InputError if no entity has it, and at the first line that holds no node.
     """
-    path, wanted = Path(path), category.removeprefix(PREFIX)
-    found, seen = set(), {}
+    wanted, found, seen = category.removeprefix(PREFIX), set(), {}
     number = 0
-    with open_kgx(path, "nodes") as (parse, lines):
-        for number, line in lines:
-            try:
-                node = parse(line)
-            except MalformedLineError as error:
-                raise InputError(f"{path}:{number}: {error}; a node is an object with an id and categories") from None
-            listed = node.get("category")
-            listed = listed if isinstance(listed, list) else [listed or ""]
-            classes = [str(name).removeprefix(PREFIX) for name in listed if name]
-            seen.update(dict.fromkeys(classes))
-            entity = entities.index.get(str(node.get("id")))
-            if wanted in classes and entity is not None:
-                found.add(entity)
+    for number, (identifier, classes) in enumerate(classes_of_nodes(path), start=1):  # noqa: B007 - it is counted
+        seen.update(dict.fromkeys(classes))
+        entity = entities.index.get(identifier)
+        if wanted in classes and entity is not None:
+            found.add(entity)
     if not found and wanted in seen:
         raise InputError(f"{path}: no node of {PREFIX}{wanted} is in {entities.source}; give the nodes of this graph")
     if not found:

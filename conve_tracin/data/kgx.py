@@ -3,16 +3,6 @@
 Both files, nodes and edges, are streamed; of an edge stay three integers. Each is JSON lines or a KGX table, plain,
 gzip-compressed or in a tar archive. What the members mean is in biolink.py.
 
-**Styles**, by the kinds of subject and object in either order:
-
-- `keepall`: every edge.
-- `original`: without `subclass_of`.
-- `CD`: chemical-disease.
-- `CGGD`: chemical-gene and gene-disease.
-- `CCGGDD`: chemical-chemical, gene-gene and disease-disease.
-- `rCD`: without chemical-disease.
-- `CGGD_alltreat`: CGGD, and every `treats` whatever it connects.
-
 **Relations** are labelled `predicate:N`, N counting them in the order of their predicates; `edge_map.json` says which
 is which.
 
@@ -23,97 +13,41 @@ than once is kept once. A negated edge is dropped and counted; `keep_negated` gi
 """
 
 import json
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from conve_tracin.data.biolink import (
-    CHEMICAL,
-    DISEASE,
-    GENE,
-    PRIMARY_SOURCE,
-    Relations,
-    kinds_of,
-    knowledge_sources,
+from conve_tracin.data.biolink import CHEMICAL, DISEASE, GENE, kinds_of
+from conve_tracin.data.drugmechdb import REASONS_FILE, Reasons
+from conve_tracin.data.evidence_writer import EVIDENCE_FILE, EvidenceStore, TrainingEvidence, write_evidence
+from conve_tracin.data.kgx_edges import NUM_KIND_SETS, Edges, Nodes, read_edges
+from conve_tracin.data.kgx_files import (
+    EXAMPLES_KEPT,
+    MalformedLineError,
+    Skipped,
+    numbered,
+    open_kgx,
+    reject,
+    require_text,
 )
-from conve_tracin.data.kgx_files import MalformedLineError, Skipped, open_kgx, reject, require_text
-from conve_tracin.data.prepare import Graph, hold_out, without_duplicates, write_graph
+from conve_tracin.data.prepare import Graph, first_occurrences, hold_out, write_graph
+from conve_tracin.data.provenance import EdgeFilters, count_primary_sources
+from conve_tracin.data.styles import CLEAN_BASELINE, LOW_DEGREE, TREATS, touches_ends_of, with_degree
 from conve_tracin.data.text import UNWRITABLE, is_unicode, shown, suggestion, visible
 from conve_tracin.errors import InputError
-from conve_tracin.files import json_text
+from conve_tracin.files import atomic_write, json_text, open_gzip
 
 EDGE_MAP_FILE, SUMMARY_FILE = "edge_map.json", "graph_summary.json"
 
+KGX_FILES = (EDGE_MAP_FILE, SUMMARY_FILE, EVIDENCE_FILE, REASONS_FILE)
+
 KIND_NAMES = {CHEMICAL: "chemical", GENE: "gene", DISEASE: "disease"}
-
-NUM_KIND_SETS = 8
-
-SUBCLASS_OF, TREATS = "biolink:subclass_of", "biolink:treats"
-
-EDGES_AT_A_TIME = 2**17
-
-
-@dataclass(frozen=True, eq=False)
-class EdgeBlock:
-    """Some edges as far as styles look at them: each member is an array of shape (n,)."""
-
-    head_kinds: np.ndarray
-    tail_kinds: np.ndarray
-    is_subclass: np.ndarray
-    is_treats: np.ndarray
-
-    def connects(self, one: int, other: int) -> np.ndarray:
-        """Tell which edges go between a node of kind `one` and a node of kind `other`, either way, (n,) bool."""
-        forward = (self.head_kinds & one > 0) & (self.tail_kinds & other > 0)
-        return forward | ((self.head_kinds & other > 0) & (self.tail_kinds & one > 0))
-
-
-def _connects_over_genes(block: EdgeBlock) -> np.ndarray:
-    return block.connects(CHEMICAL, GENE) | block.connects(GENE, DISEASE)
-
-
-# Which edges a style keeps, (n,) bool.
-STYLES: dict[str, Callable[[EdgeBlock], np.ndarray]] = {
-    "keepall": lambda block: np.ones(len(block.is_treats), dtype=bool),
-    "original": lambda block: ~block.is_subclass,
-    "CD": lambda block: block.connects(CHEMICAL, DISEASE),
-    "CGGD": _connects_over_genes,
-    "CCGGDD": lambda block: (
-        block.connects(CHEMICAL, CHEMICAL) | block.connects(GENE, GENE) | block.connects(DISEASE, DISEASE)
-    ),
-    "rCD": lambda block: ~block.connects(CHEMICAL, DISEASE),
-    "CGGD_alltreat": lambda block: _connects_over_genes(block) | block.is_treats,
-}
-
-
-@dataclass(eq=False)
-class Nodes:
-    """The nodes of a graph in the order of their first lines.
-
-    `index` gives each id its position; `names` holds the names of those that have one; `kinds` is a set of
-    CHEMICAL, GENE and DISEASE for each position, as bits.
-    """
-
-    path: Path
-    index: dict[str, int] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
-    kinds: bytearray = field(default_factory=bytearray)
-
-    def add(self, identifier: str, name: str, kinds: int) -> None:
-        """Take in one line."""
-        position = self.index.setdefault(identifier, len(self.kinds))
-        if position == len(self.kinds):
-            self.kinds.append(kinds)
-        else:
-            self.kinds[position] |= kinds
-        if name:
-            self.names.setdefault(identifier, name)
 
 
 def read_nodes(path: Path, *, malformed: Skipped | None) -> Nodes:
@@ -123,8 +57,8 @@ def read_nodes(path: Path, *, malformed: Skipped | None) -> Nodes:
     """
     nodes = Nodes(path)
     number = 1
-    with open_kgx(path, "nodes") as (parse, lines):
-        for number, line in tqdm(lines, desc="nodes", unit=" lines", leave=False, disable=None):
+    with open_kgx(path, "nodes") as (parse, blocks):
+        for number, line in tqdm(numbered(blocks), desc="nodes", unit=" lines", leave=False, disable=None):
             try:
                 node = parse(line)
                 identifier = require_text(node, "id")
@@ -147,140 +81,14 @@ def _clean_name(name: Any) -> str:
     return name.encode("utf-8", "replace").decode("utf-8") if isinstance(name, str) else ""
 
 
-@dataclass(eq=False)
-class Edges:
-    """What is left of the edges: ids of nodes and relations, and what was counted on the way.
-
-    `triples` is (N, 3) int32; the counts of predicates and of pairs of kinds are over all edges between known
-    nodes, `read_pairs` being (8, 8).
-    """
-
-    triples: np.ndarray
-    relations: Relations
-    read: Counter[str]
-    read_pairs: np.ndarray
-    tally: "Tally"
-
-
-@dataclass(eq=False)
-class Tally:
-    """What was counted of the edges: negated ones that were dropped, members not read, and primary sources."""
-
-    negated: int = 0
-    passed_over: dict[str, int] = field(default_factory=dict)
-    sources: dict[str, int] = field(default_factory=dict)
-
-    def add_sources(self, edge: Mapping[str, Any]) -> None:
-        """Count the primary sources of an edge."""
-        source = edge.get(PRIMARY_SOURCE)
-        if type(source) is str and source in self.sources:
-            self.sources[source] += 1
-            return
-        for name in knowledge_sources(edge).get(PRIMARY_SOURCE, ()):
-            self.sources[name] = self.sources.get(name, 0) + 1
-
-
-def read_edges(
-    path: Path,
-    nodes: Nodes,
-    *,
-    style: str,
-    keep_negated: bool,
-    malformed: Skipped | None,
-    unknown: Skipped | None,
-) -> Edges:
-    """Read the edges and keep what the style keeps; `malformed` and `unknown` count lines left out.
-
-    Raises InputError at the first broken line where `malformed` is None, at the first edge with an end that is no
-    node where `unknown` is None, and where no edge is left.
-    """
-    relations, tally = Relations(keep_negated=keep_negated), Tally()
-    kinds = np.frombuffer(nodes.kinds, dtype=np.uint8)
-    read_relations = np.zeros(0, dtype=np.int64)
-    read_pairs = np.zeros(NUM_KIND_SETS**2, dtype=np.int64)
-    kept = []
-    for triples in _edge_blocks(path, nodes, relations, tally, malformed=malformed, unknown=unknown):
-        head_kinds, tail_kinds = kinds[triples[:, 0]], kinds[triples[:, 2]]
-        new_relations = len(relations) - len(read_relations)
-        read_relations = np.append(read_relations, np.zeros(new_relations, dtype=np.int64))
-        read_relations += np.bincount(triples[:, 1], minlength=len(relations))
-        pairs = head_kinds.astype(np.int64) * NUM_KIND_SETS + tail_kinds
-        read_pairs += np.bincount(pairs, minlength=NUM_KIND_SETS**2)
-        is_kept = STYLES[style](
-            EdgeBlock(
-                head_kinds,
-                tail_kinds,
-                relations.with_predicate(SUBCLASS_OF)[triples[:, 1]],
-                relations.with_predicate(TREATS)[triples[:, 1]],
-            )
-        )
-        kept.append(triples[is_kept])
-    number_read = int(read_relations.sum())
-    if not any(map(len, kept)):
-        remedy = "give a KGX edges.jsonl"
-        if number_read:
-            remedy = f"--style {style} keeps none of them, try keepall"
-        elif unknown is not None and unknown.number:
-            remedy = f"{unknown.number:,} have an end that is not in --nodes, give the nodes of this graph"
-        elif tally.negated:
-            remedy = f"{tally.negated:,} are negated, --negated keep gives them relations of their own"
-        raise InputError(f"{path}: no edge is left of {number_read:,} between known nodes; {remedy}")
-    triples = np.concatenate(kept)
-    read = Counter()
-    for predicate, number in zip(relations.predicates, read_relations.tolist(), strict=True):
-        read[predicate] += number
-    return Edges(triples, relations, read, read_pairs.reshape(NUM_KIND_SETS, NUM_KIND_SETS), tally)
-
-
-def _edge_blocks(
-    path: Path, nodes: Nodes, relations: Relations, tally: Tally, *, malformed: Skipped | None, unknown: Skipped | None
-) -> Iterator[np.ndarray]:
-    """Yield the edges between known nodes as node and relation numbers, (n, 3) int32, n <= EDGES_AT_A_TIME."""
-    index = nodes.index
-    flat = array("i")
-    with open_kgx(path, "edges") as (parse, lines):
-        for line_number, line in tqdm(lines, desc="edges", unit=" lines", leave=False, disable=None):
-            try:
-                edge = parse(line)
-                subject, object_ = require_text(edge, "subject"), require_text(edge, "object")
-                shape = relations.shape_of(edge)
-                relation = relations.number(edge, shape)
-            except MalformedLineError as error:
-                reject(
-                    f"{path}:{line_number}", str(error), malformed, flag="--skip-malformed",
-                    remedy="an edge is a JSON object with subject, predicate and object",
-                )  # fmt: skip
-                continue
-            if relation < 0:
-                tally.negated += 1
-                continue
-            head, tail = index.get(subject), index.get(object_)
-            if head is None or tail is None:
-                column, label = ("subject", subject) if head is None else ("object", object_)
-                reject(
-                    f"{path}:{line_number}", f"{column} {shown(label)} is no node of {nodes.path}", unknown,
-                    flag="--skip-unknown", remedy="give the nodes file of the same graph",
-                )  # fmt: skip
-                continue
-            if shape.passed_over:
-                shape.count_passed_over(edge, tally.passed_over)
-            if shape.has_sources:
-                tally.add_sources(edge)
-            flat.extend((head, relation, tail))
-            if len(flat) == 3 * EDGES_AT_A_TIME:
-                yield np.array(flat, dtype=np.int32).reshape(-1, 3)
-                del flat[:]
-    if flat:
-        yield np.array(flat, dtype=np.int32).reshape(-1, 3)
-
-
 @dataclass(frozen=True, eq=False)
 class KgxGraph:
-    """A graph with its relations' meanings and the content of `graph_summary.json`."""
+    """A graph with its relations' meanings, the content of `graph_summary.json`, and its evidence if that was kept."""
 
     graph: Graph
     edge_map: dict[str, str]
     summary: dict[str, Any]
+    evidence: TrainingEvidence | None = None
 
 
 def read_kgx(
@@ -295,62 +103,121 @@ def read_kgx(
     keep_negated: bool = False,
     skip_malformed: bool = False,
     skip_unknown: bool = False,
+    filters: EdgeFilters | None = None,
+    min_degree: int | None = None,
+    evidence: EvidenceStore | None = None,
 ) -> KgxGraph:
     """Read a KGX graph, keep the edges of a style and hold some out for validation and test.
 
     `fractions` gives the shares of valid and test among the edges with `test_predicate`, or among all edges where
     it is None. Training keeps every entity and relation, and no triple is in two splits. `together` takes all edges
-    that join a held-out pair out of training.
+    that join a held-out pair out of training. `evidence` takes up what stands behind the edges.
 
     Raises InputError for a line that does not fit, and where no edge is left or none can be held out.
     """
-    malformed, unknown = Skipped(), Skipped()
-    nodes = read_nodes(nodes_path, malformed=malformed if skip_malformed else None)
-    malformed_nodes = malformed.number
+    of_nodes, malformed, unknown = Skipped(), Skipped(), Skipped()
+    nodes = read_nodes(nodes_path, malformed=of_nodes if skip_malformed else None)
     edges = read_edges(
-        edges_path, nodes, style=style, keep_negated=keep_negated,
+        edges_path, nodes, style=style, keep_negated=keep_negated, filters=filters, evidence=evidence,
         malformed=malformed if skip_malformed else None, unknown=unknown if skip_unknown else None,
     )  # fmt: skip
-    used_relations, triples = _number_relations(edges.triples, list(edges.relations.keys))
-    del edges.triples  # with millions of edges each copy counts
-    entity_labels, triples = _number_entities(triples, nodes)
-    kept = len(triples)
-    triples = without_duplicates(triples)
+    chosen = _choose(edges, style, min_degree, where=str(edges_path))
+    triples = chosen.triples
+    numbering = _number(triples, nodes, list(edges.relations.keys))
 
-    predicates = np.array([json.loads(key)["predicate"] for key in used_relations], dtype=object)
-    candidates = None
-    if test_predicate is not None:
-        candidates = _with_test_predicate(triples, predicates, test_predicate, where=f"{edges_path}: style {style}")
+    predicates = np.array([json.loads(key)["predicate"] for key in numbering.relation_keys], dtype=object)
+    candidates = _candidates(triples, predicates, test_predicate, where=f"{edges_path}: style {style}")
     splits = hold_out(triples, fractions, random_seed=random_seed, candidates=candidates, together=together)
-    labels = [f"predicate:{number}" for number in range(len(used_relations))]
-    names = {label: nodes.names.get(label, label) for label in entity_labels}
-    kinds = np.array([nodes.kinds[nodes.index[label]] for label in entity_labels], dtype=np.uint8)
+    labels = [f"predicate:{number}" for number in range(len(numbering.relation_keys))]
+    names = {label: nodes.names.get(label, label) for label in numbering.entity_labels}
+    graph = Graph(numbering.entity_labels, labels, splits, names)
+    kinds = np.array([nodes.kinds[nodes.index[label]] for label in numbering.entity_labels], dtype=np.uint8)
     summary = {
         "style": style,
-        "nodes": {"read": len(nodes.index), "used": len(entity_labels)},
+        "nodes": {"read": len(nodes.index), "used": len(numbering.entity_labels)},
         "edges": {"read": sum(edges.read.values()), "kept": len(triples)},
         "dropped": {
-            "by_style": sum(edges.read.values()) - kept,
-            "duplicate": kept - len(triples),
-            "malformed": malformed.number - malformed_nodes,
+            **chosen.dropped,
+            "malformed": malformed.number,
             "unknown_node": unknown.number,
             "negated": edges.tally.negated,
             "of_held_out_pairs": len(triples) - sum(map(len, splits.values())),
         },
-        "malformed_nodes": malformed_nodes,
-        "skipped_lines": malformed.examples + unknown.examples,
-        "not_read": _most_first(edges.tally.passed_over),
+        "entities_dropped_by_degree": chosen.entities_dropped,
+        "malformed_nodes": of_nodes.number,
+        "skipped_lines": [*of_nodes.examples, *malformed.examples][:EXAMPLES_KEPT] + unknown.examples,
+        "remarks": [] if filters is None else filters.remarks(edges.provenances.met),
+        "not_read": dict(Counter(edges.tally.passed_over).most_common()),
         "predicates": _count_predicates(edges.read, predicates, triples),
         "category_pairs": _count_pairs(edges.read_pairs, kinds, triples),
-        "primary_knowledge_sources": _most_first(edges.tally.sources),
+        "primary_knowledge_sources": count_primary_sources(edges.provenances.met, edges.tally.of_provenance.tolist()),
     }
-    return KgxGraph(
-        Graph(entity_labels, labels, splits, names), dict(zip(used_relations, labels, strict=True)), summary
+    behind = evidence and TrainingEvidence(
+        evidence, chosen.is_kept, numbering.entity_ids, numbering.relation_ids, graph
     )  # fmt: skip
+    return KgxGraph(graph, dict(zip(numbering.relation_keys, labels, strict=True)), summary, behind)
 
 
-def _with_test_predicate(triples: np.ndarray, predicates: np.ndarray, wanted: str, *, where: str) -> np.ndarray:
-    """Tell which triples have this predicate, (N,) bool; raise InputError where none has."""
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """The distinct triples that are left of the edges, (M, 3), and what dropped the others.
+
+    `is_kept` tells which of the edges the style clean_baseline keeps, (N,) bool; None for the other styles.
+    """
+
+    triples: np.ndarray
+    is_kept: np.ndarray | None
+    dropped: dict[str, int]
+    entities_dropped: int
+
+
+def _choose(edges: Edges, style: str, min_degree: int | None, *, where: str) -> _Chosen:
+    """Drop what shows only when all edges have been read. Takes the triples out of `edges`.
+
+    Raises InputError where no triple is left.
+    """
+    triples, edges.triples = edges.triples, None  # with millions of edges each copy counts
+    by_style = edges.dropped["style"]
+    is_kept = exempt = None
+    if style == CLEAN_BASELINE:
+        exempt = touches_ends_of(triples, edges.relations.with_predicate(TREATS)[triples[:, 1]])
+        is_kept = exempt | edges.is_clean
+        by_style += int((~is_kept).sum())
+        triples, exempt = triples[is_kept], exempt[is_kept]
+        min_degree = LOW_DEGREE if min_degree is None else min_degree
+        if not is_kept.any():
+            raise InputError(f"{where}: no edge is left of {len(is_kept):,}; --style {style} keeps none, try keepall")
+    number = len(triples)
+    first = first_occurrences(triples)
+    triples = triples[first]
+    duplicates = number - len(triples)
+    num_entities = _num_entities(triples)
+    if min_degree is not None:
+        triples = triples[with_degree(triples, min_degree, exempt=None if exempt is None else exempt[first])]
+        if not len(triples):
+            raise InputError(f"{where}: no edge is left with --min-degree {min_degree}; choose a smaller one")
+    dropped = {
+        "by_style": by_style,
+        "duplicate": duplicates,
+        "by_source": edges.dropped["exclude_source"],
+        "by_knowledge_level": edges.dropped["knowledge_level"],
+        "by_agent_type": edges.dropped["agent_type"],
+        "by_degree": number - duplicates - len(triples),
+    }
+    return _Chosen(triples, is_kept, dropped, num_entities - _num_entities(triples))
+
+
+def _num_entities(triples: np.ndarray) -> int:
+    is_end = np.zeros(triples[:, [0, 2]].max(initial=-1) + 1, dtype=bool)
+    is_end[triples[:, 0]] = True
+    is_end[triples[:, 2]] = True
+    return int(is_end.sum())
+
+
+def _candidates(triples: np.ndarray, predicates: np.ndarray, wanted: str | None, *, where: str) -> np.ndarray | None:
+    """Tell which triples have the wanted predicate, (N,) bool; None if any will do. InputError where none has it."""
+    if wanted is None:
+        return None
     has_it = (predicates == wanted)[triples[:, 1]]
     if not has_it.any():
         others = sorted(set(predicates))
@@ -361,31 +228,30 @@ def _with_test_predicate(triples: np.ndarray, predicates: np.ndarray, wanted: st
     return has_it
 
 
-def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
-    return dict(Counter(counts).most_common())
+@dataclass(frozen=True, eq=False)
+class _Numbering:
+    """Which nodes and relations a graph has: their labels and keys by id, and the id of each number met, or -1."""
+
+    entity_labels: list[str]
+    relation_keys: list[str]
+    entity_ids: np.ndarray
+    relation_ids: np.ndarray
 
 
-def _number_relations(triples: np.ndarray, keys: list[str]) -> tuple[list[str], np.ndarray]:
-    """Number the relations that occur, in the order of their keys; return those keys and triples as int64."""
-    numbers = sorted(np.unique(triples[:, 1]).tolist(), key=keys.__getitem__)
-    place = np.zeros(len(keys), dtype=np.int64)
-    place[numbers] = np.arange(len(numbers))
-    triples = triples.astype(np.int64)
-    triples[:, 1] = place[triples[:, 1]]
-    return [keys[number] for number in numbers], triples
-
-
-def _number_entities(triples: np.ndarray, nodes: Nodes) -> tuple[list[str], np.ndarray]:
-    """Number the nodes that occur, in sorted order; return their labels and the triples, renumbered in place."""
+def _number(triples: np.ndarray, nodes: Nodes, keys: list[str]) -> _Numbering:
+    """Number the nodes that occur in sorted order, and the relations in that of their keys; renumber in place."""
     used = np.zeros(len(nodes.kinds), dtype=bool)
     used[triples[:, 0]] = True
     used[triples[:, 2]] = True
     labels = sorted(label for label, is_used in zip(nodes.index, used.tolist(), strict=True) if is_used)
-    place = np.zeros(len(used), dtype=np.int64)
-    place[[nodes.index[label] for label in labels]] = np.arange(len(labels))
-    triples[:, 0] = place[triples[:, 0]]
-    triples[:, 2] = place[triples[:, 2]]
-    return labels, triples
+    entity_ids = np.full(len(used), -1)
+    entity_ids[[nodes.index[label] for label in labels]] = np.arange(len(labels))
+    numbers = sorted(np.unique(triples[:, 1]).tolist(), key=keys.__getitem__)
+    relation_ids = np.full(len(keys), -1)
+    relation_ids[numbers] = np.arange(len(numbers))
+    for column, ids in enumerate((entity_ids, relation_ids, entity_ids)):
+        triples[:, column] = ids[triples[:, column]]
+    return _Numbering(labels, [keys[number] for number in numbers], entity_ids, relation_ids)
 
 
 def _count_predicates(read: Counter[str], predicates: np.ndarray, triples: np.ndarray) -> dict[str, dict[str, int]]:
@@ -414,10 +280,33 @@ def _kind_order(kinds: int) -> tuple[bool, int]:
     return kinds == 0, int(kinds)
 
 
-def write_kgx(kgx: KgxGraph, output_dir: Path) -> None:
-    """Write the files of `write_graph`, the edge map and the summary to `output_dir`, all of them or none."""
-    more = {EDGE_MAP_FILE: json_text(kgx.edge_map), SUMMARY_FILE: json_text(kgx.summary)}
-    write_graph(kgx.graph, output_dir, more)
+def write_kgx(kgx: KgxGraph, output_dir: Path, reasons: Reasons | None = None) -> dict[str, Any]:
+    """Write the files of `write_graph` and KGX_FILES to `output_dir`, all or none; return the whole summary."""
+    summary = kgx.summary
+    with ExitStack() as stack:
+        if kgx.evidence is not None:
+            path = stack.enter_context(atomic_write(output_dir / EVIDENCE_FILE))
+            summary = {**summary, "evidence": write_evidence(path, kgx.evidence)}
+        if reasons is not None:
+            file = stack.enter_context(open_gzip(stack.enter_context(atomic_write(output_dir / REASONS_FILE))))
+            file.writelines(line.encode("utf-8") for line in reasons.lines())
+            summary = {**summary, "drugmechdb": reasons.counts}
+        more = {EDGE_MAP_FILE: json_text(kgx.edge_map), SUMMARY_FILE: json_text(summary)}
+        write_graph(kgx.graph, output_dir, more)
+    return summary
+
+
+def _lines_about_filters(content: Mapping[str, Any]) -> list[str]:
+    flags = {
+        "by_source": "--exclude-source",
+        "by_knowledge_level": "--knowledge-level",
+        "by_agent_type": "--agent-type",
+    }
+    dropped, entities = content["dropped"], content["entities_dropped_by_degree"]
+    lines = [f"Dropped by {flag}: {dropped[name]:,} edges" for name, flag in flags.items() if dropped[name]]
+    if entities:
+        lines.append(f"Dropped for their low degree: {entities:,} entities with {dropped['by_degree']:,} edges")
+    return lines
 
 
 def describe(content: Mapping[str, Any], *, rows: int = 15) -> str:
@@ -431,12 +320,25 @@ def describe(content: Mapping[str, Any], *, rows: int = 15) -> str:
         f"{dropped['malformed']:,} malformed lines"
         + (f" (and {content['malformed_nodes']:,} of nodes)" if content["malformed_nodes"] else ""),
         *(f"  {example}" for example in content["skipped_lines"]),
+        *_lines_about_filters(content),
+        *(visible(remark) for remark in content["remarks"]),
     ]
+    if "evidence" in content:
+        held = content["evidence"]
+        lines.append(
+            f"Evidence of {held['edges']:,} training edges in {EVIDENCE_FILE}: {held['with_publications']:,} name "
+            f"publications, {held['with_sources']:,} a source"
+        )
     if dropped["of_held_out_pairs"]:
         lines.append(f"Left out of training: {dropped['of_held_out_pairs']:,} edges that join a held-out pair")
     if content["not_read"]:
         members = ", ".join(f"{visible(name)} of {number:,}" for name, number in content["not_read"].items())
         lines.append(f"Not read, though they may change what an edge says: {members} edges")
+    if "drugmechdb" in content:
+        found = ", ".join(
+            f"{number['found']:,} of {number['read']:,} {name}" for name, number in content["drugmechdb"].items()
+        )
+        lines.append(f"Known reasons in {REASONS_FILE}; found of DrugMechDB: {found}")
     for title, table in (("predicate", content["predicates"]), ("categories", content["category_pairs"])):
         width = max(28, *(len(name) for name in list(table)[:rows])) + 2
         lines.append(f"  {title:<{width}}{'edges':>12}{'kept':>12}")

@@ -7,7 +7,6 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,8 +23,8 @@ from conve_tracin.errors import InputError
 
 EXAMPLES_KEPT = 3
 
-# Its `raw_decode` does without the checks of `json.loads`, which cost a tenth of reading.
-DECODER = json.JSONDecoder()
+# It does without the checks of `json.loads`, which cost a tenth of reading.
+SCAN_ONCE = json.JSONDecoder().scan_once
 
 ONE_DOCUMENT = re.compile(rb'\s*(\[|\{\s*"(nodes|edges)"\s*:\s*\[)')
 
@@ -35,7 +34,8 @@ REQUIRED = {"nodes": ("id",), "edges": ("subject", "predicate", "object")}
 # Columns of a table in which `|` joins several values, besides qualifiers.
 LIST_COLUMNS = {
     "category", "categories", "primary_knowledge_source", "aggregator_knowledge_source", "supporting_data_source",
-    "publications", "negated",
+    "publications", "negated", "supporting_text", "hetio_source",
+    "equivalent_identifiers", "same_as", "xref",
 }  # fmt: skip
 
 Parse = Callable[[bytes], dict[str, Any]]
@@ -67,8 +67,10 @@ def reject(where: str, reason: str, skipped: Skipped | None, *, flag: str, remed
 
 
 @contextmanager
-def open_kgx(path: Path, kind: str) -> Iterator[tuple[Parse, Iterator[tuple[int, bytes]]]]:
-    """Open the file of `kind` "nodes" or "edges"; yield what parses a line, and (line number, line) of each.
+def open_kgx(path: Path, kind: str) -> Iterator[tuple[Parse, Iterator[tuple[int, list[bytes]]]]]:
+    """Open the file of `kind` "nodes" or "edges"; yield what parses a line, and the lines.
+
+    The lines come as lists, each with the number of its first line.
 
     A parser raises MalformedLineError for a line that holds no object.
 
@@ -90,17 +92,23 @@ def open_kgx(path: Path, kind: str) -> Iterator[tuple[Parse, Iterator[tuple[int,
             raise InputError(f"{path}: is RDF or XML; convert it to JSON lines (kgx transform -f jsonl)")
         is_table = b"\t" in first_line or set(REQUIRED[kind]) <= set(first_line.decode("latin-1").split(","))
         if first_line.lstrip().startswith(b"{") or not is_table:
-            yield parse_object, _numbered(stream, start=1)
+            yield parse_object, _blocks_of(stream, start=1)
         else:
             stream.readline()
-            yield table_parser(path, first_line, kind), _numbered(stream, start=2)
+            yield table_parser(path, first_line, kind), _blocks_of(stream, start=2)
 
 
-def _numbered(stream: BinaryIO, *, start: int) -> Iterator[tuple[int, bytes]]:
+def _blocks_of(stream: BinaryIO, *, start: int) -> Iterator[tuple[int, list[bytes]]]:
     # Lists of lines: asking for the lines one by one costs more than decoding them.
-    numbers = count(start)
     while lines := stream.readlines(BLOCK_BYTES):
-        yield from zip(numbers, lines, strict=False)
+        yield start, lines
+        start += len(lines)
+
+
+def numbered(blocks: Iterator[tuple[int, list[bytes]]]) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that `open_kgx` gives one by one, each with its number."""
+    for first, lines in blocks:
+        yield from enumerate(lines, start=first)
 
 
 @contextmanager
@@ -175,13 +183,13 @@ def table_parser(path: Path, header: bytes, kind: str) -> Parse:
 def parse_object(line: bytes) -> dict[str, Any]:
     """Return the JSON object on a line; raise MalformedLineError where there is none."""
     try:
-        text = line.decode("utf-8").rstrip()
+        text = line.decode("utf-8")
         try:
-            content, end = DECODER.raw_decode(text)
-        except json.JSONDecodeError:
-            end = -1
-        if end != len(text):
-            content = json.loads(text)  # blanks in front, or an error with its column
+            content, end = SCAN_ONCE(text, 0)
+        except (json.JSONDecodeError, StopIteration):
+            end = 0
+        if not end or (text[end:] != "\n" and text[end:].strip()):
+            content = json.loads(text.rstrip())  # blanks in front, or an error with its column
     except UnicodeDecodeError as error:
         raise MalformedLineError(f"is not UTF-8 (byte 0x{line[error.start]:02x})") from error
     except json.JSONDecodeError as error:

@@ -15,9 +15,6 @@ from conve_tracin.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Of many labels that share a name.
-SHOWN_LABELS = 5
-
 
 @dataclass(frozen=True)
 class Names:

@@ -4,13 +4,13 @@ Sources turn into a `Graph`; `write_graph` is the same for all of them.
 """
 
 import logging
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from conve_tracin.commands import train_command
 from conve_tracin.data.text import CONTROL_CHARACTERS, as_id, read_lines, shown
 from conve_tracin.data.triples import OPENKE_REMEDY, is_header, label_blocks, triple_lines
 from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary, vocabulary_lines
@@ -296,7 +296,7 @@ def hold_out(
 
 def pairs_of(triples: np.ndarray) -> np.ndarray:
     """Return a number for the two entities of each triple (N, 3), whichever is the head: (N,)."""
-    ends = np.sort(triples[:, [0, 2]], axis=1)
+    ends = np.sort(triples[:, [0, 2]].astype(np.int64), axis=1)
     return ends[:, 0] * (triples[:, [0, 2]].max(initial=0) + 1) + ends[:, 1]
 
 
@@ -329,19 +329,28 @@ def _first_positions(*columns: np.ndarray) -> np.ndarray:
 
 def without_duplicates(triples: np.ndarray) -> np.ndarray:
     """Return the distinct triples, (M, 3), in the order of their first occurrence."""
-    first = np.unique(_keys(triples, triples.max(axis=0) + 1), return_index=True)[1]
-    return triples[np.sort(first)]
+    return triples[first_occurrences(triples)]
 
 
-def _keys(triples: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return one number for each triple, (N,), equal for equal triples; `sizes` bounds the three columns."""
-    return (triples[:, 0] * sizes[1] + triples[:, 1]) * sizes[2] + triples[:, 2]
+def first_occurrences(triples: np.ndarray) -> np.ndarray:
+    """Return the row of the first occurrence of each distinct triple of (N, 3), in their order: (M,)."""
+    return np.sort(np.unique(keys_of(triples, triples.max(axis=0) + 1), return_index=True)[1])
 
 
-def require_inputs_kept(output_dir: Path, inputs: Iterable[Path]) -> None:
-    """Raise InputError where a file that `write_graph` writes to `output_dir` is one of the inputs."""
+def keys_of(triples: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return one number for each triple, (N,) int64, equal for equal triples; `sizes` bounds the three columns."""
+    keys = triples[:, 0].astype(np.int64)
+    for column in (1, 2):
+        keys *= int(sizes[column])
+        keys += triples[:, column]
+    return keys
+
+
+def require_inputs_kept(output_dir: Path, inputs: Iterable[Path], *, more: Iterable[str] = ()) -> None:
+    """Raise InputError where a file that `write_graph` writes to `output_dir`, or one of `more`, is an input."""
+    outputs = [output_dir / name for name in (*OUTPUT_FILES, *more)]
     for path in inputs:
-        for output in (output_dir / name for name in OUTPUT_FILES):
+        for output in outputs:
             if output.exists() and path.exists() and output.samefile(path):
                 raise InputError(f"{path}: would be overwritten; choose another --output-dir than {output_dir}")
 
@@ -394,7 +403,7 @@ def summary(graph: Graph, output_dir: Path) -> str:
         f"  {RELATION_FILE:<20}{len(graph.relations):>12,} labels",
         f"  {NAME_FILE:<20}{len(graph.entities):>12,} names",
         *remarks_on_splits(graph),
-        f"Next: {next_command(output_dir)}",
+        f"Next: {next_command(graph, output_dir)}",
     ]
     return "\n".join(lines)
 
@@ -404,17 +413,17 @@ def remarks_on_splits(graph: Graph) -> list[str]:
     train = graph.splits["train"]
     held_out = held_out_triples(graph)
     remarks = []
-    never_trained = len(np.setdiff1d(held_out[:, [0, 2]], train[:, [0, 2]]))
+    never_trained = _number_missing(held_out[:, [0, 2]], train[:, [0, 2]], len(graph.entities))
     if never_trained:
         remarks.append(
             f"{never_trained:,} entities occur in valid or test only: they keep their random start, "
             "as training never sees them"
         )
-    never_trained = len(np.setdiff1d(held_out[:, 1], train[:, 1]))
+    never_trained = _number_missing(held_out[:, [1]], train[:, [1]], len(graph.relations))
     if never_trained:
         remarks.append(f"{never_trained:,} relations occur in valid or test only: training never sees them")
     sizes = np.array([len(graph.entities), len(graph.relations), len(graph.entities)])
-    repeated = int(np.isin(_keys(held_out, sizes), _keys(train, sizes)).sum())
+    repeated = int(_found_among(keys_of(held_out, sizes), (keys_of(rows, sizes) for rows in _blocks(train))).sum())
     if repeated:
         remarks.append(f"{repeated:,} valid or test triples are training triples too: metrics on them say little")
     if len(held_out):
@@ -430,7 +439,7 @@ def remarks_on_test(train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> l
         (train, "are training triples, too: metrics on them say little"),
         (valid, "stand in validation, too: they have helped to choose the model"),
     ):
-        number = int(np.isin(_keys(test, sizes), _keys(triples, sizes)).sum())
+        number = int(np.isin(keys_of(test, sizes), keys_of(triples, sizes)).sum())
         remarks += [f"{number:,} of {len(test):,} test triples {seen}"] if number else []
     return remarks
 
@@ -438,10 +447,11 @@ def remarks_on_test(train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> l
 def _remark_on_pairs(train: np.ndarray, held_out: np.ndarray, sizes: np.ndarray) -> list[str]:
     """Say how many held-out triples join two entities that another triple of training joins too."""
     both = np.array([sizes[0], sizes[2]])
-    forward, backward = (_keys_of_pairs(train[:, columns], both) for columns in ([0, 2], [2, 0]))
     pairs = _keys_of_pairs(held_out[:, [0, 2]], both)
-    own = np.isin(_keys(train, sizes), _keys(held_out, sizes))
-    same_way, other_way = np.isin(pairs, forward[~own]), np.isin(pairs, backward)
+    own = np.sort(keys_of(held_out, sizes))
+    others = (rows[~is_among(keys_of(rows, sizes), own)] for rows in _blocks(train))
+    same_way = _found_among(pairs, (_keys_of_pairs(rows[:, [0, 2]], both) for rows in others))
+    other_way = _found_among(pairs, (_keys_of_pairs(rows[:, [2, 0]], both) for rows in _blocks(train)))
     joined = int((same_way | other_way).sum())
     if not joined:
         return []
@@ -453,15 +463,40 @@ def _remark_on_pairs(train: np.ndarray, held_out: np.ndarray, sizes: np.ndarray)
 
 
 def _keys_of_pairs(pairs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return pairs[:, 0] * sizes[1] + pairs[:, 1]
+    return pairs[:, 0].astype(np.int64) * sizes[1] + pairs[:, 1]
 
 
-def next_command(output_dir: Path) -> str:
+def _blocks(triples: np.ndarray, *, rows_at_a_time: int = 2**20) -> Iterator[np.ndarray]:
+    return (triples[start : start + rows_at_a_time] for start in range(0, len(triples), rows_at_a_time))
+
+
+def _number_missing(wanted: np.ndarray, ids: np.ndarray, size: int) -> int:
+    """Count the distinct ids below `size` in `wanted` that are not in `ids`."""
+    is_missing = np.zeros(size, dtype=bool)
+    is_missing[wanted] = True
+    is_missing[ids] = False
+    return int(is_missing.sum())
+
+
+def is_among(keys: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
+    """Tell which keys (N,) are among sorted ones: (N,) bool."""
+    if not len(sorted_keys):
+        return np.zeros(len(keys), dtype=bool)
+    return sorted_keys[np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)] == keys
+
+
+def _found_among(wanted: np.ndarray, blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Tell which of the wanted keys (M,) occur in any block of keys: (M,) bool. Memory grows with `wanted` alone."""
+    distinct = np.unique(wanted)
+    is_found = np.zeros(len(distinct), dtype=bool)
+    for keys in blocks:
+        is_found[np.searchsorted(distinct, keys[is_among(keys, distinct)])] = True
+    return is_found[np.searchsorted(distinct, wanted)]
+
+
+def next_command(graph: Graph, output_dir: Path) -> str:
     """Return the command line that trains on the files in `output_dir` as docs/training.md advises."""
-    words = ["python", "train_pytorch.py"]
-    for split in SPLITS:
-        words += [f"--{split}", str(output_dir / f"{split}.txt")]
-    words += ["--entity-to-id", str(output_dir / ENTITY_FILE), "--relation-to-id", str(output_dir / RELATION_FILE)]
-    words += ["--output-dir", str(output_dir / "model"), "--training-approach", "kvsall", "--inverse-triples"]
-    words += ["--loss", "ce", "--query-weights", "tails", "--learning-rate", "0.003", "--lr-decay", "0.985"]
-    return shlex.join(words)
+    files = {split: output_dir / f"{split}.txt" for split in SPLITS}
+    files |= {"entity_to_id": output_dir / ENTITY_FILE, "relation_to_id": output_dir / RELATION_FILE}
+    num_triples, num_entities = len(graph.splits["train"]), len(graph.entities)
+    return train_command(files, output_dir=output_dir / "model", num_triples=num_triples, num_entities=num_entities)

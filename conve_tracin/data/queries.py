@@ -70,6 +70,15 @@ def pairs_of_keys(keys: Ids, size: int) -> tuple[Ids, Ids]:
     return keys // size, keys % size
 
 
+def is_among(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return which of the keys (N,) are among the wanted ones (m,), of which there are few beside N: (N,) bool."""
+    wanted = np.unique(wanted)
+    if not len(wanted):
+        return np.zeros(len(keys), dtype=bool)
+    # np.isin would sort all of them together.
+    return wanted[np.searchsorted(wanted, keys).clip(max=len(wanted) - 1)] == keys
+
+
 def distinct_triples(triples: np.ndarray) -> np.ndarray:
     """Return each triple of (N, 3) ids once, sorted; as `np.unique(triples, axis=0)`, and many times faster."""
     triples = np.asarray(triples, dtype=np.int64).reshape(-1, 3)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from conve_tracin.data.names import SHOWN_LABELS
+from conve_tracin.data.finding import Finder
 from conve_tracin.data.text import (
     UNWRITABLE,
     as_id,
@@ -294,19 +294,15 @@ def first_places_and_counts(triples: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return first[order], counts[order]
 
 
-# Which ids of a vocabulary's kind are called so, besides by their labels.
-IdsCalled = Callable[[str, str], Sequence[int]]
-
-
 def resolve_triple(
     values: Sequence[str | int],
     entities: Vocabulary,
     relations: Vocabulary,
     *,
-    ids_called: IdsCalled = lambda _kind, _text: (),
+    finder: Finder | None = None,
     given_as: str | None = None,
 ) -> tuple[int, int, int]:
-    """Return the ids of a triple given as head, relation and tail, each an id, a label or a name.
+    """Return the ids of a triple given as head, relation and tail, each an id, a label or what `finder` finds.
 
     `given_as` is "ids", "labels" (or names), or None. Then three integers are ids, and in a triple with words an
     integer is a label where there is one: "00260881 _hypernym 05074774" means the WordNet labels, "12 treats 7" two ids
@@ -321,7 +317,7 @@ def resolve_triple(
         raise InputError(f"a triple is head, relation and tail, got {len(texts)} values; give three")
     vocabularies = (entities, relations, entities)
     values = list(zip(COLUMN_NAMES, texts, vocabularies, strict=True))
-    resolved = resolve_values(values, ids_called=ids_called, given_as=given_as)
+    resolved = resolve_values(values, finder=finder, given_as=given_as)
     return resolved[0], resolved[1], resolved[2]
 
 
@@ -329,7 +325,7 @@ def resolve_triple(
 Value = tuple[str, str, Vocabulary]
 
 
-def resolve_values(values: Sequence[Value], *, ids_called: IdsCalled, given_as: str | None = None) -> list[int]:
+def resolve_values(values: Sequence[Value], *, finder: Finder | None, given_as: str | None = None) -> list[int]:
     """Return the ids of several values that belong together, by the rules of `resolve_triple`."""
     are_ids = [as_id(text) is not None for _, text, _ in values]
     if given_as == "ids" or (given_as is None and all(are_ids)):
@@ -337,11 +333,11 @@ def resolve_values(values: Sequence[Value], *, ids_called: IdsCalled, given_as: 
     else:
         resolved = [
             _id_given(*value) if given_as is None and is_id and value[1] not in value[2].index
-            else id_of_value(*value, ids_called=ids_called)
+            else id_of_value(*value, finder=finder)
             for value, is_id in zip(values, are_ids, strict=True)
         ]  # fmt: skip
     if given_as is None:
-        _require_one_reading(values, are_ids, resolved, ids_called)
+        _require_one_reading(values, are_ids, resolved, finder)
     return resolved
 
 
@@ -358,7 +354,7 @@ def _require_one_reading(
     values: Sequence[Value],
     are_ids: Sequence[bool],
     resolved: Sequence[int],
-    ids_called: IdsCalled,
+    finder: Finder | None,
 ) -> None:
     """Raise InputError where the values mean another triple, too, or a label is another's name."""
     as_ids, as_labels = list(resolved), list(resolved)
@@ -366,7 +362,7 @@ def _require_one_reading(
         label_id = vocabulary.index.get(text)
         if are_ids[place]:
             as_ids[place], as_labels[place] = as_id(text), label_id
-        elif label_id is not None and set(ids_called(vocabulary.kind, text)) - {label_id}:
+        elif label_id is not None and _is_name_of_another(text, label_id, vocabulary, finder):
             raise InputError(
                 f"{column}: {shown(text)} is a label, and the name of another {vocabulary.kind}; add --labels for the "
                 "label, or give the other's label"
@@ -386,20 +382,16 @@ def _require_one_reading(
         )
 
 
-def id_of_value(column: str, text: str, vocabulary: Vocabulary, *, ids_called: IdsCalled) -> int:
-    """Return the id of a label, or of a name; the error names the column of the triple."""
+def _is_name_of_another(text: str, label_id: int, vocabulary: Vocabulary, finder: Finder | None) -> bool:
+    return finder is not None and bool(set(finder.names.ids_called(vocabulary.kind, text)) - {label_id})
+
+
+def id_of_value(column: str, text: str, vocabulary: Vocabulary, *, finder: Finder | None) -> int:
+    """Return the id of a label, or of what `finder` finds; the error names the column of the triple."""
     try:
-        return vocabulary.id_of(text)
+        return vocabulary.id_of(text) if finder is None else finder.id_of(vocabulary.kind, text)
     except InputError as error:
-        message = str(error)
-    called = ids_called(vocabulary.kind, text)
-    if len(called) == 1:
-        return called[0]
-    if called:
-        labels = ", ".join(shown(vocabulary.labels[position]) for position in called[:SHOWN_LABELS])
-        more = ", …" if len(called) > SHOWN_LABELS else ""
-        message = f"{shown(text)} is the name of {len(called)}: {labels}{more}; give one of these labels"
-    raise InputError(f"{column}: {message}")
+        raise InputError(f"{column}: {error}") from None
 
 
 def out_of_range(column: str, text: str, vocabulary: Vocabulary) -> str:
@@ -418,7 +410,7 @@ def resolve_query(
     entities: Vocabulary,
     relations: Vocabulary,
     *,
-    ids_called: IdsCalled = lambda _kind, _text: (),
+    finder: Finder | None = None,
     given_as: str | None = None,
 ) -> tuple[int, int]:
     """Return the query of a triple whose head or tail is `?`: (head, relation), or (tail, ~relation) for its head.
@@ -436,7 +428,7 @@ def resolve_query(
         raise InputError(f"{trouble}; give one of them, and ask for the other")
     vocabularies = (entities, relations, entities)
     given = [value for value in zip(COLUMN_NAMES, texts, vocabularies, strict=True) if value[1] != ASKED]
-    first, second = resolve_values(given, ids_called=ids_called, given_as=given_as)
+    first, second = resolve_values(given, finder=finder, given_as=given_as)
     return (first, second) if tail == ASKED else (second, ~first)
 
 
@@ -445,7 +437,7 @@ def read_test_triples(
     entities: Vocabulary,
     relations: Vocabulary,
     *,
-    ids_called: IdsCalled = lambda _kind, _text: (),
+    finder: Finder | None = None,
     given_as: str | None = None,
 ) -> np.ndarray:
     """Read a list of test triples, one `H R T` a line, each value an id, a label or a name as in `resolve_triple`.
@@ -461,10 +453,10 @@ def read_test_triples(
     header = lines[0].split("\t")
     if len(header) > len(COLUMN_NAMES) and set(COLUMN_NAMES) <= set(header):
         vocabularies = (entities, relations, entities)
-        return _triples_of_table(path, header, lines[1:], vocabularies, ids_called, given_as)
+        return _triples_of_table(path, header, lines[1:], vocabularies, finder, given_as)
 
     def resolve(columns: Sequence[str]) -> tuple[int, int, int]:
-        return resolve_triple(columns, entities, relations, ids_called=ids_called, given_as=given_as)
+        return resolve_triple(columns, entities, relations, finder=finder, given_as=given_as)
 
     return np.array(_resolve_lines(path, lines, resolve), dtype=np.int64)
 
@@ -474,7 +466,7 @@ def read_queries(
     entities: Vocabulary,
     relations: Vocabulary,
     *,
-    ids_called: IdsCalled = lambda _kind, _text: (),
+    finder: Finder | None = None,
     given_as: str | None = None,
 ) -> np.ndarray:
     """Read queries, a triple with one `?` a line as in `resolve_query`: int64, shape (Q, 2), in the file's order.
@@ -483,7 +475,7 @@ def read_queries(
     """
 
     def resolve(columns: Sequence[str]) -> tuple[int, int]:
-        return resolve_query(columns, entities, relations, ids_called=ids_called, given_as=given_as)
+        return resolve_query(columns, entities, relations, finder=finder, given_as=given_as)
 
     return np.array(_resolve_lines(Path(path), read_lines(Path(path)), resolve), dtype=np.int64)
 
@@ -510,7 +502,7 @@ def _triples_of_table(
     header: Sequence[str],
     lines: Sequence[str],
     vocabularies: tuple[Vocabulary, Vocabulary, Vocabulary],
-    ids_called: IdsCalled,
+    finder: Finder | None,
     given_as: str | None,
 ) -> np.ndarray:
     if not lines:
@@ -526,7 +518,7 @@ def _triples_of_table(
                 [
                     _id_given(name, columns[place], vocabulary)
                     if given_as == "ids"
-                    else id_of_value(name, columns[place], vocabulary, ids_called=ids_called)
+                    else id_of_value(name, columns[place], vocabulary, finder=finder)
                     for name, place, vocabulary in zip(COLUMN_NAMES, places, vocabularies, strict=True)
                 ]
             )

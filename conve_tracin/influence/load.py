@@ -73,7 +73,11 @@ def _checkpoints_in(directory: Path) -> list[Path]:
         if epoch >= 0 and numbered.setdefault(epoch, file) != file:
             raise InputError(f"{file}: is of the same epoch as {numbered[epoch].name}; name the checkpoints")
     if not numbered:
-        raise InputError(f"{directory}: holds no {EPOCH_CHECKPOINTS} and no {PIPELINE_MODEL}; name a checkpoint")
+        best = directory / "best_model.pt"
+        example = f", such as {best}" if best.is_file() else ""
+        raise InputError(
+            f"{directory}: holds no {EPOCH_CHECKPOINTS} and no {PIPELINE_MODEL}; name a checkpoint{example}"
+        )
     checkpoints = [numbered[epoch] for epoch in sorted(numbered)]
     _require_one_run(checkpoints)
     return checkpoints

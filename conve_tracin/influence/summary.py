@@ -1,7 +1,7 @@
 """What the scores of all training triples say together, taken while they exist: a report needs more than the top k."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin.data.categories import Categories
 from conve_tracin.data.graph import Graph
 from conve_tracin.data.queries import inverse_of
 from conve_tracin.data.triples import COLUMN_NAMES
 from conve_tracin.influence.method import Scores
 from conve_tracin.influence.scorers import Scorer
+from conve_tracin.influence.standing import RelationSamples, Standing, ask_others, stand
 from conve_tracin.ranking import filtered_ranks
 from conve_tracin.settings import TAIL
 
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
 
 # Points of the cumulative curve between 1 and N; they lie evenly on a logarithmic axis.
 CURVE_POINTS = 60
-
-# How many tails of a higher rank a report can name.
-TAILS_AHEAD = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +37,8 @@ class SummarySettings:
         training_triples: (N, 3), to tell what none of them has; None does not tell.
         side: which one is explained, "tail" or "head".
         graph: of the training triples, if it is there already.
+        categories: of the entities; None if they are unknown.
+        samples: what was asked to tell how an answer stands; of the one model that ranks.
     """
 
     num_entities: int
@@ -46,6 +47,8 @@ class SummarySettings:
     training_triples: np.ndarray | None = None
     side: str = TAIL
     graph: Graph | None = None
+    categories: Categories | None = None
+    samples: RelationSamples = field(default_factory=RelationSamples, compare=False)
 
     @classmethod
     def of(
@@ -56,6 +59,7 @@ class SummarySettings:
         *,
         side: str = TAIL,
         graph: Graph | None = None,
+        categories: Categories | None = None,
     ) -> "SummarySettings":
         """Take the lengths of the mappings."""
         return cls(
@@ -65,6 +69,7 @@ class SummarySettings:
             training_triples=training_triples,
             side=side,
             graph=graph,
+            categories=categories,
         )
 
     def untrained_parts(self, head: int, relation: int, tail: int) -> tuple[str, ...]:
@@ -141,14 +146,14 @@ class Place:
         rank: place among the candidates, ties by their mean.
         num_candidates: all entities without the other answers that known triples give to this query.
         num_known: those other answers.
-        ahead: the candidates of highest score that stand before it, best first.
+        standing: what the rank says.
     """
 
     score: float
     rank: float
     num_candidates: int
     num_known: int
-    ahead: tuple[int, ...]
+    standing: Standing
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class Prediction:
     """What the model says about a test triple.
 
     Attributes:
-        score, rank, num_candidates, num_known, ahead: the tail's, see `Place`.
+        score, rank, num_candidates, num_known, standing: the tail's, see `Place`.
         in_training: whether the test triple is itself a training triple.
         head: the head's place; None for a model without inverse triples.
         side: "tail" or "head", which one is explained.
@@ -167,7 +172,7 @@ class Prediction:
     rank: float
     num_candidates: int
     num_known: int
-    ahead: tuple[int, ...]
+    standing: Standing
     in_training: bool
     head: Place | None = None
     side: str = TAIL
@@ -258,8 +263,8 @@ def describe_prediction(
     if scorer.inverse_triples:
         places.append(place_of(scorer, inverse_of(triple), training_triples, settings))
     return Prediction(
-        **asdict(places[0]),
-        in_training=triple[0, 2] in _training_tails(training_triples, triple[0], settings),
+        **vars(places[0]),
+        in_training=triple[0, 2] in _tails_of(_trained_answers(training_triples, triple[0, 1], settings), triple[0, 0]),
         head=places[1] if scorer.inverse_triples else None,
         side=settings.side,
         untrained=settings.untrained_parts(*triple[0].tolist()),
@@ -271,33 +276,39 @@ def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, s
     """Rank the tail of a triple (1, 3), which may be an inverse one, among all entities."""
     tail = int(triple[0, 2])
     scores = scorer.score_queries(triple[:, :2], settings.num_entities)[0]  # (K,)
-    known = _training_tails(training_triples, triple[0], settings)
-    if settings.known_triples is not None:
-        known = np.concatenate([known, _tails_of(settings.known_triples, triple[0])])
-    known = torch.from_numpy(np.unique(known))
+    answers = _trained_answers(training_triples, triple[0, 1], settings)
+    further = _answers_of(settings.known_triples, triple[0, 1])
+    known = torch.from_numpy(np.unique(_tails_of(np.concatenate([answers, further]), triple[0, 0])))
     rank = filtered_ranks(scores[None], torch.tensor([tail]), torch.zeros_like(known), known).item()
     others = known[known != tail]
-    is_candidate = torch.ones(settings.num_entities, dtype=torch.bool)
-    is_candidate[others] = False
-    ahead = ((scores > scores[tail]) & is_candidate).nonzero()[:, 0]
-    best = scores[ahead].sort(descending=True, stable=True).indices[:TAILS_AHEAD]
+    relation = int(triple[0, 1])
+    first_answers = settings.samples.of(
+        relation, lambda: ask_others(scorer.score_queries, relation, answers, further, settings.num_entities)
+    )
     return Place(
         score=scores[tail].item(),
         rank=rank,
-        num_candidates=int(is_candidate.sum()),
+        num_candidates=settings.num_entities - len(others),
         num_known=len(others),
-        ahead=tuple(ahead[best].tolist()),
+        standing=stand(
+            scores, tail, known, entity=int(triple[0, 0]), first_answers=first_answers, categories=settings.categories
+        ),
     )
 
 
-def _tails_of(triples: np.ndarray, triple: np.ndarray) -> np.ndarray:
-    """List the tails of a query among triples (N, 3), or the heads if its relation is an inverse."""
-    entity, relation = triple[:2].tolist()
-    known, found = (0, 2) if relation >= 0 else (2, 0)
-    return triples[(triples[:, known] == entity) & (triples[:, 1] == max(relation, ~relation)), found]
+def _trained_answers(triples: np.ndarray, relation: int, settings: SummarySettings) -> np.ndarray:
+    if settings.graph is not None:
+        triples = np.take(triples, settings.graph.positions_of_relation(max(relation, ~relation)), axis=0)
+    return _answers_of(triples, relation)
 
 
-def _training_tails(triples: np.ndarray, triple: np.ndarray, settings: SummarySettings) -> np.ndarray:
-    if settings.graph is None:
-        return _tails_of(triples, triple)
-    return settings.graph.tails_of(int(triple[0]), int(triple[1]))
+def _answers_of(triples: np.ndarray | None, relation: int) -> np.ndarray:
+    """List head and tail of a relation's triples, or tail and head if it is an inverse: (M, 2)."""
+    if triples is None:
+        return np.empty((0, 2), dtype=np.int64)
+    return triples[triples[:, 1] == max(relation, ~relation)][:, (0, 2) if relation >= 0 else (2, 0)]
+
+
+def _tails_of(answers: np.ndarray, entity: int) -> np.ndarray:
+    """List the answers to one question among those of its relation, (M, 2)."""
+    return answers[answers[:, 0] == entity, 1]

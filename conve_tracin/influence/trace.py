@@ -13,6 +13,7 @@ from torch import Tensor
 from conve_tracin import parallel
 from conve_tracin.data.queries import inverse_of
 from conve_tracin.errors import InputError
+from conve_tracin.influence.known_reasons import ReasonRanks
 from conve_tracin.influence.method import Influence, Method, Scores, rank_influences
 from conve_tracin.influence.paths import GraphPath
 from conve_tracin.influence.scorers import Scorer
@@ -43,7 +44,9 @@ class Trace:
         summary: what all the scores say together, where it was asked for.
         prediction: score and rank of the test triple by the last checkpoint, where they were asked for.
         num_models: how many checkpoints were summed.
+        total: the sum of the absolute influences of all training triples.
         paths: what the training graph has between head and tail, best first, if it was asked for.
+        reasons: where the known reasons stand among all training triples, if there are any.
     """
 
     test_triple: tuple[int, int, int]
@@ -54,6 +57,12 @@ class Trace:
     prediction: Prediction | None = None
     paths: list[GraphPath] | None = None
     num_models: int = 1
+    total: float = 0.0
+    reasons: ReasonRanks | None = None
+
+    def share(self, influence: float) -> float:
+        """Return an influence's share of all absolute influence, 0 to 1."""
+        return abs(influence) / self.total if self.total else 0.0
 
 
 def trace(
@@ -69,6 +78,7 @@ def trace(
     summarised: bool = False,
     side: str = TAIL,
     find_paths: Callable[[np.ndarray, Tensor], list[GraphPath]] | None = None,
+    rank_reasons: Callable[[np.ndarray, Tensor], ReasonRanks | None] | None = None,
 ) -> Iterator[Trace]:
     """Trace each test triple (n, 3) to the training triples (N, 3), summed over the checkpoints.
 
@@ -84,6 +94,7 @@ def trace(
         describe: score and rank each test triple among the entities of these mappings.
         summarised: also summarise all its influences; goes with `describe`.
         find_paths: finds the paths of a test triple (3,), given the influences (N,); see `PathFinder`.
+        rank_reasons: ranks the known reasons of a test triple (3,), given the same.
         side: "tail", or "head" to explain the score of (tail, inverse of the relation, head) instead.
 
     Raises InputError if heads are to be explained by a model without inverse triples.
@@ -119,9 +130,9 @@ def trace(
                 traced = replace(traced, prediction=prediction)
                 if summarised:
                     traced = replace(traced, summary=summarise(scores, training_triples, describe))
-            if find_paths is not None:
-                traced = replace(traced, paths=find_paths(test_triple, scores.dense()))
-            yield traced
+            finders = {"paths": find_paths, "reasons": rank_reasons}
+            found = {name: find(test_triple, scores.dense()) for name, find in finders.items() if find is not None}
+            yield replace(traced, **found)
 
 
 def with_counts(trace: Trace, counts: np.ndarray | None) -> Trace:
@@ -224,4 +235,5 @@ def make_trace(
         proponents=rank(scores.values > 0),
         opponents=rank(scores.values < 0),
         num_models=max(len(models), 1),
+        total=scores.values.abs().sum(dtype=torch.float64).item(),
     )

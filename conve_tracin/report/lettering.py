@@ -30,6 +30,26 @@ def in_words(relation: str) -> str:
     return relation.removeprefix("biolink:").replace("_", " ").strip() or relation
 
 
+def category_in_words(category: str) -> str:
+    """Write a Biolink class as words: `AnatomicalEntity` is "anatomical entity"."""
+    words = re.split(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", category)
+    return " ".join(word if word.isupper() and len(word) > 1 else word.lower() for word in words)
+
+
+def plural(noun: str) -> str:
+    """Write the plural of an English noun."""
+    if re.search(r"[^aeiou]y$", noun):
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def percent(share: float) -> str:
+    """Write a share, 0 to 1: whole percents, or tenths below ten percent."""
+    if 0 < share < 0.001:
+        return "<0.1 %"
+    return f"{100 * share:.0f} %" if share >= 0.0995 or not share else f"{100 * share:.1f} %"
+
+
 def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> list[str]:
     """Break a name into lines, after spaces and the separators of identifiers; an ellipsis stands for the rest."""
     pieces = re.findall(r"[^\s_:/,.-]*[\s_:/,.-]?", written)
@@ -62,7 +82,7 @@ def rank(value: float) -> str:
 
 def count(number: int, noun: str) -> str:
     """Write a number with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
 
 
 def signed(value: float, *, digits: int = 3) -> str:

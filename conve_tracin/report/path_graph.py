@@ -97,6 +97,7 @@ def draw_paths(
     *,
     entity_name: Callable[[int], str],
     relation_name: Callable[[int], str],
+    entity_class: Callable[[int], str] = lambda _: "",
 ) -> "Markup":
     """Draw the first paths, one for each lane there is, as an SVG whose colours and fonts the page gives.
 
@@ -104,6 +105,7 @@ def draw_paths(
         paths: best first, all with the same ends; at least one.
         orientation: ACROSS or DOWN.
         entity_name, relation_name: ids to names.
+        entity_class: an entity's further CSS class, after a space, or "".
     """
     paths, edges, lane_of = assign_lanes(paths, orientation.max_lanes)
     layout = _Layout(orientation, num_lanes=1 + max(edge.lane for edge in edges))
@@ -119,7 +121,7 @@ def draw_paths(
         "path_graph.svg.j2",
         size=layout.size,
         ends=(entity_name(start), entity_name(end)),
-        nodes=nodes.values(),
+        nodes=[(node, entity_class(node.entity)) for node in nodes.values()],
         edges=[layout.edge(edge, nodes, name, strongest=strongest) for edge, name in zip(edges, names, strict=True)],
         line_height=LINE_HEIGHT,
         label_line_height=EDGE_LINE_HEIGHT,

@@ -12,7 +12,8 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from conve_tracin.data.text import printable
-from conve_tracin.report.lettering import count, rank, signed, true_minus
+from conve_tracin.report.lettering import count, percent, rank, signed, true_minus
+from conve_tracin.report.links import entity_page
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,7 +32,7 @@ def render(template: str, **content: object) -> "Markup":
 
 def render_page(template: str, *, script: str = "", **content: object) -> str:
     """Fill in a page with its style and the script of that file name; it lets a browser load nothing else."""
-    style, script = _read("page.css"), _read(script) if script else ""
+    style, script = _read("page.css") + _read("evidence.css"), _read(script) if script else ""
     policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}"
     if script:
         policy += f"; script-src {_digest(script)}"
@@ -49,7 +50,7 @@ def _environment() -> "Environment":
     environment = Environment(
         loader=FunctionLoader(_read_template), autoescape=True, undefined=StrictUndefined, finalize=_printable
     )
-    for filter_ in (breakable, count, px, rank, signed, true_minus):
+    for filter_ in (breakable, count, entity_page, percent, px, rank, signed, true_minus):
         environment.filters[filter_.__name__] = filter_
     environment.filters["grouped"] = "{:,}".format
     return environment

@@ -152,7 +152,8 @@ def new_batch_loss(model: ConvE, config: TrainingConfig) -> BatchLoss:
 def choose_encoder(model: ConvE, config: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """Return what turns embeddings of heads and relations, (B, d) twice, into query vectors (B, d) in training."""
     encode_rows = model.encode_rows
-    if device_of(model).type == "cpu" and not config.use_mixed_precision:
+    device = device_of(model)
+    if device.type == "cpu" and mixed_precision_dtype(config, device) is None:
         # Elsewhere, passes over the feature maps cost less than many small products.
         encode_rows = functools.partial(encode_rows_by_patches, model)
     return recomputing(model, encode_rows) if config.use_gradient_checkpointing else encode_rows

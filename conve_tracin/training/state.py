@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from conve_tracin import parallel
-from conve_tracin.device import is_out_of_memory
+from conve_tracin.device import is_out_of_memory, supports_bfloat16
 from conve_tracin.errors import InputError
 from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import TrainingConfig
@@ -151,8 +151,11 @@ def new_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> t
 
 
 def mixed_precision_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype | None:
-    """Return the lower precision: bfloat16 if the device has it, else float16; None if it is off."""
-    if not config.use_mixed_precision:
+    """Return the lower precision: bfloat16 if the device has it, else float16 on a GPU; None if it is off.
+
+    A processor that has no bfloat16 took seven times as long with it as without.
+    """
+    if not config.use_mixed_precision or (device.type == "cpu" and not supports_bfloat16("cpu")):
         return None
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16

@@ -11,7 +11,7 @@ import pytest
 
 import prepare_data
 from conve_tracin import settings
-from conve_tracin.data import biolink, kgx, kgx_files
+from conve_tracin.data import biolink, kgx_edges, kgx_files, styles
 from conve_tracin.data.names import read_names, read_predicates
 from conve_tracin.data.prepare import hold_out
 from conve_tracin.data.triples import read_triples
@@ -98,6 +98,9 @@ KEPT_BY_STYLE = {
     "CCGGDD": between("CC", "GG", "DD"),
     "rCD": lambda *edge: not between("CD")(*edge),
     "CGGD_alltreat": lambda predicate, *ends: predicate == "biolink:treats" or between("CG", "GD")(predicate, *ends),
+    "CCGGDD_alltreat": lambda predicate, *ends: (
+        predicate == "biolink:treats" or between("CC", "GG", "DD")(predicate, *ends)
+    ),
 }
 
 
@@ -108,8 +111,8 @@ def test_style_keeps_the_edges_it_names(tmp_path, style):
 
 
 def test_all_styles_are_offered_and_tested():
-    assert tuple(kgx.STYLES) == settings.STYLES
-    assert set(kgx.STYLES) == set(KEPT_BY_STYLE)
+    assert tuple(styles.STYLES) == settings.STYLES
+    assert set(styles.STYLES) == {*KEPT_BY_STYLE, styles.CLEAN_BASELINE}  # which test_filters.py has
 
 
 @pytest.mark.parametrize(
@@ -233,7 +236,7 @@ def test_gzip_crlf_and_byte_order_mark_change_nothing(tmp_path):
 
 def test_small_blocks_change_nothing(tmp_path, monkeypatch):
     prepare("--nodes", NODES, "--edges", EDGES, "--style", "rCD", "-o", tmp_path / "whole")
-    monkeypatch.setattr(kgx, "EDGES_AT_A_TIME", 7)
+    monkeypatch.setattr(kgx_edges, "EDGES_AT_A_TIME", 7)
     monkeypatch.setattr(kgx_files, "BLOCK_BYTES", 100)
     prepare("--nodes", NODES, "--edges", EDGES, "--style", "rCD", "-o", tmp_path / "blocks")
     for path in (tmp_path / "whole").iterdir():
@@ -253,7 +256,7 @@ def test_summary(tmp_path, capsys):
     assert summary["edges"] == {"read": 154, "kept": kept}
     assert summary["dropped"] == {
         "by_style": 154 - kept - 1, "duplicate": 1, "malformed": 1, "unknown_node": 1, "negated": 0,
-        "of_held_out_pairs": 0,
+        "of_held_out_pairs": 0, "by_source": 0, "by_knowledge_level": 0, "by_agent_type": 0, "by_degree": 0,
     }  # fmt: skip
     assert summary["predicates"]["biolink:treats"] == {"read": 53, "kept": 52}
     assert summary["predicates"]["biolink:subclass_of"] == {"read": 2, "kept": 0}

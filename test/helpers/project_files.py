@@ -48,6 +48,10 @@ COMMANDS = {
         "predict_pytorch", "--model-path", "model.pt", *MAPPINGS, *NAMES, "--device", "cpu", "--queries", "queries.tsv",
         "--known", "train.tsv", "-o", "out/candidates.tsv",
     ),
+    "verify": (
+        "verify_tracin", *TRACED, *NAMES, "--influences", "influences.json", "--known", "valid.tsv", "--seeds", "1",
+        "--num-workers", "1", "--num-epochs", "1", "-o", "out/verified.json", "--report", "out/page.html",
+    ),
     "convert": ("convert_checkpoint", "--input", "model.pt", "--output", "out/other.pt", "--verify"),
     "convert back": ("convert_checkpoint", "--input", "converted.pt", "--output", "out/other.pt", "--to", "native"),
 }  # fmt: skip
@@ -73,6 +77,7 @@ def clean(tmp_path_factory):
         assert run(*COMMANDS["train"], "--num-epochs", "2").code == 0
         shutil.copy("out/final_model.pt", "model.pt")
         assert run(*COMMANDS["convert"]).code == 0
+        assert run(*COMMANDS["tracin"], "--output", "influences.json").code == 0
         shutil.copy("out/other.pt", "converted.pt")
         shutil.rmtree("out")
     return directory

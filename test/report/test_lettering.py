@@ -4,7 +4,16 @@ import random
 
 import pytest
 
-from conve_tracin.report.lettering import LETTER, signed, signed_column, text_width, wrap
+from conve_tracin.report.lettering import (
+    LETTER,
+    category_in_words,
+    percent,
+    plural,
+    signed,
+    signed_column,
+    text_width,
+    wrap,
+)
 
 NAMES = [
     "aspirin", "type 2 diabetes mellitus", "biolink:gene_associated_with_condition", "MONDO:0005148",
@@ -57,3 +66,27 @@ def test_a_column_says_what_its_numbers_are():
         last_digit = 10.0 ** (int(exponent) - len(mantissa.partition(".")[2]))
         assert float(mantissa) * 10.0 ** int(exponent) == pytest.approx(value, rel=1e-9, abs=0.5 * last_digit)
         assert (value < 0) == written.startswith("−")
+
+
+@pytest.mark.parametrize(
+    ("share", "written"),
+    [
+        (0, "0 %"),
+        (0.0004, "<0.1 %"),
+        (0.001, "0.1 %"),
+        (0.0994, "9.9 %"),
+        (0.0996, "10 %"),
+        (0.675, "68 %"),
+        (1, "100 %"),
+    ],
+)
+def test_percent(share, written):
+    assert percent(share) == written
+
+
+def test_categories_are_words():
+    assert category_in_words("SmallMolecule") == "small molecule"
+    assert category_in_words("RNAProduct") == "RNA product"
+    assert [plural(word) for word in ("disease", "biological entity", "class", "pathway")] == [
+        "diseases", "biological entities", "classes", "pathways",
+    ]  # fmt: skip

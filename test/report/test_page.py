@@ -65,14 +65,44 @@ def traces():
     return make_traces((1, TREATS, 4), (5, 2, 3), (3, 1, 3))
 
 
+def table_of(text, class_):
+    """The first table of a class on a page."""
+    return Page(re.search(rf'<table class="{class_}.*?</table>', text, re.DOTALL)[0])
+
+
+def influences_on(page):
+    """All influences of the lists on a page, those in groups included."""
+    cells = [a for a in page.attributes("td") if a.get("class") == "influence"]
+    return {float(a["data-value"]) for a in cells + page.attributes("li") if "data-value" in a}
+
+
+def strong(influences):
+    """Those of a JSON output that a page lists: not below a hundredth of the strongest."""
+    values = {one["influence"] for one in influences}
+    return {value for value in values if value and abs(value) >= max(map(abs, values)) / 100}
+
+
+def listed_of(traced):
+    """The influences that a page lists, as none of these are alike enough to be grouped."""
+    found = [*traced.proponents, *traced.opponents]
+    least = max(abs(one.influence) for one in found) / 100
+    return [one for one in found if abs(one.influence) >= least]
+
+
+def facts_of(page):
+    """The big numbers of the first prediction by their titles."""
+    return dict(zip(page.texts("dt"), page.texts("b"), strict=False))
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Content
 
 
 def test_the_table_lists_proponents_and_opponents_with_their_influence(traces):
     names = make_names()
-    page = Page(report_page(traces[:1], names, {}))
-    expected = [*traces[0].proponents, *traces[0].opponents]
+    page = table_of(report_page(traces[:1], names, {}), "influences")
+    expected = listed_of(traces[0])
+    assert f"Left out: {8 - len(expected)} weaker ones, below a hundredth" in page.texts("caption")[0]
     values = [attributes["data-value"] for attributes in page.attributes("td") if "data-value" in attributes]
     assert [float(value) for value in values[1::2]] == [influence.influence for influence in expected]
     rows = [text for text in page.texts("tr") if any(text.startswith(f"{n}") for n in range(1, len(expected) + 1))]
@@ -83,11 +113,13 @@ def test_the_table_lists_proponents_and_opponents_with_their_influence(traces):
 def test_rank_score_and_counts(traces):
     prediction, summary = traces[0].prediction, traces[0].summary
     page = Page(report_page(traces[:1], make_names(), {}))
-    numbers = page.texts("b")
-    assert numbers == [
+    facts = facts_of(page)
+    assert [facts[title] for title in ("Rank among all", "Score", "Speaks for it", "Speaks against it")] == [
         f"{prediction.rank:.0f}", f"{prediction.score:.2f}".replace("-", "−"),
         str(summary.num_positive), str(summary.num_negative),
     ]  # fmt: skip
+    assert facts["Rank among its kind"] == f"{prediction.standing.among_answers.rank:g}"
+    assert facts["Half of all influence"] == str(summary.concentration.half)
     assert f"of {prediction.num_candidates} possible tails" in page.texts("dl")[0]
     assert page.texts("h1") == ["ibuprofen treats→ MONDO:0005148"]
 
@@ -98,7 +130,7 @@ def test_a_repeated_training_triple_stands_once_with_its_count(traces):
     counts[strongest.position] = 5
     counted = with_counts(traces[0], counts)
     page = Page(report_page([counted], make_names(), {}))
-    assert page.texts("small") == ["(5 times in the training file)"]
+    assert [text for text in page.texts("small") if "times" in text] == ["(5 times in the training file)"]
     assert [one.count for one in counted.proponents] == [5] + [1] * len(others)
 
 
@@ -115,7 +147,7 @@ def test_paths_are_listed_in_order(traces):
     names = make_names()
     traced = traces[0]
     assert traced.paths
-    listed = [text for text in Page(report_page([traced], names, {})).texts("li") if "→" in text or "←" in text]
+    listed = Page(report_page([traced], names, {})).texts("td", "path")
     for text, path in zip(listed, traced.paths, strict=True):
         hops = [f"{names.relation(hop.influence.relation)} {signed(hop.influence.influence)}" for hop in path.hops]
         arrows = [f"— {r} →" if hop.forward else f"← {r} —" for r, hop in zip(hops, path.hops, strict=True)]
@@ -141,16 +173,18 @@ def test_no_path_is_explained():
     assert 'class="paths"' not in page
 
 
-def test_tails_of_higher_rank_are_named(traces):
-    names = make_names()
-    prediction = replace(traces[0].prediction, rank=3.0, ahead=(2, 0))
-    page = Page(report_page([replace(traces[0], prediction=prediction)], names, {}))
-    assert page.texts("div", "ahead") == ["Ranked higher:head acheaspirin"]
-    far = Page(report_page([replace(traces[0], prediction=replace(prediction, rank=77.5))], names, {}))
-    assert far.texts("div", "ahead") == ["Ranked highest:head acheaspirin"]
-    assert far.texts("b")[0] == "77.5"
-    first = Page(report_page([replace(traces[0], prediction=replace(prediction, rank=1.0, ahead=()))], names, {}))
-    assert first.texts("div", "ahead") == []
+def test_the_best_answers_are_listed_with_what_is_known_of_them(traces):
+    names, model = make_names(), make_small_conve()
+    page = Page(report_page(traces[:1], names, {}))
+    scores = model.score(torch.full((6,), 1), torch.full((6,), TREATS), torch.arange(6)).tolist()
+    known = {tail for head, relation, tail in TRAIN.tolist() if (head, relation) == (1, TREATS)}
+    expected = [
+        names.entity(entity)
+        + " this prediction" * (entity == 4) + " known" * (entity in known)
+        + f"{scores[entity]:.2f}".replace("-", "−")
+        for entity in sorted(range(6), key=lambda entity: -scores[entity])
+    ]  # fmt: skip
+    assert page.texts("section", "answers")[0].startswith("The model's 6 best answers" + "".join(expected))
 
 
 def test_a_prediction_without_any_influence(traces):
@@ -160,7 +194,7 @@ def test_a_prediction_without_any_influence(traces):
     nothing = replace(nothing, summary=summarise(scores, TRAIN, settings), prediction=traces[0].prediction)
     page = Page(report_page([nothing], make_names(), {}))
     assert "No training triple has any influence." in page.texts("article")[0]
-    assert page.texts("tbody")[0] == ""
+    assert table_of(report_page([nothing], make_names(), {}), "influences").texts("tbody")[0] == ""
 
 
 def test_several_predictions_have_an_index_with_anchors(traces):
@@ -170,7 +204,7 @@ def test_several_predictions_have_an_index_with_anchors(traces):
     assert [link for link in links if link != "#index"] == ["#prediction-1", "#prediction-2", "#prediction-3"]
     assert {link[1:] for link in links} <= ids
     assert len(ids) == len([1 for _, attributes in page.elements if "id" in attributes])
-    assert "rank" in page.texts("nav")[0]
+    assert "Rank" in page.texts("nav")[0]
     assert len(page.texts("article")) == 3
 
 
@@ -181,7 +215,7 @@ def test_relations_are_words_and_their_identifiers_stay(traces):
     page = Page(text)
     assert page.texts("h1") == ["ibuprofen gene associated with condition→ MONDO:0005148"]
     assert "biolink:gene_associated_with_condition" in page.texts("p", "identifiers")[0]
-    rows = Page(re.search(r'<table class="influences.*?</table>', text, re.DOTALL)[0])
+    rows = Page("".join(re.findall(r"<table.*?</table>", text, re.DOTALL)))
     called = {attributes.get("title") for attributes in rows.attributes("bdi")}
     shown = set(rows.texts("bdi"))
     assert {"gene associated with condition", "affects (causes, activity)"} <= shown
@@ -322,8 +356,8 @@ def test_report_of_one_triple(command, tmp_path):
     )
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     influences = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["influences"]
-    shown = {float(a["data-value"]) for a in page.attributes("td") if "data-value" in a}
-    assert {influence["influence"] for influence in influences} <= shown
+    shown = influences_on(page)
+    assert strong(influences) <= shown
     assert hashlib.sha256((tmp_path / "model.pt").read_bytes()).hexdigest() in page.texts("footer")[0]
 
 
@@ -339,8 +373,8 @@ def test_report_of_run_tracin(command, graph_files, tmp_path, more):
     run_tracin.main([*command, "--test", str(graph_files.test), "--output", str(tmp_path / "all.json"), *more])
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     results = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["results"]
-    shown = {float(a["data-value"]) for a in page.attributes("td") if "data-value" in a}
-    assert {influence["influence"] for result in results for influence in result["influences"]} - {0.0} <= shown
+    shown = influences_on(page)
+    assert set().union(*(strong(result["influences"]) for result in results)) <= shown
     assert len(page.texts("article")) == len(results) == 3
 
 
@@ -368,7 +402,9 @@ def test_known_triples_are_passed_over_by_the_rank(command, graph_files, tmp_pat
     def rank_on_page(*more):
         tracin_pytorch.main([*command, *arguments, *more])
         page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-        return float(page.texts("b")[0]), int(re.search(r"of (\d+) possible tails", page.texts("dl")[0])[1])
+        return float(facts_of(page)["Rank among all"]), int(
+            re.search(r"of (\d+) possible tails", page.texts("dl")[0])[1]
+        )
 
     scores = model.score(torch.full((6,), 5), torch.full((6,), 2), torch.arange(6))
     for more, known in ((), {2}), (("--known", str(graph_files.valid), str(graph_files.test)), {2, 3}):
@@ -414,15 +450,15 @@ def shown(window, traces, tmp_path):
 
 
 def column(window, number):
-    """The cells of a column of the first table, as far as its rows are shown."""
+    """The cells of a column of the first table of influences, as far as its rows are shown."""
     return window.run(
-        "return [...document.querySelector('table.sortable').tBodies[0].rows].filter(row => row.offsetHeight)"
+        "return [...document.querySelector('table.influences').tBodies[0].rows].filter(row => row.offsetHeight)"
         f".map(row => row.cells[{number}].dataset.value ?? row.cells[{number}].textContent)"
     )
 
 
 def click(window, number):
-    window.run(f"document.querySelectorAll('table.sortable')[0].querySelectorAll('th button')[{number}].click()")
+    window.run(f"document.querySelector('table.influences').querySelectorAll('th button')[{number}].click()")
 
 
 def test_nothing_runs_fails_or_leaves_the_page(shown):
@@ -452,13 +488,14 @@ def test_columns_sort_both_ways(shown):
 
 
 def test_search_filters_rows(shown, traces):
-    influences = [*traces[0].proponents, *traces[0].opponents]
+    influences = listed_of(traces[0])
     relation = influences[0].relation
     expected = sum(influence.relation == relation for influence in influences)
     assert 0 < expected < len(influences)
     script = (
-        "const input = document.querySelector('.search input'); input.value = arguments[0];"
-        "input.dispatchEvent(new Event('input')); return document.querySelector('.search .count').textContent"
+        "const controls = document.querySelector('table.influences').previousElementSibling;"
+        "const input = controls.querySelector('input'); input.value = arguments[0];"
+        "input.dispatchEvent(new Event('input')); return controls.querySelector('.count').textContent"
     )
     assert shown.run(script, RELATIONS[relation].upper()) == f"{expected} of {len(influences)} shown"
     assert column(shown, 2) == [RELATIONS[relation]] * expected

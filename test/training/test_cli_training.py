@@ -18,6 +18,7 @@ import tracin_pytorch
 import train_pytorch
 from conve_tracin import cli
 from conve_tracin.checkpoint.native import load_checkpoint
+from conve_tracin.device import supports_bfloat16
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training import loop as training_loop
 
@@ -166,6 +167,7 @@ def test_a_run_as_documented_writes_its_files_and_nothing_but_progress_on_stderr
     assert "heads and tails" in done.stdout
     assert "--num-workers has no effect" in done.stderr
     assert "--disable-memory-cleanup has no effect on the CPU" in done.stderr
+    assert ("--use-mixed-precision has no effect: this processor" in done.stderr) is not supports_bfloat16("cpu")
     assert "Warning" not in done.stderr
     assert "epoch 2/2: 100%" in done.stderr
     assert files_below(tmp_path / "out") == {

@@ -411,6 +411,15 @@ def test_mixed_precision_stays_close(run, tmp_path):
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
 
 
+def test_mixed_precision_changes_no_bit_on_a_processor_without_bfloat16(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("conve_tracin.training.state.supports_bfloat16", lambda _: False)
+    for mixed in (False, True):
+        run(f"mixed-{mixed}", use_mixed_precision=mixed)
+    assert_identical(
+        *(checkpoint_of(tmp_path / f"mixed-{mixed}/final_model.pt")["model_state_dict"] for mixed in (False, True))
+    )
+
+
 @pytest.mark.parametrize("num_queries", [2, 3, 7, 10, 11])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 10, 100])
 def test_batches_cover_all_queries_and_none_has_a_single_one(num_queries, batch_size):

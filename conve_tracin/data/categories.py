@@ -1,0 +1,73 @@
+"""What kind of thing each entity is: the Biolink category of its node in a KGX file."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from conve_tracin.data.biolink import PREFIX
+from conve_tracin.data.kgx_files import MalformedLineError, numbered, open_kgx
+from conve_tracin.data.vocabulary import Vocabulary
+from conve_tracin.errors import InputError
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Categories:
+    """The category of each entity.
+
+    Attributes:
+        names: Biolink classes without their prefix; those of most entities first.
+        of: places in `names`, (E,); UNKNOWN for an entity whose node has none.
+    """
+
+    names: tuple[str, ...]
+    of: np.ndarray
+
+    def name(self, entity: int) -> str | None:
+        """Return an entity's category, None if it is unknown."""
+        place = self.of[entity]
+        return None if place == UNKNOWN else self.names[place]
+
+
+def read_categories(path: str | Path, entities: Vocabulary) -> Categories:
+    """Read the categories of the entities' nodes.
+
+    Many graphs list a node's class with all classes above it. The one that the fewest entities have is the most
+    specific, and is taken.
+
+    Raises InputError at the first line that holds no node, and if no entity of the graph has a category.
+    """
+    classes = {
+        entities.index[identifier]: listed
+        for identifier, listed in classes_of_nodes(path)
+        if listed and identifier in entities.index
+    }
+    if not classes:
+        raise InputError(f"{path}: no node with a category is in {entities.source}; give the nodes of this graph")
+    counts = Counter(name for listed in classes.values() for name in set(listed))
+    chosen = {entity: min(listed, key=lambda name: (counts[name], name)) for entity, listed in classes.items()}
+    names = tuple(name for name, _ in Counter(chosen.values()).most_common())
+    place_of = {name: place for place, name in enumerate(names)}
+    of = np.full(len(entities), UNKNOWN)
+    of[list(chosen)] = [place_of[name] for name in chosen.values()]
+    return Categories(names, of)
+
+
+def classes_of_nodes(path: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the identifier of each node of a KGX file, and its Biolink classes without their prefix.
+
+    Raises InputError at the first line that holds no node.
+    """
+    with open_kgx(Path(path), "nodes") as (parse, blocks):
+        for number, line in numbered(blocks):
+            try:
+                node = parse(line)
+            except MalformedLineError as error:
+                raise InputError(f"{path}:{number}: {error}; a node is an object with an id and categories") from None
+            listed = node.get("category")
+            listed = listed if isinstance(listed, list) else [listed or ""]
+            yield str(node.get("id")), [str(name).removeprefix(PREFIX) for name in listed if name]

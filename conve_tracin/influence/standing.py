@@ -1,0 +1,209 @@
+"""What a rank says: among which entities, beside which other answers, and whether other questions get the same answer.
+
+Rank 1 of 18,000 entities is little where 136 of them can be an answer, and nothing where the model gives that answer to
+everything.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conve_tracin.data.categories import UNKNOWN, Categories
+from conve_tracin.device import compute_in_batches
+from conve_tracin.ranking import choose_batch_size
+
+# How many answers are listed, and what counts as being among the first.
+FIRST = 10
+# Other questions with the same relation that are asked, at most; chosen by this seed where there are more.
+OTHER_QUESTIONS = 200
+SEED = 0
+# Of fewer questions asked, a share means nothing.
+TELLING = 10
+# Questions that are scored at once, at most.
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of the best answers to a question; `known` says that training or known triples give it."""
+
+    entity: int
+    score: float
+    known: bool
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The rank among some of the candidates only, of which there are `num_candidates`; ties share their mean rank."""
+
+    rank: float
+    num_candidates: int
+    category: str | None = None
+
+
+@dataclass(frozen=True)
+class OtherQuestions:
+    """How often other questions with the same relation have the same answer.
+
+    Attributes:
+        num_questions: those that training triples answer, this one left out.
+        num_asked: of these, how many were asked; none of them is known to have the answer.
+        num_among_first: how many of those asked have it among their first ten answers that are not known.
+    """
+
+    num_questions: int
+    num_asked: int
+    num_among_first: int
+
+    @property
+    def share(self) -> float | None:
+        """The share of those asked that have the answer among their first, 0 to 1; None if few were asked."""
+        return self.num_among_first / self.num_asked if self.num_asked >= TELLING else None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How an answer stands, besides its rank among all entities.
+
+    Attributes:
+        among_answers: its rank among the entities that training triples have as answers to the relation, and itself.
+        in_category: its rank among the entities of its category, where that is known.
+        best: the ten answers of highest score, known ones among them, best first.
+        elsewhere: what other questions say.
+    """
+
+    among_answers: Peers
+    in_category: Peers | None
+    best: tuple[Answer, ...]
+    elsewhere: OtherQuestions
+
+
+@dataclass(frozen=True, eq=False)
+class FirstAnswers:
+    """The first answers to a sample of a relation's questions.
+
+    Attributes:
+        asked: what they ask of: heads, or tails where heads are the answers, (S,).
+        first: their first answers that are not known, (S, at most ten).
+        known: the known answers to each.
+        num_questions: of the relation.
+        answers: all entities that answer one of its questions in training, (A,).
+    """
+
+    asked: np.ndarray
+    first: np.ndarray
+    known: list[np.ndarray]
+    num_questions: int
+    answers: np.ndarray
+
+    def of_others(self, entity: int, answer: int) -> OtherQuestions:
+        """Count those that have `answer` among their first; the question about `entity` is left out."""
+        fitting = [
+            row for row, (asked, known) in enumerate(zip(self.asked, self.known, strict=True))
+            if asked != entity and answer not in known
+        ]  # fmt: skip
+        among_first = int((self.first[fitting] == answer).any(axis=1).sum())
+        return OtherQuestions(self.num_questions, len(fitting), among_first)
+
+
+@dataclass(eq=False)
+class RelationSamples:
+    """Keeps the first answers of each relation and its inverse: one model, many test triples."""
+
+    kept: dict[int, FirstAnswers] = field(default_factory=dict)
+
+    def of(self, relation: int, ask: Callable[[], FirstAnswers]) -> FirstAnswers:
+        """Return those of a relation, which are asked for once."""
+        if relation not in self.kept:
+            self.kept[relation] = ask()
+        return self.kept[relation]
+
+
+def ask_others(
+    score_queries: Callable[[np.ndarray, int], Tensor],
+    relation: int,
+    training: np.ndarray,
+    known: np.ndarray,
+    num_entities: int,
+) -> FirstAnswers:
+    """Ask a sample of the questions that a relation answers in training.
+
+    Args:
+        score_queries: of a scorer.
+        relation: ids of the files, or ~r for the inverse of r.
+        training, known: what is asked of and the answer, of training triples and of others known to be true, (M, 2).
+        num_entities: K.
+    """
+    questions, answers = np.unique(training[:, 0]), np.unique(training[:, 1])
+    asked = questions
+    if len(asked) > OTHER_QUESTIONS:
+        asked = np.sort(np.random.default_rng(SEED).choice(questions, OTHER_QUESTIONS, replace=False))
+    true = np.concatenate([training, known])
+    true = true[np.argsort(true[:, 0], kind="stable")]
+    low, high = (np.searchsorted(true[:, 0], asked, side=side) for side in ("left", "right"))
+    known_of = [true[start:stop, 1] for start, stop in zip(low, high, strict=True)]
+
+    def first_of(batch: slice) -> Tensor:
+        queries = np.stack([asked[batch], np.full_like(asked[batch], relation)], axis=1)
+        scores = score_queries(queries, num_entities)  # (B, K)
+        for row, answers_known in zip(scores, known_of[batch], strict=True):
+            row[torch.from_numpy(answers_known)] = -torch.inf
+        return scores.topk(min(FIRST, num_entities)).indices  # (B, 10)
+
+    batch_size = choose_batch_size(num_entities, at_most=BATCH_SIZE)
+    parts = list(compute_in_batches(first_of, len(asked), batch_size=batch_size))
+    first = torch.cat(parts).numpy() if parts else np.empty((0, FIRST), dtype=np.int64)
+    return FirstAnswers(asked, first, known_of, len(questions), answers)
+
+
+def stand(
+    scores: Tensor,
+    answer: int,
+    known: Tensor,
+    *,
+    entity: int,
+    first_answers: FirstAnswers,
+    categories: Categories | None,
+) -> Standing:
+    """Say how an answer stands.
+
+    Args:
+        scores: of all entities as answers, (K,).
+        answer: the one in question.
+        known: the answers known to be right, (M,); ranks pass over the others of them.
+        entity: what the question asks of.
+        first_answers: of the relation, see `ask_others`.
+        categories: of the entities.
+    """
+    is_known = torch.zeros(len(scores), dtype=torch.bool)
+    is_known[known] = True
+    is_rival = ~is_known
+    is_rival[answer] = True
+    has_answered = torch.zeros_like(is_known)
+    has_answered[torch.from_numpy(first_answers.answers)] = True
+    in_category = None
+    if categories is not None and categories.of[answer] != UNKNOWN:
+        is_alike = torch.from_numpy(categories.of == categories.of[answer])
+        in_category = rank_among(scores, answer, is_alike & is_rival, category=categories.name(answer))
+    values, best = scores.sort(descending=True, stable=True)
+    return Standing(
+        among_answers=rank_among(scores, answer, has_answered & is_rival),
+        in_category=in_category,
+        best=tuple(
+            Answer(one, value, bool(is_known[one]))
+            for one, value in zip(best[:FIRST].tolist(), values[:FIRST].tolist(), strict=True)
+        ),
+        elsewhere=first_answers.of_others(entity, answer),
+    )
+
+
+def rank_among(scores: Tensor, answer: int, is_peer: Tensor, *, category: str | None = None) -> Peers:
+    """Rank an answer among some entities, `is_peer` (K,), and itself."""
+    is_peer = is_peer.clone()
+    is_peer[answer] = True
+    peers = scores[is_peer]
+    higher, equal = int((peers > scores[answer]).sum()), int((peers == scores[answer]).sum())
+    return Peers(higher + (equal + 1) / 2, len(peers), category)
