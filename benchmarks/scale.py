@@ -3,9 +3,12 @@
 
     python benchmarks/scale.py --triples 16000000 --embedding-size 8x4 --test-triples 1
     python benchmarks/scale.py --growth growth.svg
+    python benchmarks/scale.py --commands FOLDER --loop 20 --many 100 --against OTHER
 
 The first form measures one size on a synthetic graph of 400,000 entities and 300 relations, and with --loading also
-the time to read its files. The second measures many small sizes and draws them. The last line is JSON.
+the time to read its files. The second measures many small sizes and draws them. The third times commands as a user
+calls them, on files that it writes into the folder: a first call, a second one, a loop, and one call for many test
+triples; --against takes turns with another version of the project. The last line is JSON.
 """
 
 import argparse
@@ -19,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import common
+from benchmarks import commands, common
 from conve_tracin.device import set_tf32
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton import GaussNewton
@@ -30,6 +33,8 @@ from conve_tracin.settings import DEFAULT_BATCH_SIZE
 ENTITIES, RELATIONS = 400_000, 300
 # Distinct (head, relation) pairs for each triple, about as in FB15k-237.
 PAIR_SHARE = 0.34
+# What the method was measured on (docs/tracin.md).
+ADVISED = {"training_approach": "kvsall", "loss": "ce", "query_weights": "tails", "inverse_triples": True}
 
 
 def main() -> None:
@@ -44,12 +49,18 @@ def main() -> None:
     parser.add_argument("--method", choices=("tracin", "gauss-newton"), default="tracin")
     parser.add_argument("--loading", action="store_true", help="also write and read the files")
     parser.add_argument("--growth", type=Path, metavar="SVG", help="draw how the time grows, instead")
+    parser.add_argument("--commands", type=Path, metavar="FOLDER", help="time whole commands on files in it, instead")
+    parser.add_argument("--data", type=Path, help="with --commands: a graph as published, instead of a synthetic one")
+    parser.add_argument("--softmax", action="store_true", help="with --commands: a model of the advised training")
+    parser.add_argument("--loop", type=int, default=20, help="with --commands: calls after the second one")
+    parser.add_argument("--many", type=int, default=0, help="with --commands: test triples of one call")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="with --commands: another version's root")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     args = parser.parse_args()
     set_tf32(args.use_tf32)
-    result = measure_growth(args) if args.growth else measure_one(args)
-    common.print_json({"machine": common.machine(), **result}, args.output)
+    measure = time_commands if args.commands else measure_growth if args.growth else measure_one
+    common.print_json({"machine": common.machine(), **measure(args)}, args.output)
 
 
 def measure_one(args: argparse.Namespace) -> dict[str, Any]:
@@ -69,6 +80,25 @@ def measure_one(args: argparse.Namespace) -> dict[str, Any]:
         "tf32": args.use_tf32,
         "influence_seconds": round(seconds, 1),
         "peak_memory_gb": round(common.peak_memory_gb(), 2),
+    }
+
+
+def time_commands(args: argparse.Namespace) -> dict[str, Any]:
+    """Write a graph and a model, and time commands on them."""
+    height, width = (int(side) for side in args.embedding_size.split("x"))
+    graph = (draw(args.triples), ENTITIES, RELATIONS) if args.data is None else common.read_split(args.data)
+    training = ADVISED if args.softmax else {"training_approach": "kvsall"}
+    commands.write_inputs(args.commands, *graph, size=(height, width), training=training)
+    measured = commands.measure_commands(args.commands, loop=args.loop, many=args.many, against=args.against)
+    return {
+        "benchmark": "scale-commands",
+        "data": "synthetic" if args.data is None else args.data.name,
+        "triples": len(graph[0]),
+        "entities": graph[1],
+        "relations": graph[2],
+        "embedding_dim": height * width,
+        "training": training,
+        **measured,
     }
 
 

@@ -20,13 +20,15 @@ from conve_tracin.checkpoint.pykeen import find_training_mappings
 from conve_tracin.data.categories import Categories, read_categories
 from conve_tracin.data.evidence import read_evidence, require_evidence_of
 from conve_tracin.data.finding import Finder
+from conve_tracin.data.graph import Graph
+from conve_tracin.data.index import Index, IndexPlace
 from conve_tracin.data.names import Names, read_edge_map, read_names_from
 from conve_tracin.data.reasons import Explained, by_prediction, read_reasons
 from conve_tracin.data.triples import (
     label_blocks,
-    merge_repeated_triples,
     read_test_triples,
     read_triples,
+    read_triples_and_dropped,
     read_triples_and_places,
     resolve_triple,
 )
@@ -99,8 +101,7 @@ class Run:
         options: what was asked for.
         names: the mappings and what they call things.
         checkpoints, learning_rates: the models, one η each.
-        training_triples: the distinct ones, ids, (N, 3).
-        training_counts: how often each stands in the file, (N,); None where none is repeated.
+        graph: of the training triples.
         known_triples: those of --known, ids, (M, 3).
         test_triples: ids, (n, 3); none in mode "self".
         test_indices: their places in the test file.
@@ -115,8 +116,7 @@ class Run:
     names: Names
     checkpoints: list[Path]
     learning_rates: list[float]
-    training_triples: np.ndarray
-    training_counts: np.ndarray | None
+    graph: Graph
     known_triples: np.ndarray
     test_triples: np.ndarray
     test_indices: list[int]
@@ -125,13 +125,22 @@ class Run:
     categories: Categories | None = None
     notes: Notes = field(default_factory=Notes)
 
+    @property
+    def training_triples(self) -> np.ndarray:
+        """The distinct ones, ids, (N, 3)."""
+        return self.graph.triples
+
     @cached_property
     def find_paths(self) -> PathFinder | None:
         """Finds the paths of a test triple in the training graph; None if none are asked for."""
         if not self.options.paths:
             return None
         return PathFinder(
-            self.training_triples, len(self.names.entities), limit=self.options.paths, max_hops=self.options.max_hops
+            self.training_triples,
+            len(self.names.entities),
+            limit=self.options.paths,
+            max_hops=self.options.max_hops,
+            graph=self.graph,
         )
 
     @cached_property
@@ -255,7 +264,10 @@ def require_outputs(options: TracInOptions, script: Script) -> None:
 def read(options: TracInOptions, script: Script, logged: list[str]) -> Run:
     """Read all inputs except the models, which `Run.load` reads."""
     checkpoints = find_checkpoints(options.model_path)
-    names = read_names(options, checkpoints[0])
+    options = find_mappings(options, checkpoints[0])
+    place = place_of_index(options)
+    index = None if place is None else place.find()
+    names = read_names_from(options, None if index is None else index.vocabularies)
     if options.trapi is not None and options.mode != "self":
         trapi.require_curies(names)
     device = choose_device(options.device)
@@ -272,31 +284,66 @@ def read(options: TracInOptions, script: Script, logged: list[str]) -> Run:
         for checkpoint in checkpoints:
             load.require_fitting(checkpoint)
     test_triples, test_indices = read_test(options, names)
-    training_triples, *known = (
-        read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown)
-        for path in (options.train, *options.known)
-    )
-    load.training_triples = training_triples
-    distinct, counts = merge_repeated_triples(training_triples)
+    if index is None:
+        graph, index = read_graph(options, names, place)
+    else:
+        graph = index.graph
+    known = [
+        read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown) for path in options.known
+    ]
+    load.training_triples, load.graph, load.index = graph.listed_triples, graph, index
     mappings = {"entities": names.entities, "relations": names.relations}
     if options.evidence is not None and options.mode != "self":
-        require_evidence_of(Path(options.evidence), distinct, **mappings)
+        require_evidence_of(Path(options.evidence), graph.triples, **mappings)
     return Run(
         script=script,
         options=options,
         names=names,
         checkpoints=checkpoints,
         learning_rates=rates,
-        training_triples=distinct,
-        training_counts=counts,
-        known_triples=np.concatenate([training_triples[:0], *known]),
+        graph=graph,
+        known_triples=np.concatenate([graph.triples[:0], *known]),
         test_triples=test_triples,
         test_indices=test_indices,
         load=load,
-        notes=Notes(explained=read_explained(options, distinct, test_triples, **mappings)),
+        notes=Notes(explained=read_explained(options, graph.triples, test_triples, **mappings)),
         logged=logged,
         categories=None if options.nodes is None else read_categories(options.nodes, names.entities),
     )
+
+
+def find_mappings(options: TracInOptions, checkpoint: Path) -> TracInOptions:
+    """Name the mappings beside a PyKEEN pipeline's model if none are given."""
+    if options.entity_to_id is not None:
+        return options
+    mappings = find_training_mappings(checkpoint)
+    if mappings is None:
+        raise InputError(
+            f"{checkpoint}: has no training_triples/ of a PyKEEN pipeline beside it; "
+            "give --entity-to-id and --relation-to-id"
+        )
+    return replace(options, entity_to_id=mappings[0], relation_to_id=mappings[1])
+
+
+def place_of_index(options: TracInOptions) -> IndexPlace | None:
+    """Say where the index of the training triples is or goes; None if none is wanted."""
+    if options.no_index:
+        return None
+    return IndexPlace.of((options.train, options.entity_to_id, options.relation_to_id), options.index_dir)
+
+
+def read_graph(options: TracInOptions, names: Names, place: IndexPlace | None) -> tuple[Graph, Index | None]:
+    """Read the training triples from their file, and leave an index of them if there are many and none is dropped."""
+    stamps = None if place is None else place.stamps()
+    triples, dropped = read_triples_and_dropped(
+        Path(options.train), names.entities, names.relations, skip_unknown=options.skip_unknown
+    )
+    index = None
+    if place is not None and not len(dropped) and parallel.is_main_process():
+        index = place.make_if_many(triples, names.entities, names.relations, stamps)
+    if index is not None:
+        return index.graph, index
+    return Graph.of_listed(triples, len(names.entities), len(names.relations)), None
 
 
 def read_explained(
@@ -323,19 +370,6 @@ def read_explained(
         logger.info("%s: has no reason among the training triples for %d of %d test triples", path,
                     len(wanted) - len(found), len(wanted))  # fmt: skip
     return found
-
-
-def read_names(options: TracInOptions, checkpoint: Path) -> Names:
-    """Read the mappings, given or beside a PyKEEN pipeline's model, and the optional names."""
-    if options.entity_to_id is None:
-        mappings = find_training_mappings(checkpoint)
-        if mappings is None:
-            raise InputError(
-                f"{checkpoint}: has no training_triples/ of a PyKEEN pipeline beside it; "
-                "give --entity-to-id and --relation-to-id"
-            )
-        options = replace(options, entity_to_id=mappings[0], relation_to_id=mappings[1])
-    return read_names_from(options)
 
 
 def read_test(options: TracInOptions, names: Names) -> tuple[np.ndarray, list[int]]:
@@ -501,13 +535,14 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
             run.training_triples,
             side=run.options.predicted_side,
             categories=run.categories,
+            graph=run.graph,
         ),
         summarised=run.options.report is not None,
         side=run.options.predicted_side,
         find_paths=run.find_paths if parallel.is_main_process() else None,
         rank_reasons=run.rank_reasons,
     )
-    return (with_counts(traced, run.training_counts) for traced in traces)
+    return (with_counts(traced, run.graph.counts) for traced in traces)
 
 
 def open_journal(run: Run) -> Any:
@@ -550,7 +585,7 @@ def with_evidence(run: Run, traces: Iterable[Trace]) -> Run:
     if run.options.evidence is None:
         return run
     shown = shown_triples(traces)
-    counts = run.training_counts
+    counts = run.graph.counts
     evidence = read_evidence(
         Path(run.options.evidence), shown, entities=run.names.entities, relations=run.names.relations,
         total=len(run.training_triples) if counts is None else int(counts.sum()),
@@ -687,7 +722,7 @@ def rank_by_self_influence(run: Run) -> dict[str, Any]:
     """Rank the training triples by Σ η‖∇ℓ(w; z)‖² (mode "self"), highest first; write the result and return it."""
     scores = sum_self_influences(run, run.training_triples, progress=True)
     ranked = rank_influences(scores, run.training_triples, run.options.top_k)
-    ranked = with_counts(Trace((0, 0, 0), ranked, [], []), run.training_counts).influences
+    ranked = with_counts(Trace((0, 0, 0), ranked, [], []), run.graph.counts).influences
     rows = [_as_self_influence(influence_as_json(influence, run.names)) for influence in ranked]
     content = {"mode": "self", **run.settings, "self_influences": rows}
     write_json(run.options.output, content)
@@ -760,9 +795,7 @@ def run_tracin_without_effect(options: TracInOptions) -> Iterator[str]:
 def multi_gpu_without_effect(options: TracInOptions) -> Iterator[str]:
     """Say where --enable-multi-gpu changes nothing, and why."""
     if options.enable_multi_gpu and parallel.world_size() == 1:
-        obstacle = parallel.obstacle_to_several_gpus(
-            device=options.device, method=options.method, gpus=torch.cuda.device_count()
-        )
+        obstacle = parallel.obstacle_to_several_gpus(device=options.device, gpus=torch.cuda.device_count())
         yield f"--enable-multi-gpu has no effect: {obstacle or 'the scripts start several processes, not functions'}"
 
 

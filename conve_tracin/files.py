@@ -1,10 +1,12 @@
 """Output files: checked before the work, written beside their place, and moved there whole."""
 
+import errno
 import glob
 import gzip
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import combinations
@@ -70,6 +72,38 @@ def _moved_into_place(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder in the same directory; move it to `path` when the block succeeds.
+
+    What is written reaches the disk before the move, and a block that raises leaves nothing behind. If another process
+    has moved its own there meanwhile, that one stays. Raises OSError if the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned_parts(path)
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as written:
+                    os.fsync(written.fileno())
+        with suppress(FileExistsError):
+            _rename_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_folder(folder: Path, path: Path) -> None:
+    try:
+        folder.rename(path)
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+        raise
+
+
 def is_stream(path: Path) -> bool:
     """Whether a path is there and can only be written into: a device, a pipe, or one of this process's open files."""
     if not path.exists():
@@ -87,7 +121,7 @@ def remove_abandoned_parts(path: Path) -> None:
         process_id = part.name.removesuffix(".part").rpartition(".")[2]
         if part.name == f".{path.name}.{process_id}.part" and process_id.isdecimal() and is_gone(int(process_id)):
             with suppress(OSError):
-                part.unlink()
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 def is_gone(process_id: int) -> bool:

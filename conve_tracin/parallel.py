@@ -27,7 +27,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from conve_tracin.data.queries import group_by_query
 from conve_tracin.errors import InputError, exit_code_of
-from conve_tracin.settings import GAUSS_NEWTON
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +179,20 @@ def compute_shared(compute: Callable[[np.ndarray], Tensor], triples: np.ndarray)
     return whole
 
 
+def map_shared(compute: Callable[[np.ndarray], list[Value]], items: np.ndarray) -> list[Value]:
+    """Compute a value for each of the items (n, …), which all processes share and all get, in their order.
+
+    `compute` takes some of the items, of which there may be none.
+    """
+    if not dist.is_initialized():
+        return compute(items)
+    found: list[Value | None] = [None] * len(items)
+    # Items beside each other may cost alike, so that each process takes every so many.
+    for process, values in enumerate(all_gather(compute(items[rank() :: world_size()]))):
+        found[process :: world_size()] = values
+    return found
+
+
 def split_by_query(triples: np.ndarray, count: int) -> list[np.ndarray]:
     """Split triples (N, 3) into `count` shares of positions, most queries (head, relation) whole."""
     return np.array_split(group_by_query(triples).order, count)
@@ -239,10 +252,8 @@ def broadcast_weights(model: nn.Module) -> None:
         dist.broadcast(tensor, src=0)
 
 
-def obstacle_to_several_gpus(*, device: str, method: str, gpus: int) -> str | None:
+def obstacle_to_several_gpus(*, device: str, gpus: int) -> str | None:
     """Say why influence on `device` needs or allows one process alone; None if it can use all visible `gpus`."""
-    if method == GAUSS_NEWTON:
-        return f"one process computes --method {GAUSS_NEWTON} whole"
     if device not in ("auto", "cuda"):
         return f"--device {device} names one device"
     if gpus < 2:
@@ -253,19 +264,19 @@ def obstacle_to_several_gpus(*, device: str, method: str, gpus: int) -> str | No
 def run_on_all_gpus_if_asked(args: Namespace) -> None:
     """Do the whole run on all GPUs and exit with its code; return if --enable-multi-gpu is off or has an obstacle."""
     if args.enable_multi_gpu:
-        exit_code = start_on_all_gpus(device=args.device, method=args.method)
+        exit_code = start_on_all_gpus(device=args.device)
         if exit_code is not None:
             sys.exit(exit_code)
 
 
-def start_on_all_gpus(*, device: str, method: str, gpus: int | None = None) -> int | None:
+def start_on_all_gpus(*, device: str, gpus: int | None = None) -> int | None:
     """Start the running script again with one process for each visible GPU, and return its exit code.
 
     Returns None if this process is one of several already, or there is an obstacle. `gpus` replaces the number of
     visible GPUs.
     """
     gpus = torch.cuda.device_count() if gpus is None else gpus
-    if number_started() > 1 or obstacle_to_several_gpus(device=device, method=method, gpus=gpus):
+    if number_started() > 1 or obstacle_to_several_gpus(device=device, gpus=gpus):
         return None
     return launch(sys.argv, gpus)
 

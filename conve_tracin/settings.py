@@ -580,6 +580,11 @@ class TracInOptions:
         False, help=ACCEPTED, matters=never("no activations of a batch are kept for a backward pass")
     )
     enable_multi_gpu: bool = _machine(False, help="one process for each visible GPU")
+    no_index: bool = _machine(False, help="read large files of triples whole, and leave no index beside them")
+    index_dir: Path | str | None = _machine(
+        None, help="where the index goes, if not beside the training triples", kind=Path, metavar="DIR",
+        matters=(unless(no_index=True),),
+    )  # fmt: skip
 
     last_layer_names: Sequence[str] | None = _engine(
         None, help="track exactly these parameters", many=True, metavar="NAME",

@@ -324,6 +324,15 @@ FIGURES = [
     ),
     (EVIDENCE, "Reading the files takes another {} s.", [("scale", 0, "loading_seconds")]),
     *(
+        ("docs/tracin.md", f"| {row} | {{}} | {{}} GB |",
+         [("scale", 3, version, calls, "cpu"), ("scale", 3, version, calls, "peak_memory_gb")])
+        for row, version, calls in (
+            ("first call, which makes the index", "this", "first call"),
+            ("a later call", "this", "loop of 1"),
+            ("a version without an index", "other", "loop of 1"),
+        )
+    ),
+    *(
         (EVIDENCE, f"| {row} | {{}} | | | {{}} GB |",
          [(file, "contenders", "pykeen", "queries_per_second"), (file, "contenders", "pykeen", "peak_memory_gb")])
         for row, file in (("PyKEEN 1.11.1, LCWA, BCE", "training"),

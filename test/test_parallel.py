@@ -47,9 +47,11 @@ def test_shares_cover_every_triple_once(count):
     assert sorted(np.concatenate(shares).tolist()) == list(range(len(TRAINING)))
 
 
-def test_tracin_pytorch_on_two_processes(files, tmp_path):
+@pytest.mark.parametrize("method", ["tracin", "gauss-newton"])
+def test_tracin_pytorch_on_two_processes(files, tmp_path, method):
     (tmp_path / "tests.txt").write_text("0 1 2\n4 2 0\n")
     command = [ROOT / "tracin_pytorch.py", *inputs(files), "--test-triples", tmp_path / "tests.txt"]
+    command += ["--method", method, "--index-dir", tmp_path / "index"]
     for number, name in ((1, "one"), (2, "two")):
         assert run_processes(number, *command, "--output-dir", tmp_path / name).returncode == 0
     for name in ("triple_0_1_2.json", "triple_4_2_0.json"):
@@ -93,33 +95,32 @@ def test_all_processes_see_the_same():
 
 
 @pytest.mark.parametrize(
-    ("device", "method", "gpus", "obstacle"),
+    ("device", "gpus", "obstacle"),
     [
-        ("auto", "tracin", 0, "no GPU is visible here"),
-        ("auto", "tracin", 1, "one GPU is visible here, which one process uses"),
-        ("cpu", "tracin", 8, "--device cpu names one device"),
-        ("cuda:1", "tracin", 8, "--device cuda:1 names one device"),
-        ("auto", "gauss-newton", 8, "one process computes --method gauss-newton whole"),
-        ("auto", "tracin", 2, None),
-        ("cuda", "tracin", 2, None),
+        ("auto", 0, "no GPU is visible here"),
+        ("auto", 1, "one GPU is visible here, which one process uses"),
+        ("cpu", 8, "--device cpu names one device"),
+        ("cuda:1", 8, "--device cuda:1 names one device"),
+        ("auto", 2, None),
+        ("cuda", 2, None),
     ],
 )
-def test_one_process_runs_on_where_several_have_no_effect(device, method, gpus, obstacle):
-    assert obstacle_to_several_gpus(device=device, method=method, gpus=gpus) == obstacle
+def test_one_process_runs_on_where_several_have_no_effect(device, gpus, obstacle):
+    assert obstacle_to_several_gpus(device=device, gpus=gpus) == obstacle
     if obstacle is not None:
-        assert parallel.start_on_all_gpus(device=device, method=method, gpus=gpus) is None
+        assert parallel.start_on_all_gpus(device=device, gpus=gpus) is None
 
 
 def test_one_of_several_processes_starts_no_more_of_them(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert parallel.start_on_all_gpus(device="auto", method="tracin", gpus=2) is None
+    assert parallel.start_on_all_gpus(device="auto", gpus=2) is None
 
 
 START = """
 import sys
 from conve_tracin import cli, parallel
 sys.argv = sys.argv[1:]
-cli.run(lambda: sys.exit(parallel.start_on_all_gpus(device="auto", method="tracin", gpus=2)))
+cli.run(lambda: sys.exit(parallel.start_on_all_gpus(device="auto", gpus=2)))
 """
 
 

@@ -90,16 +90,21 @@ class Names:
         }
 
 
-def read_names_from(options: Any) -> Names:
+def read_names_from(options: Any, vocabularies: tuple[Vocabulary, Vocabulary] | None = None) -> Names:
     """Read the files that options or parsed arguments name: two mappings, names of entities, predicates of relations.
 
-    `options.node_name_dict` and `options.edge_map` may be None.
+    `options.node_name_dict` and `options.edge_map` may be None. `vocabularies` are the mappings if they are there.
     """
-    entities = read_vocabulary(options.entity_to_id, "entity")
+    if vocabularies is None:
+        vocabularies = tuple(
+            read_vocabulary(path, kind)
+            for path, kind in ((options.entity_to_id, "entity"), (options.relation_to_id, "relation"))
+        )
+    entities, relations = vocabularies
     edge_map = {} if options.edge_map is None else read_edge_map(options.edge_map)
     return Names(
         entities=entities,
-        relations=read_vocabulary(options.relation_to_id, "relation"),
+        relations=relations,
         entity_names={} if options.node_name_dict is None else read_names(options.node_name_dict, entities),
         predicates=names_of_relations(edge_map),
         curies={label: meaning["predicate"] for label, meaning in edge_map.items()},

@@ -24,6 +24,11 @@ def count_relation_rows(num_relations: int, *, inverse_triples: bool) -> int:
     return num_relations * ROWS_OF_A_RELATION if inverse_triples else num_relations
 
 
+def count_relations(num_rows: int, *, inverse_triples: bool) -> int:
+    """Undo `count_relation_rows`."""
+    return num_rows // ROWS_OF_A_RELATION if inverse_triples else num_rows
+
+
 def with_relation_rows(triples: Ids, *, inverse_triples: bool) -> Ids:
     """Replace the relation ids of the files in triples (N, 3) by rows of the model's relation table.
 
@@ -188,6 +193,32 @@ class Queries:
         if self.visits is not None:
             shares = shares / self.visits[queries]
         return shares * (self.num_visits / len(self.tails))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the ids are that the methods take and return."""
+        return self.heads.device
+
+    def pairs(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the heads and the relations of the queries (B,): (B,) twice."""
+        return self.heads[queries], self.relations[queries]
+
+    def of_head(self, head: int) -> Tensor:
+        """Find the queries (head, ·): ids (M,)."""
+        return (self.heads == head).nonzero()[:, 0]
+
+    def of_relation(self, relation: int) -> Tensor:
+        """Find the queries (·, relation): ids (M,)."""
+        return (self.relations == relation).nonzero()[:, 0]
+
+    def with_tail(self, tail: int) -> Tensor:
+        """Find the queries that have a tail: ids (M,), each once."""
+        positions = (self.tails == tail).nonzero()[:, 0]
+        return (torch.searchsorted(self.offsets, positions, right=True) - 1).unique()
+
+    def known_tails(self, queries: Tensor) -> Tensor:
+        """List all that is a tail of one of the queries (B,), each once: (M,)."""
+        return self.tails_of(queries)[1].unique()
 
     def count_tails(self, queries: Tensor) -> Tensor:
         """Count the tails of each of the queries (B,): (B,)."""

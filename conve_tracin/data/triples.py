@@ -3,9 +3,11 @@
 import csv
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +48,9 @@ ASKED = "?"
 
 TAB, LINE_FEED = 9, 10
 
+# Below this, loading pandas takes longer than doing without.
+FEW_LINES = 50_000
+
 
 def read_triples(
     path: str | Path, entities: Vocabulary, relations: Vocabulary, *, skip_unknown: bool = False
@@ -58,35 +63,31 @@ def read_triples(
     Raises InputError at the first line that has other than three filled columns or an unknown label, and where
     no triple is left.
     """
-    return _read_triples(Path(path), entities, relations, skip_unknown=skip_unknown)[0]
+    return read_triples_and_dropped(Path(path), entities, relations, skip_unknown=skip_unknown)[0]
 
 
 def read_triples_and_places(
     path: str | Path, entities: Vocabulary, relations: Vocabulary, *, skip_unknown: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read the same, (N, 3), and the place of each triple in the file, counted from 0 over all its lines: (N,)."""
-    triples, dropped = _read_triples(Path(path), entities, relations, skip_unknown=skip_unknown)
+    triples, dropped = read_triples_and_dropped(Path(path), entities, relations, skip_unknown=skip_unknown)
     return triples, np.delete(np.arange(len(triples) + len(dropped)), dropped)
 
 
-def _read_triples(
+def read_triples_and_dropped(
     path: Path, entities: Vocabulary, relations: Vocabulary, *, skip_unknown: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the triples and the places of those that were dropped."""
+    """Read the same, (N, 3), and the places of the triples that were dropped."""
     if path.name in PYKEEN_TRIPLES:
         return read_pykeen_triples(path, entities, relations), np.empty(0, dtype=np.int64)
-    import pandas as pd
-
-    entity_index = pd.Index(entities.labels, dtype=object)
-    relation_index = pd.Index(relations.labels, dtype=object)
-    indexes = (entity_index, relation_index, entity_index)
+    places_in = {id(each): _Places(each) for each in (entities, relations)}
     vocabularies = (entities, relations, entities)
 
     found: list[np.ndarray] = []  # each (n, 3)
     dropped = [np.empty(0, dtype=np.int64)]
     unknown_labels: dict[str, None] = {}
     for first_line, columns in label_blocks(path):
-        ids = [index.get_indexer(column) for index, column in zip(indexes, columns, strict=True)]  # 3 x (n,)
+        ids = [places_in[id(each)](column) for each, column in zip(vocabularies, columns, strict=True)]  # 3 x (n,)
         ids = np.stack(ids, axis=1, dtype=np.int32, casting="same_kind")  # (n, 3)
         known = ids >= 0
         complete = known.all(axis=1)
@@ -97,7 +98,7 @@ def _read_triples(
                 raise InputError(unknown_label(where, columns[column][row], vocabularies[column], COLUMN_NAMES[column]))
             if len(unknown_labels) < 5:
                 labels = np.stack(columns, axis=1)[~known]
-                unknown_labels.update(dict.fromkeys(pd.unique(labels)[:5]))
+                unknown_labels.update(islice(dict.fromkeys(labels.tolist()).items(), 5))
             ids = ids[complete]
             dropped.append(np.flatnonzero(~complete) + first_line - 1)
         found.append(ids)
@@ -111,6 +112,25 @@ def _read_triples(
             raise InputError(f"{path}: {trouble}, and none is left; give the mappings that belong to this file")
         logger.warning("%s: %s; they were dropped", path, trouble)
     return triples, places_dropped
+
+
+class _Places:
+    """Looks up the ids of labels, −1 where there is none."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def __call__(self, column: np.ndarray) -> np.ndarray:
+        if len(column) < FEW_LINES:
+            index = self.vocabulary.index
+            return np.array([index.get(label, -1) for label in column.tolist()], dtype=np.int64)
+        return self._pandas_index.get_indexer(column)
+
+    @cached_property
+    def _pandas_index(self) -> Any:
+        import pandas as pd
+
+        return pd.Index(self.vocabulary.labels, dtype=object)
 
 
 def read_pykeen_triples(path: Path, entities: Vocabulary, relations: Vocabulary) -> np.ndarray:
@@ -199,6 +219,9 @@ def first_malformed_line(block: bytes) -> tuple[int, str] | None:
 
 def split_columns(block: bytes) -> list[np.ndarray]:
     """Return heads, relations and tails as object arrays of strings; every line must have three columns."""
+    if block.count(b"\n") < FEW_LINES:
+        words = np.array(block.decode("utf-8")[:-1].replace("\n", "\t").split("\t"), dtype=object)
+        return list(words.reshape(-1, 3).T)
     import pandas as pd
 
     table = pd.read_csv(

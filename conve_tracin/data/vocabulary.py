@@ -2,14 +2,94 @@
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from conve_tracin.data.text import as_id, column_trouble, read_lines, require_writable, shown, shown_id, suggestion
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_together
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class StoredLabels(Sequence[str]):
+    """Labels that are decoded when they are asked for: those of a large graph take a second, and hundreds of MB.
+
+    Args:
+        text: the labels in UTF-8, a zero byte before each and behind the last: (L,) uint8.
+        starts: where each begins, and where the next one would: (n + 1,).
+    """
+
+    def __init__(self, text: "np.ndarray", starts: "np.ndarray") -> None:
+        self.text = text
+        self.starts = starts
+
+    @classmethod
+    def arrays_of(cls, labels: Iterable[str]) -> dict[str, "np.ndarray"]:
+        """Return what stores these labels."""
+        import numpy as np
+
+        encoded = [label.encode("utf-8") for label in labels]
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        starts = np.concatenate([[1], 1 + np.cumsum(lengths + 1)])
+        return {"text": np.frombuffer(b"\0" + b"\0".join(encoded) + b"\0", dtype=np.uint8), "starts": starts}
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return tuple(self[each] for each in range(*place.indices(len(self))))
+        place = range(len(self))[place]
+        return self.text[int(self.starts[place]) : int(self.starts[place + 1]) - 1].tobytes().decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.bytes[1:-1].decode("utf-8").split("\0"))
+
+    @cached_property
+    def bytes(self) -> bytes:
+        """The whole text."""
+        return self.text.tobytes()
+
+    def id_of(self, label: str) -> int | None:
+        """Find a label."""
+        import numpy as np
+
+        if not label or "\0" in label:
+            return None
+        place = self.bytes.find(f"\0{label}\0".encode("utf-8", "surrogatepass"))
+        return None if place < 0 else int(np.searchsorted(self.starts, place + 1))
+
+
+class StoredIndex(Mapping[str, int]):
+    """The id of each of some stored labels. Few are searched for in the text; for many, a dictionary is made."""
+
+    SEARCHES = 64
+
+    def __init__(self, labels: StoredLabels) -> None:
+        self._labels = labels
+        self._searched = 0
+
+    @cached_property
+    def _whole(self) -> dict[str, int]:
+        return {label: position for position, label in enumerate(self._labels)}
+
+    def __getitem__(self, label: str) -> int:
+        self._searched += 1
+        found = self._labels.id_of(label) if self._searched <= self.SEARCHES else self._whole.get(label)
+        if found is None:
+            raise KeyError(label)
+        return found
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._labels)
 
 
 @dataclass(frozen=True)
@@ -20,18 +100,21 @@ class Vocabulary:
     """
 
     kind: str
-    labels: tuple[str, ...] = field(repr=False)
+    labels: Sequence[str] = field(repr=False)
     path: Path | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(self.labels))
+        if not isinstance(self.labels, StoredLabels):
+            object.__setattr__(self, "labels", tuple(self.labels))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
-    def index(self) -> dict[str, int]:
+    def index(self) -> Mapping[str, int]:
         """The id of each label."""
+        if isinstance(self.labels, StoredLabels):
+            return StoredIndex(self.labels)
         return {label: position for position, label in enumerate(self.labels)}
 
     @property
@@ -65,6 +148,8 @@ class Vocabulary:
 
         Two mappings with the same digest give every label the same id, whatever format they were read from.
         """
+        if isinstance(self.labels, StoredLabels):
+            return hashlib.sha256(self.labels.bytes[1:-1]).hexdigest()
         return hashlib.sha256("\0".join(self.labels).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -21,20 +21,34 @@ entity is the head of a query and a possible tail of the same query, the two par
 concerns one of K tails in the queries of one head, and is left out (its size is in docs/notes_curvature.md).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin.data.graph import Keep
 from conve_tracin.data.queries import Queries
+from conve_tracin.data.sorted_queries import SortedQueries
 from conve_tracin.errors import InputError
+from conve_tracin.influence.engine.jacobians import HEAD, RELATION, Activations, RowJacobians
+from conve_tracin.influence.engine.passes import encode_queries
 from conve_tracin.model.conve import ConvE
 
 # Query vectors whose scores against a chunk of the entities are held at once.
 VECTORS_AT_ONCE = 1024
-# Rows of a Jacobian (d each) that are held at once; a row passes through feature maps of size F.
-JACOBIAN_ROWS = 4096
+# Rows of Jacobians, or directions, that are held at once; a direction passes through feature maps of size F.
+JACOBIAN_ROWS = 16_384
+DIRECTIONS = 2048
+# Queries of a row from which its curvature is kept for later runs.
+KEPT_FROM = 64
+# Entities whose part of a query's curvature is added at once.
+ENTITIES_AT_ONCE = 16_384
+# Scores that are held at once, so that they stay in a core's cache.
+SCORES_AT_ONCE = 2**19
+# From this many directions for each query on, it is cheaper to multiply them with the whole Jacobian.
+WHOLE_JACOBIANS_FROM = 6
 # The mean eigenvalue of a row whose scores are all beyond ±70 or so. Its effects would grow without bound as it falls,
 # past the largest float32 in the end.
 NO_CURVATURE = 1e-30
@@ -57,6 +71,11 @@ class CurvatureConfig:
         exact_jacobian_rows: rows of Jacobians, d for each query, up to which Σ_kl C_q,kl e_k e_lᵀ is computed; where
             a row of a table needs more, the sum is estimated without bias from random sign vectors.
         probes: random vectors for a row, at least one for each query.
+        max_entities: entities that inner sums run over. Where there are more, the known tails of the queries stay, and
+            as many of all are sampled, once for all rows, to stand for the others with weights scaled up to match.
+        sampled_per_dimension: on such graphs, the most queries (h, ·) or (·, r), and the most probes, for each of the d
+            coordinates, as the error of H is about √(d / probes): what 2,048 are at d = 200. Rows of up to d queries
+            are exact there.
         seed: of the samples and signs.
     """
 
@@ -68,6 +87,8 @@ class CurvatureConfig:
     max_encoded_queries: int = 2_048
     exact_jacobian_rows: int = 16_384
     probes: int = 2_048
+    max_entities: int = 65_536
+    sampled_per_dimension: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,6 +96,58 @@ class CurvatureConfig:
             raise InputError(f"damping is {self.damping}; give a number above 0")
         if self.loss not in ("bce", "ce"):
             raise InputError(f"loss is {self.loss!r}; the curvature is known for 'bce' and 'ce'")
+
+
+@dataclass(frozen=True)
+class Entities:
+    """What sums over entities run over: rows (M, d), their biases (M,), and how many each stands for, (M,).
+
+    None stands for no biases, and for one each.
+    """
+
+    rows: Tensor
+    bias: Tensor | None
+    factors: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: ConvE) -> "Entities":
+        """Take all entities of a model."""
+        bias = model.entity_bias
+        return cls(model.entity_embeddings.weight.detach(), None if bias is None else bias.detach())
+
+    def take(self, ids: Tensor, factors: Tensor) -> "Entities":
+        """Take some of all entities, (M,)."""
+        return Entities(self.rows[ids], None if self.bias is None else self.bias[ids], factors)
+
+    def split(self, size: int) -> Iterator["Entities"]:
+        """Go through them, `size` at a time."""
+        for start in range(0, len(self.rows), size):
+            parts = (None if each is None else each[start : start + size] for each in (self.bias, self.factors))
+            yield Entities(self.rows[start : start + size], *parts)
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """Score them for query vectors (B, d): (B, M)."""
+        scores = vectors @ self.rows.T
+        return scores if self.bias is None else scores.add_(self.bias)
+
+    @torch.no_grad()
+    def softmax_moments(self, vectors: Tensor, *, size: int = 4096) -> tuple[Tensor, Tensor]:
+        """Compute log Σ_k exp(s_k) and ē = Σ_k p_k e_k of query vectors (B, d): (B,) and (B, d).
+
+        The sums run with the largest score so far taken off (Milakov and Gimelshein, 2018,
+        https://arxiv.org/abs/1805.02867, algorithm 3).
+        """
+        largest = vectors.new_full((len(vectors), 1), -torch.inf)
+        total, weighted = vectors.new_zeros(len(vectors), 1), torch.zeros_like(vectors)
+        for part in self.split(size):
+            scores = part.scores(vectors)
+            before, largest = largest, torch.maximum(largest, scores.amax(dim=1, keepdim=True))
+            shrink, exponentials = (before - largest).exp(), (scores - largest).exp()
+            if part.factors is not None:
+                exponentials *= part.factors
+            total = total * shrink + exponentials.sum(dim=1, keepdim=True)
+            weighted = weighted * shrink + exponentials @ part.rows
+        return (largest + total.log())[:, 0], weighted / total
 
 
 class RowCurvature:
@@ -85,34 +158,50 @@ class RowCurvature:
         queries: the distinct training queries with their tails, in the model's relation ids (inverses included
             where the model was trained with them).
         config: see `CurvatureConfig`.
+        keep: may return arrays that are kept from an earlier time: those of rows that take long.
     """
 
-    def __init__(self, model: ConvE, queries: Queries, config: CurvatureConfig) -> None:
+    def __init__(
+        self,
+        model: ConvE,
+        queries: Queries | SortedQueries,
+        config: CurvatureConfig,
+        *,
+        keep: Keep = lambda _, make: make(),
+    ) -> None:
         self.model = model
         self.queries = queries
         self.config = config
-        counts = queries.offsets.diff()
-        dtype = model.entity_embeddings.weight.dtype
-        self._importance = counts.to(dtype) if config.weighted_by_triples else torch.ones_like(counts, dtype=dtype)
-        # For each triple its query, to find the queries that have a given tail.
-        self._query_of_triple = torch.repeat_interleave(torch.arange(len(queries), device=counts.device), counts)
+        self._keep = keep
+        self.table = model.entity_embeddings.weight.detach()
         self._sampled: tuple[Tensor, Tensor, Tensor | None] | None = None
         self._entities: dict[int, Tensor] = {}
         self._relations: dict[int, Tensor] = {}
+        self._jacobians: dict[int, RowJacobians] = {}
+        self._entity_sample: Tensor | None = None
 
     def entity(self, entity: int) -> Tensor:
         """Return H of an entity's row, as tail and as head together: (d, d)."""
         if entity not in self._entities:
-            of_head = (self.queries.heads == entity).nonzero()[:, 0]
-            self._entities[entity] = self.as_tail(entity) + self._as_input(of_head, side=0, row=entity)
+            as_head = self._kept("head", entity, self.queries.of_head(entity), side=HEAD)
+            self._entities[entity] = self.as_tail(entity) + as_head
         return self._entities[entity]
 
     def relation(self, relation: int) -> Tensor:
         """Return H of a relation's row: (d, d)."""
         if relation not in self._relations:
-            of_relation = (self.queries.relations == relation).nonzero()[:, 0]
-            self._relations[relation] = self._as_input(of_relation, side=1, row=relation)
+            of_relation = self.queries.of_relation(relation)
+            self._relations[relation] = self._kept("relation", relation, of_relation, side=RELATION)
         return self._relations[relation]
+
+    def _kept(self, name: str, row: int, chosen: Tensor, *, side: int) -> Tensor:
+        """Compute `_as_input`; if the queries `chosen` are many, keep the result."""
+        if len(chosen) < KEPT_FROM:
+            return self._as_input(chosen, side=side, row=row)
+        arrays = self._keep(
+            f"{name}-{row}", lambda: {"curvature": self._as_input(chosen, side=side, row=row).cpu().numpy()}
+        )
+        return torch.from_numpy(arrays["curvature"]).to(self.table)
 
     def precondition(self, curvature: Tensor, gradients: Tensor) -> Tensor:
         """Solve (H + λI) x = g for one (d,) or several (d, m); zero where no label of training can move the row.
@@ -144,7 +233,7 @@ class RowCurvature:
             return self._weighted_gram(entity, sample, vectors, normalizers)
         # Two strata: the queries with this tail, whose weights are the large ones, and a sample of all others.
         # A query that a repeated triple lists twice is one query.
-        known = self._query_of_triple[self.queries.tails == entity].unique()
+        known = self.queries.with_tail(entity)
         others = ~torch.isin(sample, known)
         scale = (len(self.queries) - len(known)) / max(int(others.sum()), 1)
         normalizers = None if normalizers is None else normalizers[others]
@@ -154,32 +243,52 @@ class RowCurvature:
             kept = _sample(known, self.config.max_tail_queries, self._generator(2, entity))
         if len(kept):
             vectors = self._encode(kept)
-            gram = self._weighted_gram(entity, kept, vectors, self._normalizers(vectors))
+            gram = self._weighted_gram(entity, kept, vectors, self._normalizers(kept, vectors))
             curvature += gram * (len(known) / len(kept))
         return curvature
 
     def _query_sample(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draw queries once for all rows, all where they are few: ids (M,), vectors (M, d) and normalizers (M,)."""
         if self._sampled is None:
-            ids = torch.arange(len(self.queries), device=self.queries.heads.device)
-            if len(ids) > self.config.max_tail_queries:
-                ids = _sample(ids, self.config.max_tail_queries, self._generator(3, 0))
-            vectors = self._encode(ids)
-            self._sampled = ids, vectors, self._normalizers(vectors)
+            arrays = self._keep("sample", self._draw_sample)
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            normalizers = tensors.get("normalizers")
+            self._sampled = (
+                tensors["ids"].to(self.queries.device),
+                tensors["vectors"].to(self.table),
+                None if normalizers is None else normalizers.to(self.table),
+            )
         return self._sampled
 
-    def _encode(self, ids: Tensor) -> Tensor:
-        batches = [self.model.encode(self.queries.heads[i], self.queries.relations[i]) for i in ids.split(256)]
-        return torch.cat(batches)  # (M, d)
+    def _draw_sample(self) -> dict[str, np.ndarray]:
+        ids = torch.arange(len(self.queries), device=self.queries.device)
+        if len(ids) > self.config.max_tail_queries:
+            ids = _sample(ids, self.config.max_tail_queries, self._generator(3, 0))
+        vectors = self._encode(ids)
+        arrays = {"ids": ids, "vectors": vectors}
+        if self.config.loss == "ce":
+            arrays["normalizers"] = self._normalizers(ids, vectors)
+        return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
 
-    def _normalizers(self, vectors: Tensor) -> Tensor | None:
+    def _encode(self, ids: Tensor) -> Tensor:
+        return encode_queries(self.model, *self._pairs(ids))  # (M, d)
+
+    def _pairs(self, ids: Tensor) -> list[Tensor]:
+        return [column.to(self.table.device) for column in self.queries.pairs(ids)]
+
+    def _importance(self, ids: Tensor) -> Tensor:
+        """Return n_q of queries (M,): (M,)."""
+        counts = self.queries.count_tails(ids).to(self.table)
+        return counts if self.config.weighted_by_triples else torch.ones_like(counts)
+
+    def _normalizers(self, ids: Tensor, vectors: Tensor) -> Tensor | None:
         if self.config.loss != "ce":
             return None
-        parts = [softmax_moments(self.model, part)[0] for part in vectors.split(VECTORS_AT_ONCE)]
-        return torch.cat(parts)
+        entities = self._entities_for(ids)
+        return torch.cat([log_normalizers(entities, part) for part in vectors.split(VECTORS_AT_ONCE)])
 
     def _weighted_gram(self, entity: int, ids: Tensor, vectors: Tensor, normalizers: Tensor | None) -> Tensor:
-        scores = vectors @ self.model.entity_embeddings.weight[entity]
+        scores = vectors @ self.table[entity]
         if self.model.entity_bias is not None:
             scores = scores + self.model.entity_bias[entity]
         if normalizers is None:
@@ -187,130 +296,154 @@ class RowCurvature:
         else:
             # p(1 − p) to its last digits also where p is nearly 1.
             weights = (scores - normalizers).exp() * -torch.expm1((scores - normalizers).clamp(max=0))
-        weights = weights * self._importance[ids]  # (M,)
+        weights = weights * self._importance(ids)  # (M,)
         return (vectors * weights[:, None]).T @ vectors
 
+    @torch.no_grad()
     def _as_input(self, chosen: Tensor, *, side: int, row: int) -> Tensor:
         """Compute H of a row as head (side 0) or relation (side 1) of the queries `chosen`: (d, d)."""
-        curvature = self._zeros()
+        curvature = self.table.new_zeros(self.table.shape[1], self.table.shape[1])
         if len(chosen) == 0:
             return curvature
-        generator = self._generator(side, row)
         total = len(chosen)
-        if total > self.config.max_encoded_queries:
-            chosen = _sample(chosen, self.config.max_encoded_queries, generator)
-        exact = len(chosen) * self.model.config.embedding_dim <= self.config.exact_jacobian_rows
-        probes = max(1, -(-self.config.probes // len(chosen)))
-        step = self.model.config.embedding_dim if exact else probes
-        for batch in chosen.split(max(1, JACOBIAN_ROWS // step)):
-            rows = self._input_rows(batch)
-            rows[side].requires_grad_()
-            with torch.enable_grad():
-                vectors = self.model.encode_rows(*rows)  # (B, d)
+        most_queries, most_probes = self.config.max_encoded_queries, self.config.probes
+        exact_rows = self.config.exact_jacobian_rows
+        if len(self.table) > self.config.max_entities:
+            most = self.config.sampled_per_dimension * len(curvature)
+            most_queries, most_probes = min(most_queries, most), min(most_probes, most)
+            exact_rows = min(exact_rows, len(curvature) ** 2)
+        if total > most_queries:
+            chosen = _sample(chosen, most_queries, self._generator(side, row))
+        if side not in self._jacobians:
+            self._jacobians[side] = RowJacobians(self.model, side)
+        exact = len(chosen) * len(curvature) <= exact_rows
+        probes = max(1, -(-most_probes // len(chosen)))
+        signs = np.random.default_rng([self.config.seed, side, row])
+        rows_at_once = JACOBIAN_ROWS // len(curvature) if exact else DIRECTIONS // probes
+        for batch in chosen.split(max(1, rows_at_once)):
+            heads, relations = self._pairs(batch)
+            activations = self._jacobians[side](
+                self.table[heads], self.model.relation_embeddings.weight[relations].detach()
+            )
             if exact:
-                jacobian = self._pull_back(vectors, rows[side], torch.eye(vectors.shape[1]).to(vectors)[:, None])
-                jacobian = jacobian.transpose(0, 1)  # (B, d, d): ∂q_i/∂(row)_j
-                inner = self._entity_curvature(vectors.detach(), batch)  # (B, d, d)
-                curvature += torch.einsum("bij,bik,bkl->jl", jacobian, inner, jacobian)
+                self._add_exactly(curvature, activations, batch)
             else:
-                signed = self._signed_sums(vectors.detach(), batch, probes, generator)  # (P, B, d)
-                pulled = self._pull_back(vectors, rows[side], signed).flatten(0, 1)  # (P·B, d)
+                signed = self._signed_sums(activations.vectors, batch, probes, signs)  # (P, B, d)
+                pulled = _pull_back(activations, signed).flatten(0, 1)  # (P·B, d)
                 curvature += pulled.T @ pulled / probes
         return curvature * (total / len(chosen))
 
-    def _input_rows(self, batch: Tensor) -> list[Tensor]:
-        heads, relations = self.queries.heads[batch], self.queries.relations[batch]
-        return [
-            self.model.entity_embeddings.weight[heads].detach(),
-            self.model.relation_embeddings.weight[relations].detach(),
-        ]
+    def _entities_for(self, ids: Tensor) -> Entities:
+        """Return what the inner sums of queries (B,) run over: all entities, or their tails and a sample of others."""
+        whole = Entities.of(self.model)
+        if len(self.table) <= self.config.max_entities:
+            return whole
+        if self._entity_sample is None:
+            drawn = torch.randperm(len(self.table), generator=self._generator(4, 0))
+            self._entity_sample = drawn[: self.config.max_entities]
+        known = self.queries.known_tails(ids).cpu()
+        others = self._entity_sample[~torch.isin(self._entity_sample, known)]
+        factors = torch.ones(len(known) + len(others))
+        factors[len(known) :] = (len(self.table) - len(known)) / max(len(others), 1)
+        return whole.take(torch.cat([known, others]).to(self.table.device), factors.to(self.table))
 
-    @staticmethod
-    def _pull_back(vectors: Tensor, rows: Tensor, directions: Tensor) -> Tensor:
-        """Multiply directions (P, B or 1, d) with the Jacobian of each query vector: (P, B, d)."""
-        directions = directions.expand(-1, len(vectors), -1)
-        return torch.autograd.grad(vectors, rows, directions, is_grads_batched=True)[0]
+    def _add_exactly(self, curvature: Tensor, activations: Activations, batch: Tensor) -> None:
+        """Add Σ_q J_qᵀ (Σ_kl C_q,kl e_k e_lᵀ) J_q of a batch to a curvature (d, d)."""
+        vectors, jacobians = activations.vectors, activations.jacobians()  # (B, d) and (B, d, d)
+        entities = self._entities_for(batch)
+        moments = self._moments(entities, vectors)
+        # A coordinate of q whose ReLU is off does not move, so that its part of the entities does not matter.
+        active = [place.nonzero()[:, 0] for place in vectors > 0]
+        inner = [vectors.new_zeros(len(places), len(places)) for places in active]
+        for part in entities.split(ENTITIES_AT_ONCE):
+            rows = part.rows.T.contiguous()  # (d, k)
+            roots = self._pair_roots(vectors, batch, part, moments)  # (B, k)
+            for place, (out, root, coordinates) in enumerate(zip(inner, roots, active, strict=True)):
+                moving = rows.index_select(0, coordinates)  # (a, k)
+                if moments is not None:
+                    moving -= moments[1][place, coordinates, None]
+                moving *= root
+                out += moving @ moving.T
+        for each, jacobian, coordinates in zip(inner, jacobians, active, strict=True):
+            moved = jacobian.index_select(0, coordinates)  # (a, d)
+            curvature += moved.T @ (each @ moved)
 
-    def _entity_curvature(self, vectors: Tensor, batch: Tensor) -> Tensor:
-        """Compute Σ_kl C_q,kl e_k e_lᵀ of each query: (B, d, d)."""
-        table = self.model.entity_embeddings.weight.detach()
-        inner = vectors.new_zeros(len(vectors), table.shape[1], table.shape[1])
-        moments = self._moments(vectors)
-        for start in range(0, len(table), 4096):
-            rows = table[start : start + 4096]  # (k, d)
-            weights = self._pair_weights(vectors, batch, start, moments)  # (B, k)
-            for place, (out, weight) in enumerate(zip(inner, weights, strict=True)):
-                centred = rows if moments is None else rows - moments[1][place]
-                out += (centred * weight[:, None]).T @ centred
-        return inner
-
-    def _signed_sums(self, vectors: Tensor, batch: Tensor, probes: int, generator: torch.Generator) -> Tensor:
+    def _signed_sums(self, vectors: Tensor, batch: Tensor, probes: int, generator: np.random.Generator) -> Tensor:
         """Draw Σ_k ±√c_qk (e_k − ē), whose outer product has the mean Σ_kl C_q,kl e_k e_lᵀ: (P, B, d).
 
         With binary cross-entropy c_qk = C_q,kk, and nothing is taken off; with the softmax c_qk = n_q·p_k.
         """
-        table = self.model.entity_embeddings.weight.detach()
-        sums = vectors.new_zeros(probes, len(vectors), table.shape[1])
-        moments = self._moments(vectors)
-        for start in range(0, len(table), 16_384):
-            rows = table[start : start + 16_384]  # (k, d)
-            roots = self._pair_weights(vectors, batch, start, moments, size=len(rows)).sqrt()  # (B, k)
+        sums = vectors.new_zeros(probes, len(vectors), self.table.shape[1])
+        entities = self._entities_for(batch)
+        moments = self._moments(entities, vectors)
+        for part in entities.split(max(256, SCORES_AT_ONCE // len(vectors))):
+            roots = self._pair_roots(vectors, batch, part, moments)  # (B, k)
             for out in sums:
-                signs = torch.randint(0, 2, roots.shape, generator=generator, dtype=torch.int8) * 2 - 1
-                signed = roots * signs.to(roots)
-                out += signed @ rows
+                signed = _random_signs(roots.shape, generator).to(roots).mul_(roots)
+                out += signed @ part.rows
                 if moments is not None:
                     out -= signed.sum(dim=1, keepdim=True) * moments[1]
         return sums
 
-    def _moments(self, vectors: Tensor) -> tuple[Tensor, Tensor] | None:
-        return softmax_moments(self.model, vectors) if self.config.loss == "ce" else None
+    def _moments(self, entities: Entities, vectors: Tensor) -> tuple[Tensor, Tensor] | None:
+        return entities.softmax_moments(vectors) if self.config.loss == "ce" else None
 
-    def _pair_weights(
-        self, vectors: Tensor, batch: Tensor, start: int, moments: tuple[Tensor, Tensor] | None, size: int = 4096
+    def _pair_roots(
+        self, vectors: Tensor, batch: Tensor, part: Entities, moments: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        scores = scores_of_chunk(self.model, vectors, start, size)  # (B, k)
-        weights = _logistic_curvature(scores) if moments is None else (scores - moments[0][:, None]).exp()
-        return weights * self._importance[batch][:, None]
+        """Compute √c_qk of queries (B,) and some entities, with the weights of both: (B, k)."""
+        scores = part.scores(vectors)  # (B, k)
+        roots = _logistic_roots(scores) if moments is None else scores.sub_(moments[0][:, None]).mul_(0.5).exp_()
+        if part.factors is not None:
+            roots *= part.factors.sqrt()
+        return roots.mul_(self._importance(batch).sqrt()[:, None])
 
     def _generator(self, kind: int, row: int) -> torch.Generator:
         # Seeded by the row, so that its curvature does not depend on which rows were asked for before it.
         seed = np.random.SeedSequence([self.config.seed, kind, row]).generate_state(1)[0]
         return torch.Generator().manual_seed(int(seed))
 
-    def _zeros(self) -> Tensor:
-        dim = self.model.config.embedding_dim
-        return self.model.entity_embeddings.weight.new_zeros(dim, dim)
-
-
-def scores_of_chunk(model: ConvE, vectors: Tensor, start: int, size: int) -> Tensor:
-    """Score the entities from `start` on, at most `size` of them, for query vectors (B, d): (B, k)."""
-    chunk = slice(start, start + size)
-    scores = vectors @ model.entity_embeddings.weight.detach()[chunk].T
-    return scores if model.entity_bias is None else scores + model.entity_bias.detach()[chunk]
-
 
 @torch.no_grad()
 def softmax_moments(model: ConvE, vectors: Tensor, *, size: int = 4096) -> tuple[Tensor, Tensor]:
-    """Compute log Σ_k exp(s_k) and ē = Σ_k p_k e_k of query vectors (B, d): (B,) and (B, d), `size` entities at a time.
+    """Compute what `Entities.softmax_moments` does, over all entities of a model."""
+    return Entities.of(model).softmax_moments(vectors, size=size)
 
-    The sums run with the largest score so far taken off (Milakov and Gimelshein, 2018,
-    https://arxiv.org/abs/1805.02867, algorithm 3).
-    """
-    table = model.entity_embeddings.weight.detach()
-    largest = vectors.new_full((len(vectors), 1), -torch.inf)
-    total, weighted = vectors.new_zeros(len(vectors), 1), torch.zeros_like(vectors)
-    for start in range(0, len(table), size):
-        scores = scores_of_chunk(model, vectors, start, size)
-        before, largest = largest, torch.maximum(largest, scores.amax(dim=1, keepdim=True))
-        shrink, exponentials = (before - largest).exp(), (scores - largest).exp()
-        total = total * shrink + exponentials.sum(dim=1, keepdim=True)
-        weighted = weighted * shrink + exponentials @ table[start : start + size]
-    return (largest + total.log())[:, 0], weighted / total
+
+@torch.no_grad()
+def log_normalizers(entities: Entities, vectors: Tensor) -> Tensor:
+    """Compute log Σ_k exp(s_k) of query vectors (B, d): (B,)."""
+    total = vectors.new_full((len(vectors),), -torch.inf)
+    for part in entities.split(max(256, SCORES_AT_ONCE // len(vectors))):
+        scores = part.scores(vectors)
+        if part.factors is not None:
+            scores += part.factors.log()
+        total = torch.logaddexp(total, scores.logsumexp(dim=1))
+    return total
+
+
+def _logistic_roots(scores: Tensor) -> Tensor:
+    """Compute √(σ(s)(1 − σ(s))) with a single exponential, to its last digits on both sides of zero."""
+    small = scores.abs_().mul_(-0.5).exp_()
+    return small.div_(small.square().add_(1))
 
 
 def _logistic_curvature(scores: Tensor) -> Tensor:
-    return torch.sigmoid(scores) * torch.sigmoid(-scores)
+    return _logistic_roots(scores.clone()).square_()
+
+
+def _pull_back(activations: Activations, directions: Tensor) -> Tensor:
+    """Multiply directions (P, B, d) by the transposed Jacobians, in the cheaper way: (P, B, d)."""
+    if len(directions) < WHOLE_JACOBIANS_FROM:
+        return activations.pull_back(directions)
+    return torch.bmm(directions.transpose(0, 1), activations.jacobians()).transpose(0, 1)
+
+
+def _random_signs(shape: tuple[int, int], generator: np.random.Generator) -> Tensor:
+    """Draw −1 or 1 with equal chances: int8 of a shape, on the CPU. A random byte holds eight of them."""
+    size = shape[0] * shape[1]
+    bits = np.unpackbits(np.frombuffer(generator.bytes(-(-size // 8)), dtype=np.uint8), count=size)
+    return torch.from_numpy(bits.view(np.int8)).mul_(2).sub_(1).view(shape)
 
 
 def _sample(ids: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -7,10 +7,10 @@ believes of (h, r) gains.
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from conve_tracin.data.queries import Queries
 from conve_tracin.influence.curvature import softmax_moments
+from conve_tracin.influence.engine.jacobians import moved_query_vectors
 from conve_tracin.influence.engine.tangent import ConvETangent
 from conve_tracin.model.conve import ConvE
 
@@ -32,7 +32,7 @@ def expected_derivatives(model: ConvE, tangent: ConvETangent, queries: Queries, 
             _directions(rows[0], heads, tangent.entity_rows),
             _directions(rows[1], relations, tangent.relation_rows),
         )
-        vectors, derivatives = jvp(model.encode_rows, rows, directions)  # (B, d) twice
+        vectors, derivatives = moved_query_vectors(model, rows, directions)  # (B, d) twice
         normalizers, means = softmax_moments(model, vectors)
         values = (derivatives * means).sum(dim=1)  # (B,)
         for row, direction in tangent.entity_rows.items():

@@ -33,7 +33,6 @@ queries add (the shares are given once).
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,22 +40,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conve_tracin.data.graph import Graph
 from conve_tracin.data.queries import (
     Queries,
     QueryIndex,
+    count_relations,
     distinct_triples,
     examples_of,
     group_by_query,
     inverse_of,
     with_relation_rows,
 )
-from conve_tracin.data.triples import first_places
+from conve_tracin.data.sorted_queries import SortedQueries
 from conve_tracin.errors import InputError
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
 from conve_tracin.influence.engine.passes import iterate_derivatives
 from conve_tracin.influence.engine.tangent import ConvETangent
 from conve_tracin.influence.expectations import expected_derivatives
-from conve_tracin.influence.method import Method, Triples, as_ids
+from conve_tracin.influence.method import Method, Scores, Triples, as_ids
 from conve_tracin.influence.scorers import LoadedModel
 from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import GAUSS_NEWTON, TracInOptions, TrainingConfig
@@ -133,54 +134,84 @@ class GaussNewton(Method):
             training_approach, damping=damping, loss=loss, query_weights=query_weights
         )
         self.training_triples = training_triples
+        self._graph_of_training: Graph | None = None
+        self._graph_of_others: Graph | None = None
         self._curvature: RowCurvature | None = None
-        self._curvature_of: np.ndarray | None = None
 
-    @cached_property
-    def _first_places(self) -> np.ndarray:
-        # Sorting millions of triples once for each group of test triples would take longer than the group.
-        return first_places(self.training_triples)
+    def graph_of(self, triples: np.ndarray) -> Graph:
+        """Return the graph of triples (N, 3); that of all training triples is kept, and the latest other one."""
+        if self.graph is not None and _is_of(self.graph, triples):
+            return self.graph
+        if self.training_triples is not None and _is_of(self._whole_graph, triples):
+            return self._whole_graph
+        if self._graph_of_others is None or self._graph_of_others.listed_triples is not triples:
+            self._graph_of_others = self._sorted(triples)
+        return self._graph_of_others
 
-    def _places_among_repeated(self, distinct: np.ndarray) -> np.ndarray | None:
-        """Return where triples (M, 3) first stand among all trained ones, if those are these with repetitions: (M,)."""
-        if self.training_triples is None or not self.method.curvature.repeated_triples_count:
-            return None
-        if len(self._first_places) == len(self.training_triples):
-            return None
-        is_all = np.array_equal(self.training_triples[self._first_places], distinct)
-        return self._first_places if is_all else None
+    @property
+    def _whole_graph(self) -> Graph:
+        if self.graph is not None:
+            return self.graph
+        if self._graph_of_training is None:
+            self._graph_of_training = self._sorted(self.training_triples)
+        return self._graph_of_training
+
+    def _sorted(self, triples: np.ndarray) -> Graph:
+        sizes = self.model.config
+        return Graph.of_listed(
+            triples, sizes.num_entities, count_relations(sizes.num_relations, inverse_triples=self.inverse_triples)
+        )
 
     def curvature_for(self, triples: np.ndarray) -> RowCurvature:
         """Return the curvatures of the training triples, or without any of `triples`; computed rows are kept."""
-        training_triples = triples if self.training_triples is None else self.training_triples
-        if self._curvature is None or self._curvature_of is not training_triples:
-            self._curvature = training_curvature(
-                self.model, training_triples, self.method.curvature, inverse_triples=self.inverse_triples
-            )
-            self._curvature_of = training_triples
+        graph = self.graph_of(triples) if self.training_triples is None else self._whole_graph
+        queries = self._queries(graph)
+        if self._curvature is None or self._curvature.queries is not queries:
+            keep = {}
+            if self.keep_of_settings is not None and graph is self.graph:
+                keep = {"keep": self.keep_of_settings((self.method.curvature, self.inverse_triples))}
+            self._curvature = RowCurvature(self.model, queries, self.method.curvature, **keep)
         return self._curvature
+
+    def _queries(self, graph: Graph) -> SortedQueries:
+        return graph.queries(
+            inverse_triples=self.inverse_triples, repeated=self.method.curvature.repeated_triples_count
+        )
+
+    def scores(
+        self, test_triples: Triples, training_triples: Triples, *, batch_size: int = 256, progress: str | None = None
+    ) -> list[Scores]:
+        """Compute the effects of N training triples, all of the model, on each of n test triples' scores.
+
+        Only the queries are looked at that share an entity or the relation with the test triple: all other effects are
+        zero. If the training weighs a repeated triple by how often it stands, so do the means over a query's tails.
+        """
+        training_triples = as_ids(training_triples)
+        graph, curvature = self.graph_of(training_triples), self.curvature_for(training_triples)
+        queries = self._queries(graph)
+        found = []
+        for test_triple in tqdm(as_ids(test_triples), desc=progress, unit="test triple", disable=progress is None):
+            positions, effects = touched_effects(
+                self.model, test_triple, queries, self.method, curvature=curvature, batch_size=batch_size
+            )
+            if queries.triples is not graph.triples:
+                # Of a repeated triple, the first place stands for all.
+                places = np.searchsorted(graph.first_places, positions)
+                is_first = graph.first_places[np.minimum(places, len(graph.triples) - 1)] == positions
+                positions, effects = places[is_first], effects[torch.from_numpy(is_first)]
+            found.append(Scores(effects, torch.from_numpy(positions), len(graph.triples)))
+        if len(training_triples) == len(graph.triples):
+            return found
+        return [Scores.of_all(scores.dense()[torch.from_numpy(graph.places_of_listed)]) for scores in found]
 
     def products(
         self, test_triples: Triples, training_triples: Triples, *, batch_size: int = 256, progress: str | None = None
     ) -> Tensor:
-        """Compute the effects of N training triples, all of the model, on n test triples' scores: (n, N) on the CPU.
-
-        Where the training weighs a repeated triple by how often it stands, so do the means over a query's tails.
-        """
-        training_triples = as_ids(training_triples)
-        places = self._places_among_repeated(training_triples)
-        everything = training_triples if places is None else self.training_triples
-        effects = gauss_newton_effects(
-            self.model,
-            as_ids(test_triples),
-            everything,
-            self.method,
-            inverse_triples=self.inverse_triples,
-            curvature=self.curvature_for(training_triples),
-            batch_size=batch_size,
-            progress=progress,
-        )
-        return effects if places is None else effects[:, places]
+        """Compute the same in full: (n, N) on the CPU."""
+        found = self.scores(test_triples, training_triples, batch_size=batch_size, progress=progress)
+        if not found:
+            return self.model.entity_embeddings.weight.new_zeros(0, len(training_triples), device="cpu")
+        return torch.stack([scores.dense() for scores in found])
 
     def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
         """Compute the effect of each triple's label on its own score: (N,) on the CPU.
@@ -337,17 +368,77 @@ def gauss_newton_effects(
     model_tests = with_relation_rows(test_triples, inverse_triples=inverse_triples)
     both_sides = method.both_sides and inverse_triples
     tangents = gauss_newton_tangents(model, model_tests, curvature, both_sides=both_sides)
-    effects = label_effects(model, tangents, model_triples, batch_size=batch_size, progress=progress)
-    effects -= rival_effects(model, tangents, effects, model_triples, method)
-    if method.label_weights != "one":
-        effects *= label_weights(model_triples, method.label_weights).to(effects)
+    effects = example_effects(model, tangents, model_triples, method, batch_size=batch_size, progress=progress)
     if inverse_triples:
         effects = effects[:, : len(training_triples)] + effects[:, len(training_triples) :]
-    if method.same_tail_share or method.same_query_share:
-        for out, tangent, test, model_test in zip(effects, tangents, test_triples, model_tests, strict=True):
-            own_effect = label_effects(model, [tangent], model_test[None])[0, 0]
-            out += own_effect * label_shares(test, training_triples, method).to(out)
+    for out, tangent, test, model_test in zip(effects, tangents, test_triples, model_tests, strict=True):
+        add_label_shares(out, model, tangent, test, model_test, training_triples, method)
     return effects
+
+
+def touched_effects(
+    model: ConvE,
+    test_triple: np.ndarray,
+    queries: SortedQueries,
+    method: GaussNewtonMethod,
+    *,
+    curvature: RowCurvature,
+    batch_size: int = 256,
+) -> tuple[np.ndarray, Tensor]:
+    """Compute `gauss_newton_effects` of one test triple (3,), of the training triples that it touches alone.
+
+    A query's triples are looked at together, as they compete. Those of a query that has neither an entity nor the
+    relation of the test triple have no effect, since nothing moves that they depend on.
+
+    Returns:
+        Positions of the triples, in ascending order, (m,), and their effects, (m,).
+    """
+    inverse = queries.inverse_triples
+    model_test = with_relation_rows(test_triple[None], inverse_triples=inverse)
+    (tangent,) = gauss_newton_tangents(model, model_test, curvature, both_sides=method.both_sides and inverse)
+    touched = queries.touching(list(tangent.entity_rows), list(tangent.relation_rows))
+    examples = queries.examples(touched)
+    by_example = example_effects(model, [tangent], queries.rows_of(examples), method, batch_size=batch_size)[0]
+    positions, places = np.unique(examples % len(queries.triples), return_inverse=True)
+    effects = by_example.new_zeros(len(positions)).index_add_(0, torch.from_numpy(places), by_example)
+    here = np.take(queries.triples, positions, axis=0)
+    add_label_shares(effects, model, tangent, test_triple, model_test[0], here, method)
+    return positions, effects
+
+
+def example_effects(
+    model: ConvE,
+    tangents: list[ConvETangent],
+    examples: np.ndarray,
+    method: GaussNewtonMethod,
+    *,
+    batch_size: int,
+    progress: str | None = None,
+) -> Tensor:
+    """Compute w · (ṡ_t − competition · rivals) of examples (M, 3) in the model's relation ids: (n, M).
+
+    The examples are all that their queries have.
+    """
+    effects = label_effects(model, tangents, examples, batch_size=batch_size, progress=progress)
+    effects -= rival_effects(model, tangents, effects, examples, method)
+    if method.label_weights != "one":
+        effects *= label_weights(examples, method.label_weights).to(effects)
+    return effects
+
+
+def add_label_shares(
+    effects: Tensor,
+    model: ConvE,
+    tangent: ConvETangent,
+    test_triple: np.ndarray,
+    model_test: np.ndarray,
+    triples: np.ndarray,
+    method: GaussNewtonMethod,
+) -> None:
+    """Add what the labels of triples (N, 3) earn of the test triple's own effect to their effects (N,)."""
+    if method.same_tail_share or method.same_query_share:
+        own_effect = label_effects(model, [tangent], model_test[None])[0, 0]
+        effects += own_effect * label_shares(test_triple, triples, method).to(effects)
 
 
 def rival_effects(
@@ -487,3 +578,10 @@ def label_shares(test_triple: np.ndarray, triples: np.ndarray, method: GaussNewt
     head, relation, tail = (triples == test_triple).T
     shares = method.same_tail_share * (relation & tail) + method.same_query_share * (head & relation)
     return torch.from_numpy(shares)
+
+
+def _is_of(graph: Graph, triples: np.ndarray) -> bool:
+    """Whether triples (N, 3) are the distinct ones of a graph, or those of its file."""
+    if triples is graph.triples or triples is graph.listed_triples:
+        return True
+    return any(np.array_equal(triples, own) for own in (graph.triples, graph.listed_triples))

@@ -5,58 +5,17 @@ its triples then has its influence, its sign included.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
+
+from conve_tracin.data.adjacency import Adjacency
+from conve_tracin.data.sorted_queries import ranges
 
 MAX_HOPS = 3
 # Triples that a search may look at from one end, fewest around an entity first: a second or so.
 MAX_STEPS = 2**23
 # Paths of one length that are kept, those through entities of few triples first.
 MAX_PATHS = 2**17
-
-
-@dataclass(frozen=True, eq=False)
-class Adjacency:
-    """The triples around each entity, in either direction, in CSR form.
-
-    Slot i leads from one entity over a triple to another; those of entity e are `offsets[e]:offsets[e + 1]`, sorted by
-    where they lead. A triple has two slots; one from an entity to itself has none.
-    """
-
-    offsets: np.ndarray  # (E + 1,) int64
-    neighbours: np.ndarray  # (M,) int64: where a slot leads
-    positions: np.ndarray  # (M,) int64: its triple's place in the training set
-
-    @classmethod
-    def of(cls, triples: np.ndarray, num_entities: int) -> "Adjacency":
-        """Collect the triples (N, 3) around each of the entities."""
-        places = np.flatnonzero(triples[:, 0] != triples[:, 2])
-        heads, tails = triples[places, 0], triples[places, 2]
-        starts, neighbours = np.concatenate([heads, tails]), np.concatenate([tails, heads])
-        order = np.argsort(starts * num_entities + neighbours, kind="stable")
-        counts = np.bincount(starts, minlength=num_entities)
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return cls(offsets, neighbours[order], np.concatenate([places, places])[order])
-
-    @cached_property
-    def degrees(self) -> np.ndarray:
-        """How many slots each entity has: (E,)."""
-        return np.diff(self.offsets)
-
-    def between(self, entity: int, other: int) -> np.ndarray:
-        """Return the slots of an entity that lead to another one: (k,)."""
-        around = self.around(entity)
-        low, high = (np.searchsorted(self.neighbours[around], other, side=side) for side in ("left", "right"))
-        return around[low:high]
-
-    def around(self, entity: int) -> np.ndarray:
-        """Return the slots of an entity: (k,)."""
-        return np.arange(self.offsets[entity], self.offsets[entity + 1])
-
-    def around_each(self, entities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the slots of entities (m,), one after the other: the place in `entities` and the slot, (M,) each."""
-        return _ranges(self.offsets[entities], self.degrees[entities])
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +99,7 @@ def _close(adjacency: Adjacency, slots: np.ndarray, head: int, tail: int) -> np.
     around = adjacency.around(tail)
     leads_to = adjacency.neighbours[around]
     low, high = (np.searchsorted(leads_to, ends, side=side) for side in ("left", "right"))
-    rows, places = _ranges(low, high - low)
+    rows, places = ranges(low, high - low)
     return np.concatenate([slots[rows], around[places][:, None]], axis=1)
 
 
@@ -150,10 +109,3 @@ def _as_paths(slots: np.ndarray, adjacency: Adjacency, head: int) -> GraphPaths:
     middles = adjacency.neighbours[slots[:, :-1]]
     tails = np.searchsorted(adjacency.offsets, slots[:, -1:], side="right") - 1
     return GraphPaths(np.concatenate([starts, middles, tails], axis=1), adjacency.positions[slots])
-
-
-def _ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """List starts[i], …, starts[i] + counts[i] − 1 for each i: the i (M,) and the numbers (M,)."""
-    rows = np.repeat(np.arange(len(starts)), counts)
-    before = np.cumsum(counts) - counts
-    return rows, np.arange(len(rows)) - before[rows] + starts[rows]

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ from conve_tracin.checkpoint.native import (
     uses_inverse_triples,
 )
 from conve_tracin.checkpoint.pykeen import load_pykeen_model, read_pykeen_file, saved_mapping_digest
+from conve_tracin.data.graph import Graph
+from conve_tracin.data.index import Index
 from conve_tracin.data.queries import digest_of_triples
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
@@ -129,6 +131,8 @@ class CheckpointLoader:
 
     Attributes:
         training_triples: all that the models were trained on, in the files' ids, once they are known here.
+        graph: the same, sorted, once it is known here.
+        index: where the graph is stored; None if it is not.
     """
 
     def __init__(
@@ -146,6 +150,8 @@ class CheckpointLoader:
         self.learning_rates = learning_rates
         self.device = device
         self.training_triples: np.ndarray | None = None
+        self.graph: Graph | None = None
+        self.index: Index | None = None
         self._said: set[str] = set()
         self._has_warned_of_other_triples = False
         self._path_of_weights: dict[str, Path] = {}
@@ -158,6 +164,9 @@ class CheckpointLoader:
         """
         loaded = self.load_model(path)
         method = module_of(self.options.method).build(loaded, self.options, self.training_triples, self._say)
+        method.graph = self.graph
+        if self.index is not None:
+            method.keep_of_settings = partial(self.index.keep_of_model, path)
         weight = self.learning_rates[path] if method.uses_learning_rate else 1 / len(self.learning_rates)
         return TracedCheckpoint(loaded.scorer, method, weight)
 
@@ -261,7 +270,7 @@ class CheckpointLoader:
 
     @cached_property
     def _digest_of_training_triples(self) -> str:
-        return digest_of_triples(self.training_triples)
+        return digest_of_triples(self.training_triples) if self.graph is None else self.graph.digest
 
     def _say_that_the_size_is_known(self, path: Path) -> None:
         if self.options.embedding_height is not None or self.options.embedding_width is not None:

@@ -2,19 +2,86 @@
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin.data.graph import Graph, Keep
 from conve_tracin.errors import InputError
 from conve_tracin.settings import METHODS
 
 Triples = np.ndarray | Tensor | Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Influences of N training triples on one test triple; all but some are zero.
+
+    Attributes:
+        values: the influences that may differ from zero, (M,) on the CPU.
+        positions: which triples they belong to, in ascending order, (M,); None stands for all N.
+        total: N.
+    """
+
+    values: Tensor
+    positions: Tensor | None
+    total: int
+
+    @classmethod
+    def of_all(cls, values: Tensor) -> "Scores":
+        """Take the influences of all training triples, (N,)."""
+        return cls(values, None, len(values))
+
+    def dense(self) -> Tensor:
+        """Return all influences, (N,)."""
+        if self.positions is None:
+            return self.values
+        # Memory that NumPy has zeroed is not touched before it is written.
+        whole = torch.from_numpy(np.zeros(self.total, dtype=self.values.numpy().dtype))
+        whole[self.positions] = self.values
+        return whole
+
+    def where(self, chosen: Tensor) -> "Scores":
+        """Keep some of the values, (M,) bool; the others count as zero."""
+        places = chosen.nonzero()[:, 0]
+        return Scores(self.values[places], places if self.positions is None else self.positions[places], self.total)
+
+    def scaled(self, factor: float) -> "Scores":
+        """Multiply all influences by a number."""
+        return Scores(self.values * factor, self.positions, self.total)
+
+    def plus(self, other: "Scores") -> "Scores":
+        """Add those of another model on the same test triple."""
+        if self.positions is None or other.positions is None:
+            return Scores.of_all(self.dense() + other.dense())
+        positions, places = torch.cat([self.positions, other.positions]).unique(return_inverse=True)
+        mine, others = places.split([len(self.positions), len(other.positions)])
+        values = self.values.new_zeros(len(positions))
+        values[mine] = self.values
+        values[others] += other.values
+        return Scores(values, positions, self.total)
+
+    def strongest(self, top_k: int | None) -> tuple[Tensor, Tensor]:
+        """Return positions and influences of the `top_k` of largest size, ties in training order; all without."""
+        if self.positions is None or top_k is None:
+            values = self.dense()
+            chosen = strongest(values, top_k)
+            return chosen, values[chosen]
+        felt = self.where(self.values != 0)
+        chosen = strongest(felt.values, top_k)
+        positions, values = felt.positions[chosen], felt.values[chosen]
+        missing = min(top_k, self.total) - len(positions)
+        if missing > 0:
+            # Then come the first triples without influence.
+            first = torch.arange(min(self.total, len(felt.positions) + missing))
+            first = first[~torch.isin(first, felt.positions)][:missing]
+            positions, values = torch.cat([positions, first]), torch.cat([values, values.new_zeros(len(first))])
+        return positions, values
 
 
 class Method(ABC):
@@ -24,8 +91,12 @@ class Method(ABC):
     say)` returns the method; `title(options)` names it for people, and `members(options)` are its settings in the JSON.
     """
 
-    # Whether each process of torchrun may compute some of the training triples.
+    # Whether each process of torchrun computes some of the training triples; if not, it computes some test triples.
     shares_training_triples: ClassVar[bool] = True
+    # The graph of the training triples, if a run has it at hand.
+    graph: Graph | None = None
+    # What keeps arrays of this model and some settings for later runs.
+    keep_of_settings: Callable[[Any], Keep] | None = None
     # Products of gradients are multiplied by a learning rate; effects on a score are averaged over the checkpoints.
     uses_learning_rate: ClassVar[bool] = True
 
@@ -40,6 +111,13 @@ class Method(ABC):
             batch_size: changes memory and speed, not results.
             progress: what to call the work on a progress bar; without it none is shown.
         """
+
+    def scores(
+        self, test_triples: Triples, training_triples: Triples, *, batch_size: int = 256, progress: str | None = None
+    ) -> list[Scores]:
+        """Compute the same as `products`, for each test triple by itself."""
+        rows = self.products(test_triples, training_triples, batch_size=batch_size, progress=progress)
+        return [Scores.of_all(row) for row in rows]
 
     @abstractmethod
     def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
@@ -103,9 +181,11 @@ def strongest(scores: Tensor, top_k: int | None) -> Tensor:
     return candidates[order][:top_k]
 
 
-def rank_influences(scores: Tensor, training_triples: np.ndarray, top_k: int | None) -> list[Influence]:
+def rank_influences(scores: Tensor | Scores, training_triples: np.ndarray, top_k: int | None) -> list[Influence]:
     """List the strongest of the influences (N,) of training triples (N, 3)."""
+    scores = scores if isinstance(scores, Scores) else Scores.of_all(scores)
+    positions, values = scores.strongest(top_k)
     return [
-        Influence(*training_triples[position].tolist(), influence=scores[position].item(), position=position)
-        for position in strongest(scores, top_k).tolist()
+        Influence(*training_triples[position].tolist(), influence=value, position=position)
+        for position, value in zip(positions.tolist(), values.tolist(), strict=True)
     ]

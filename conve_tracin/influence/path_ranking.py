@@ -28,11 +28,12 @@ docs/notes_hetionet.md says which figures are of those, and what influence adds 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from conve_tracin.influence.graph_paths import MAX_HOPS, Adjacency, GraphPaths, find_graph_paths
+from conve_tracin.data.adjacency import Adjacency
+from conve_tracin.data.graph import Graph
+from conve_tracin.influence.graph_paths import MAX_HOPS, GraphPaths, find_graph_paths
 
 SUPPORT_WEIGHT = 0.5
 KIND_WEIGHT = 3.0
@@ -67,6 +68,20 @@ def best_first(ranked: Sequence[RankedPaths], limit: int | None = None) -> list[
     return [places[i] for i in np.lexsort((-scores, groups))[:limit].tolist()]
 
 
+@dataclass(frozen=True, eq=False)
+class SparseSums:
+    """Numbers of all training triples, of which those at `positions` (m,), in ascending order, may differ from zero."""
+
+    positions: np.ndarray
+    values: np.ndarray
+
+    def __getitem__(self, wanted: np.ndarray) -> np.ndarray:
+        if not len(self.positions):
+            return np.zeros(len(wanted))
+        places = np.minimum(np.searchsorted(self.positions, wanted), len(self.positions) - 1)
+        return np.where(self.positions[places] == wanted, self.values[places], 0.0)
+
+
 class PathRanker:
     """Orders the paths of one training graph.
 
@@ -74,21 +89,29 @@ class PathRanker:
         triples: the training triples (N, 3).
         num_entities: of the graph.
         sampled_pairs, seed: for the kinds of paths, see `kind_lifts`.
+        graph: of these triples, if it is there already.
     """
 
     def __init__(
-        self, triples: np.ndarray, num_entities: int, *, sampled_pairs: int = SAMPLED_PAIRS, seed: int = 0
+        self,
+        triples: np.ndarray,
+        num_entities: int,
+        *,
+        sampled_pairs: int = SAMPLED_PAIRS,
+        seed: int = 0,
+        graph: Graph | None = None,
     ) -> None:
         self.triples = triples
-        self.adjacency = Adjacency.of(triples, num_entities)
+        self.graph = Graph(triples, num_entities) if graph is None else graph
+        self.adjacency = self.graph.adjacency
         self.sampled_pairs = sampled_pairs
         self.seed = seed
         self._lifts: dict[tuple[int, int], dict[int, float]] = {}
 
-    @cached_property
+    @property
     def weights(self) -> np.ndarray:
         """The factor of each triple in a path's weight: (N,)."""
-        return triple_weights(self.triples)
+        return self.graph.weights
 
     def rank(self, triple: Sequence[int], influences: np.ndarray, *, max_hops: int = MAX_HOPS) -> list[RankedPaths]:
         """Find and score the paths of a prediction (h, r, t) of up to `max_hops` triples.
@@ -108,17 +131,18 @@ class PathRanker:
     def lifts(self, relation: int, hops: int) -> dict[int, float]:
         """Return how much each kind of path of a length speaks for a relation; computed once."""
         if (relation, hops) not in self._lifts:
-            self._lifts[relation, hops] = kind_lifts(self, relation, hops)
+            name = f"lifts/{self.sampled_pairs}-{self.seed}-{relation}-{hops}"
+            arrays = self.graph.keep(name, lambda: _as_arrays(kind_lifts(self, relation, hops)))
+            self._lifts[relation, hops] = dict(zip(arrays["kinds"].tolist(), arrays["lifts"].tolist(), strict=True))
         return self._lifts[relation, hops]
 
     def kinds(self, paths: GraphPaths) -> np.ndarray:
         """Number the kinds of paths: (P,)."""
         forward = self.triples[paths.positions, 0] == paths.entities[:, :-1]
         steps = 2 * self.triples[paths.positions, 1] + forward
-        base = 2 * (int(self.triples[:, 1].max(initial=0)) + 1)
-        return steps @ (base ** np.arange(steps.shape[1]))
+        return steps @ ((2 * self.graph.num_relations) ** np.arange(steps.shape[1]))
 
-    def _scores(self, paths: GraphPaths, relation: int, influences: np.ndarray, support: np.ndarray) -> np.ndarray:
+    def _scores(self, paths: GraphPaths, relation: int, influences: np.ndarray, support: "SparseSums") -> np.ndarray:
         scores = np.zeros(len(paths))
         if not len(paths):
             return scores
@@ -130,9 +154,12 @@ class PathRanker:
         lifts = self.lifts(relation, paths.positions.shape[1])
         return scores + KIND_WEIGHT * np.array([lifts.get(kind, 0.0) for kind in self.kinds(paths).tolist()])
 
-    def _support(self, paths: GraphPaths) -> np.ndarray:
+    def _support(self, paths: GraphPaths) -> "SparseSums":
         weights = self.weights[paths.positions].prod(axis=1)
-        return sum(np.bincount(paths.positions[:, column], weights, minlength=len(self.triples)) for column in (0, -1))
+        positions, places = np.unique(paths.positions[:, [0, -1]], return_inverse=True)
+        places = places.reshape(-1, 2)
+        sums = sum(np.bincount(places[:, column], weights, minlength=len(positions)) for column in (0, 1))
+        return SparseSums(positions, sums)
 
     def _groups(self, paths: GraphPaths, relation: int) -> np.ndarray:
         hops = paths.positions.shape[1]
@@ -142,26 +169,18 @@ class PathRanker:
         uses_relation = (self.triples[paths.positions, 1] == relation).any(axis=1)
         return np.where(among_ends, 2, uses_relation) * (MAX_HOPS + 1) + hops
 
+    def pairs_of(self, relation: int) -> np.ndarray:
+        """Return head and tail of the training triples of a relation, in their order: (k, 2)."""
+        return np.take(self.triples, self.graph.positions_of_relation(relation), axis=0)[:, [0, 2]]
+
     def _is_end(self, relation: int) -> np.ndarray:
         is_end = np.zeros(len(self.adjacency.degrees), dtype=bool)
-        is_end[self.triples[self.triples[:, 1] == relation][:, [0, 2]]] = True
+        is_end[self.pairs_of(relation)] = True
         return is_end
 
 
-def triple_weights(triples: np.ndarray) -> np.ndarray:
-    """Compute (degree of the head in the relation · degree of the tail in it)^−½ of triples (N, 3): (N,)."""
-    num_relations = int(triples[:, 1].max(initial=0)) + 1
-    product = np.ones(len(triples))
-    for column in (0, 2):
-        _, places, counts = np.unique(
-            triples[:, column] * num_relations + triples[:, 1], return_inverse=True, return_counts=True
-        )
-        product *= counts[places]
-    return product**-0.5
-
-
 def log_places(
-    adjacency: Adjacency, triples: np.ndarray, scores: np.ndarray, entity: int, positions: np.ndarray
+    adjacency: Adjacency, triples: np.ndarray, scores: "np.ndarray | SparseSums", entity: int, positions: np.ndarray
 ) -> np.ndarray:
     """Compute the logarithms of places, 1 being the best, among an entity's triples of the same relation.
 
@@ -197,7 +216,7 @@ def kind_lifts(ranker: PathRanker, relation: int, hops: int) -> dict[int, float]
         that was seen once or twice says little.
     """
     generator = np.random.default_rng(ranker.seed)
-    related = ranker.triples[ranker.triples[:, 1] == relation][:, [0, 2]]
+    related = ranker.pairs_of(relation)
     key = np.array([len(ranker.adjacency.degrees), 1])
     joined = related @ key
     related = related[generator.permutation(len(related))[: ranker.sampled_pairs]]
@@ -231,3 +250,7 @@ def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> tuple[dict[int, 
         if found > SAMPLED_PATHS:
             break
     return weights, counts, used
+
+
+def _as_arrays(lifts: dict[int, float]) -> dict[str, np.ndarray]:
+    return {"kinds": np.array(list(lifts), dtype=np.int64), "lifts": np.array(list(lifts.values()), dtype=np.float64)}

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 from torch import Tensor
 
+from conve_tracin.data.graph import Graph
 from conve_tracin.influence.method import Influence
 from conve_tracin.influence.path_ranking import PathRanker, best_first
 
@@ -52,13 +53,16 @@ class PathFinder:
         num_entities: of the graph.
         limit: how many paths of a prediction are kept.
         max_hops: triples in a path at most, 1 to 3.
+        graph: of these triples, if it is there already.
     """
 
-    def __init__(self, triples: np.ndarray, num_entities: int, *, limit: int, max_hops: int) -> None:
+    def __init__(
+        self, triples: np.ndarray, num_entities: int, *, limit: int, max_hops: int, graph: Graph | None = None
+    ) -> None:
         self.triples = triples
         self.limit = limit
         self.max_hops = max_hops
-        self.ranker = PathRanker(triples, num_entities)
+        self.ranker = PathRanker(triples, num_entities, graph=graph)
 
     def __call__(self, test_triple: Sequence[int], influences: Tensor) -> list[GraphPath]:
         """Return the best paths of a prediction, for the influences (N,) of the training triples on it.

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from conve_tracin.data.categories import Categories
+from conve_tracin.data.graph import Graph
 from conve_tracin.data.queries import inverse_of
+from conve_tracin.data.triples import COLUMN_NAMES
+from conve_tracin.influence.method import Scores
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.influence.standing import RelationSamples, Standing, ask_others, stand
 from conve_tracin.ranking import filtered_ranks
@@ -33,6 +36,7 @@ class SummarySettings:
         known_triples: true triples besides the training triples, whose tails the rank passes over, (M, 3).
         training_triples: (N, 3), to tell what none of them has; None does not tell.
         side: which one is explained, "tail" or "head".
+        graph: of the training triples, if it is there already.
         categories: of the entities; None if they are unknown.
         samples: what was asked to tell how an answer stands; of the one model that ranks.
     """
@@ -42,6 +46,7 @@ class SummarySettings:
     known_triples: np.ndarray | None = None
     training_triples: np.ndarray | None = None
     side: str = TAIL
+    graph: Graph | None = None
     categories: Categories | None = None
     samples: RelationSamples = field(default_factory=RelationSamples, compare=False)
 
@@ -53,6 +58,7 @@ class SummarySettings:
         training_triples: np.ndarray | None = None,
         *,
         side: str = TAIL,
+        graph: Graph | None = None,
         categories: Categories | None = None,
     ) -> "SummarySettings":
         """Take the lengths of the mappings."""
@@ -62,6 +68,7 @@ class SummarySettings:
             known_triples=known_triples,
             training_triples=training_triples,
             side=side,
+            graph=graph,
             categories=categories,
         )
 
@@ -69,6 +76,10 @@ class SummarySettings:
         """Return which of "head", "relation" and "tail" no training triple has."""
         if self.training_triples is None:
             return ()
+        if self.graph is not None:
+            has_relation = self.graph.triples_of_relations[relation] > 0
+            are_known = (self.graph.has_entity(head), has_relation, self.graph.has_entity(tail))
+            return tuple(part for part, is_known in zip(COLUMN_NAMES, are_known, strict=True) if not is_known)
         entities, relations = self._trained
         are_trained = {"head": entities[head], "relation": relations[relation], "tail": entities[tail]}
         return tuple(part for part, is_trained in are_trained.items() if not is_trained)
@@ -184,25 +195,35 @@ class Prediction:
         )
 
 
-def summarise(scores: Tensor, training_triples: np.ndarray, settings: SummarySettings) -> InfluenceSummary:
+def summarise(scores: Tensor | Scores, training_triples: np.ndarray, settings: SummarySettings) -> InfluenceSummary:
     """Summarise the influences (N,) of training triples (N, 3) on one test triple."""
-    positive, negative = scores.clamp(min=0), scores.clamp(max=0)
+    scores = scores if isinstance(scores, Scores) else Scores.of_all(scores)
+    values = scores.values
+    positive, negative = values.clamp(min=0), values.clamp(max=0)
+    felt = training_triples if scores.positions is None else np.take(training_triples, scores.positions, axis=0)
+    if settings.graph is None:
+        triples = np.bincount(training_triples[:, 1], minlength=settings.num_relations)
+    else:
+        triples = settings.graph.triples_of_relations
     return InfluenceSummary(
-        num_triples=len(scores),
-        num_positive=int((scores > 0).sum()),
-        num_negative=int((scores < 0).sum()),
+        num_triples=scores.total,
+        num_positive=int((values > 0).sum()),
+        num_negative=int((values < 0).sum()),
         positive=positive.sum(dtype=torch.float64).item(),
         negative=negative.sum(dtype=torch.float64).item(),
-        by_relation=sum_by_relation(positive, negative, training_triples[:, 1], settings.num_relations),
-        concentration=concentration(scores),
+        by_relation=sum_by_relation(positive, negative, felt[:, 1], triples),
+        concentration=concentration(values, scores.total),
     )
 
 
 def sum_by_relation(
-    positive: Tensor, negative: Tensor, relations: np.ndarray, num_relations: int
+    positive: Tensor, negative: Tensor, relations: np.ndarray, triples: np.ndarray
 ) -> list[RelationInfluence]:
-    """Sum the positive and the negative parts (N,) of the influences by relation (N,), largest sums first."""
-    triples = np.bincount(relations, minlength=num_relations)
+    """Sum the positive and the negative parts (M,) of the influences by relation (M,), largest sums first.
+
+    `triples` are how many triples each relation has, (R,); one without any is left out.
+    """
+    num_relations = len(triples)
     sums = [np.bincount(relations, weights=part.numpy(), minlength=num_relations) for part in (positive, negative)]
     order = np.argsort(sums[1] - sums[0], kind="stable")
     return [
@@ -212,14 +233,20 @@ def sum_by_relation(
     ]
 
 
-def concentration(scores: Tensor) -> Concentration:
-    """Compute which share of Σ|influence| (N,) the k strongest carry."""
+def concentration(scores: Tensor, total_triples: int | None = None) -> Concentration:
+    """Compute which share of Σ|influence| the k strongest carry, for the influences (M,) that may differ from zero.
+
+    `total_triples` is N, how many triples there are; by default M.
+    """
+    num_triples = len(scores) if total_triples is None else total_triples
     # On a CPU NumPy sorts millions of floats several times faster than torch.
     cumulative = np.sort(scores.abs().numpy())[::-1].cumsum(dtype=np.float64)
+    if not len(cumulative):
+        cumulative = np.zeros(1)
     total = cumulative[-1]
-    powers_of_ten = 10 ** np.arange(len(str(len(scores))))
-    counts = np.union1d(np.geomspace(1, len(scores), CURVE_POINTS).round().astype(np.int64), powers_of_ten)
-    shares = cumulative[counts - 1] / (total or 1.0)
+    powers_of_ten = 10 ** np.arange(len(str(num_triples)))
+    counts = np.union1d(np.geomspace(1, num_triples, CURVE_POINTS).round().astype(np.int64), powers_of_ten)
+    shares = cumulative[np.minimum(counts, len(cumulative)) - 1] / (total or 1.0)
     half = int(np.searchsorted(cumulative, total / 2)) + 1
     return Concentration(tuple(counts.tolist()), tuple(shares.tolist()), half)
 
@@ -237,7 +264,7 @@ def describe_prediction(
         places.append(place_of(scorer, inverse_of(triple), training_triples, settings))
     return Prediction(
         **vars(places[0]),
-        in_training=triple[0, 2] in _tails_of(_answers_of(training_triples, triple[0, 1]), triple[0, 0]),
+        in_training=triple[0, 2] in _tails_of(_trained_answers(training_triples, triple[0, 1], settings), triple[0, 0]),
         head=places[1] if scorer.inverse_triples else None,
         side=settings.side,
         untrained=settings.untrained_parts(*triple[0].tolist()),
@@ -249,7 +276,7 @@ def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, s
     """Rank the tail of a triple (1, 3), which may be an inverse one, among all entities."""
     tail = int(triple[0, 2])
     scores = scorer.score_queries(triple[:, :2], settings.num_entities)[0]  # (K,)
-    answers = _answers_of(training_triples, triple[0, 1])
+    answers = _trained_answers(training_triples, triple[0, 1], settings)
     further = _answers_of(settings.known_triples, triple[0, 1])
     known = torch.from_numpy(np.unique(_tails_of(np.concatenate([answers, further]), triple[0, 0])))
     rank = filtered_ranks(scores[None], torch.tensor([tail]), torch.zeros_like(known), known).item()
@@ -267,6 +294,12 @@ def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, s
             scores, tail, known, entity=int(triple[0, 0]), first_answers=first_answers, categories=settings.categories
         ),
     )
+
+
+def _trained_answers(triples: np.ndarray, relation: int, settings: SummarySettings) -> np.ndarray:
+    if settings.graph is not None:
+        triples = np.take(triples, settings.graph.positions_of_relation(max(relation, ~relation)), axis=0)
+    return _answers_of(triples, relation)
 
 
 def _answers_of(triples: np.ndarray | None, relation: int) -> np.ndarray:

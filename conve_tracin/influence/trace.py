@@ -14,7 +14,7 @@ from conve_tracin import parallel
 from conve_tracin.data.queries import inverse_of
 from conve_tracin.errors import InputError
 from conve_tracin.influence.known_reasons import ReasonRanks
-from conve_tracin.influence.method import Influence, Method, rank_influences, strongest
+from conve_tracin.influence.method import Influence, Method, Scores, rank_influences
 from conve_tracin.influence.paths import GraphPath
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.influence.summary import InfluenceSummary, Prediction, SummarySettings, describe_prediction, summarise
@@ -104,7 +104,7 @@ def trace(
     progress = progress and parallel.is_main_process()
     for start in range(0, len(test_triples), GROUP_SIZE):
         group = test_triples[start : start + GROUP_SIZE]
-        totals: Tensor | None = None
+        totals: list[Scores] = []
         strongest_of: list[list[set[int]]] = []
         for checkpoint in checkpoints:
             loaded = load(checkpoint)
@@ -112,15 +112,13 @@ def trace(
                 require_inverse_triples(loaded.scorer, checkpoint)
             title = f"{checkpoint.name}: {len(group)} test triple(s)" if progress else None
             asked = group if side == TAIL else inverse_of(group)
-            products = _products(
+            scores_of = _scores(
                 loaded.method, checkpoint, asked, training_triples, batch_size=batch_size, progress=title
             )
-            if products is None:
-                continue
             if len(checkpoints) > 1:
-                strongest_of.append([set(strongest(row, top_k).tolist()) for row in products])
-            scaled = products.mul_(loaded.weight)
-            totals = scaled if totals is None else totals.add_(scaled)
+                strongest_of.append([set(scores.strongest(top_k)[0].tolist()) for scores in scores_of])
+            scaled = [scores.scaled(loaded.weight) for scores in scores_of]
+            totals = [before.plus(one) for before, one in zip(totals, scaled, strict=True)] if totals else scaled
         if not parallel.is_main_process():
             continue
         for place, (test_triple, scores) in enumerate(zip(group, totals, strict=True)):
@@ -133,7 +131,7 @@ def trace(
                 if summarised:
                     traced = replace(traced, summary=summarise(scores, training_triples, describe))
             finders = {"paths": find_paths, "reasons": rank_reasons}
-            found = {name: find(test_triple, scores) for name, find in finders.items() if find is not None}
+            found = {name: find(test_triple, scores.dense()) for name, find in finders.items() if find is not None}
             yield replace(traced, **found)
 
 
@@ -162,7 +160,7 @@ def require_inverse_triples(scorer: Scorer, checkpoint: Path) -> None:
         )
 
 
-def _products(
+def _scores(
     method: Method,
     checkpoint: Path,
     group: np.ndarray,
@@ -170,21 +168,23 @@ def _products(
     *,
     batch_size: int,
     progress: str | None,
-) -> Tensor | None:
-    """Compute the influences (n, N) of a checkpoint, shared between the processes if the method can be.
+) -> list[Scores]:
+    """Compute the influences of a checkpoint on each test triple of a group, shared between the processes.
 
-    Returns None in a process that has no part in it. Raises InputError, which names the checkpoint.
+    Raises InputError, which names the checkpoint.
     """
-    compute = partial(method.products, group, batch_size=batch_size, progress=progress)
+    keywords = {"batch_size": batch_size, "progress": progress}
     with naming_the_checkpoint(checkpoint):
-        if method.shares_training_triples:
-            products = parallel.compute_shared(compute, training_triples)
-        elif parallel.is_main_process():
-            products = compute(training_triples)
+        if parallel.world_size() == 1:
+            scores = method.scores(group, training_triples, **keywords)
+        elif method.shares_training_triples:
+            products = parallel.compute_shared(partial(method.products, group, **keywords), training_triples)
+            scores = [Scores.of_all(row) for row in products]
         else:
-            return None
-    require_finite_influences(products, checkpoint)
-    return products
+            scores = parallel.map_shared(lambda mine: method.scores(mine, training_triples, **keywords), group)
+    for each in scores:
+        require_finite_influences(each.values, checkpoint)
+    return scores
 
 
 @contextmanager
@@ -207,7 +207,7 @@ def require_finite_influences(products: Tensor, checkpoint: Path) -> None:
 
 def make_trace(
     test_triple: np.ndarray,
-    scores: Tensor,
+    scores: Tensor | Scores,
     training_triples: np.ndarray,
     *,
     top_k: int,
@@ -218,8 +218,10 @@ def make_trace(
     `models` are the positions of the `top_k` strongest by each of several checkpoints alone.
     """
 
+    scores = scores if isinstance(scores, Scores) else Scores.of_all(scores)
+
     def rank(kept: Tensor) -> list[Influence]:
-        ranked = rank_influences(torch.where(kept, scores, 0), training_triples, top_k)
+        ranked = rank_influences(scores.where(kept), training_triples, top_k)
         return counted([influence for influence in ranked if influence.influence != 0])
 
     def counted(influences: list[Influence]) -> list[Influence]:
@@ -230,8 +232,8 @@ def make_trace(
     return Trace(
         test_triple=tuple(test_triple.tolist()),
         influences=counted(rank_influences(scores, training_triples, top_k)),
-        proponents=rank(scores > 0),
-        opponents=rank(scores < 0),
+        proponents=rank(scores.values > 0),
+        opponents=rank(scores.values < 0),
         num_models=max(len(models), 1),
-        total=scores.abs().sum(dtype=torch.float64).item(),
+        total=scores.values.abs().sum(dtype=torch.float64).item(),
     )

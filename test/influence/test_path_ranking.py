@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from conve_tracin.influence.graph_paths import Adjacency
+from conve_tracin.data.adjacency import Adjacency, triple_weights
 from conve_tracin.influence.path_ranking import (
     KIND_WEIGHT,
     SUPPORT_WEIGHT,
@@ -9,7 +9,6 @@ from conve_tracin.influence.path_ranking import (
     best_first,
     kind_lifts,
     log_places,
-    triple_weights,
 )
 
 

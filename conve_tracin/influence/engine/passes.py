@@ -81,6 +81,23 @@ def iterate_derivatives(
         yield positions if touched is None else torch.from_numpy(touched)[positions], scores, derivatives
 
 
+@torch.no_grad()
+def encode_queries(model: ConvE, heads: Tensor, relations: Tensor) -> Tensor:
+    """Compute the query vectors of pairs (Q,) on the model's device, sharing what they have in common: (Q, d)."""
+    device = model.entity_embeddings.weight.device
+    pairs = torch.stack([heads, relations, torch.zeros_like(heads)], dim=1).cpu().numpy()
+    shared = SharedQueries(model, [], relations=relations.unique().to(device))
+
+    def work(batch: PairBatch) -> Tensor:
+        return shared.query_vectors(batch).index_select(0, batch.rows)
+
+    vectors = model.entity_embeddings.weight.new_empty(len(pairs), shared.dimension)
+    batch_size = choose_batch_size(DEFAULT_BATCH_SIZE, features=shared.features_of_pair, device=device)
+    for positions, found in map_batches(pairs, work, device=device, batch_size=batch_size):
+        vectors[positions.to(device)] = found
+    return vectors
+
+
 def iterate_squared_norms(
     model: ConvE,
     triples: np.ndarray,

@@ -167,6 +167,19 @@ class SharedQueries:
         """Apply fc.bias and bn2 to the linear products (B, d)."""
         return (linear - self.center) * self.scale + self.shift
 
+    @property
+    def features_of_pair(self) -> int:
+        """How many features, and numbers that take as much, the query vector of a pair takes."""
+        return max(self.sizes.features_of_both, self.dimension)
+
+    def query_vectors(self, batch: PairBatch) -> Tensor:
+        """Compute the query vectors of the pairs: (B, d)."""
+        products = self.products_alone(batch)[:, 0]
+        if self.sizes.features_of_both:
+            features = F.relu_(self.convolution(self.images_of_both(batch))).flatten(start_dim=1)  # (B, F′)
+            products = products + features @ self.weight_of_both
+        return F.relu(self.before_relu(products[:, : self.dimension]))
+
     def triples(self, linear: Tensor, batch: PairBatch) -> "TripleScores":
         """Score the triples of pairs whose linear products are known, (B, d)."""
         before_relu = self.before_relu(linear).index_select(0, batch.rows)  # (M, d)
