@@ -359,7 +359,7 @@ def test_small_kgx_graph_from_files_to_report(kgx_run):
         assert "rank_in_category" in explained["prediction"]["tail_standing"]
     page = (root / "report.html").read_text(encoding="utf-8")
     assert names[ranks[1][3]] in page
-    assert re.findall(r"rank ([\d.,]+) of", page) == [f"{float(row[0]):g}" for row in ranks[1:3]]
+    assert re.findall(r"<dt>Rank among all</dt><dd><b>([\d.,]+)", page) == [f"{float(row[0]):g}" for row in ranks[1:3]]
     assert {path.name for path in (root / "logs").glob("[!.]*")} == {
         "prepare.log", "train.log", "evaluate.log", "predict.log", "explain.log",
     }  # fmt: skip
