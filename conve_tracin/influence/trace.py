@@ -122,17 +122,31 @@ def trace(
         if not parallel.is_main_process():
             continue
         for place, (test_triple, scores) in enumerate(zip(group, totals, strict=True)):
-            traced = make_trace(
-                test_triple, scores, training_triples, top_k=top_k, models=[each[place] for each in strongest_of]
+            models = [each[place] for each in strongest_of]
+            traced = make_trace(test_triple, scores, training_triples, top_k=top_k, models=models)
+            traced = _described(
+                traced, scores, training_triples, scorer=loaded.scorer, describe=describe, summarised=summarised
             )
-            if describe is not None:
-                prediction = describe_prediction(loaded.scorer, test_triple, training_triples, describe)
-                traced = replace(traced, prediction=prediction)
-                if summarised:
-                    traced = replace(traced, summary=summarise(scores, training_triples, describe))
             finders = {"paths": find_paths, "reasons": rank_reasons}
             found = {name: find(test_triple, scores.dense()) for name, find in finders.items() if find is not None}
             yield replace(traced, **found)
+
+
+def _described(
+    traced: Trace,
+    scores: Scores,
+    training_triples: np.ndarray,
+    *,
+    scorer: Scorer,
+    describe: SummarySettings | None,
+    summarised: bool,
+) -> Trace:
+    """Add the score and the ranks of the prediction, and a summary of all its influences, if they are asked for."""
+    if describe is None:
+        return traced
+    prediction = describe_prediction(scorer, np.array(traced.test_triple), training_triples, describe)
+    summary = summarise(scores, training_triples, describe) if summarised else traced.summary
+    return replace(traced, prediction=prediction, summary=summary)
 
 
 def with_counts(trace: Trace, counts: np.ndarray | None) -> Trace:
