@@ -152,8 +152,8 @@ def read_kgx(
         "category_pairs": _count_pairs(edges.read_pairs, kinds, triples),
         "primary_knowledge_sources": count_primary_sources(edges.provenances.met, edges.tally.of_provenance.tolist()),
     }
-    behind = evidence and TrainingEvidence(evidence, chosen.is_kept, numbering.entity_ids, numbering.relation_ids, graph)
-    return KgxGraph(graph, dict(zip(numbering.relation_keys, labels, strict=True)), summary, behind)
+    basis = evidence and TrainingEvidence(evidence, chosen.is_kept, numbering.entity_ids, numbering.relation_ids, graph)
+    return KgxGraph(graph, dict(zip(numbering.relation_keys, labels, strict=True)), summary, basis)
 
 
 @dataclass(frozen=True, eq=False)
