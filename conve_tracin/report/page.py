@@ -305,6 +305,7 @@ def _paths(trace: Trace, names: Names, palette: Palette, notes: Notes) -> dict[s
         "head": names.entity(head),
         "tail": names.entity(tail),
         "head_is_tail": head == tail,
+        "has_zeros": any(hop.influence.influence == 0 for path in trace.paths for hop in path.hops),
         "drawings": [
             _drawing(class_, trace.paths, orientation, names, palette) for class_, orientation in orientations.items()
         ],

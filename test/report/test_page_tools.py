@@ -149,7 +149,7 @@ def test_what_a_rank_says_is_said(names, background):
     assert "Rank from the other side10of 30 small molecules" in often
     assert "Given to others, too60 %of 100 other heads" in often
     assert "The model gives this answer to most." in often
-    assert "(a sample of 300)" in often
+    assert "(a sample of all 300)" in often
     assert "Half of all influence8strongest of 200 training triples" in often
     seldom = Page(report_page([make_trace(among_first=3)], names, {})).texts("article")[0]
     assert "rather than for all" in seldom
