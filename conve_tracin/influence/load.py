@@ -28,7 +28,7 @@ from conve_tracin.checkpoint.native import (
 )
 from conve_tracin.checkpoint.pykeen import load_pykeen_model, read_pykeen_file, saved_mapping_digest
 from conve_tracin.data.graph import Graph
-from conve_tracin.data.index import Index
+from conve_tracin.data.index import Index, stamp_of
 from conve_tracin.data.queries import digest_of_triples
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
@@ -162,11 +162,13 @@ class CheckpointLoader:
 
         Raises InputError if it cannot be used with these mappings and options.
         """
+        stamp = _stamp_of(path)
         loaded = self.load_model(path)
         method = module_of(self.options.method).build(loaded, self.options, self.training_triples, self._say)
         method.graph = self.graph
-        if self.index is not None:
-            method.keep_of_settings = partial(self.index.keep_of_model, path)
+        # A training that goes on may have written another epoch there while this one was read.
+        if self.index is not None and stamp is not None and stamp == _stamp_of(path):
+            method.keep_of_settings = partial(self.index.keep_of_model, path, stamp)
         weight = self.learning_rates[path] if method.uses_learning_rate else 1 / len(self.learning_rates)
         return TracedCheckpoint(loaded.scorer, method, weight)
 
@@ -287,6 +289,13 @@ class NativeCheckpointLoader(CheckpointLoader):
 
     def _is_native(self, path: Path) -> bool:  # noqa: ARG002 - `load_checkpoint` refuses the others
         return True
+
+
+def _stamp_of(path: Path) -> list[int] | None:
+    try:
+        return stamp_of(path)
+    except OSError:
+        return None
 
 
 def _epoch(epoch: int | None) -> str:
