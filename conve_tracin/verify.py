@@ -297,7 +297,8 @@ def places_of_proponents(run: Run, explained: Explained) -> np.ndarray:
 
     Raises InputError if one of them is no training triple.
     """
-    proponents = np.array([triple for triple, _ in explained.proponents(run.options.remove)])
+    # A file that was put together by hand may list one twice.
+    proponents = np.array(list(dict.fromkeys(triple for triple, _ in explained.proponents(run.options.remove))))
     places = rows_of(run.triples, proponents)
     if len(places) < len(proponents):
         found = set(map(tuple, run.triples[places].tolist()))
