@@ -293,6 +293,8 @@ def read(options: TracInOptions, script: Script, logged: list[str]) -> Run:
         read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown) for path in options.known
     ]
     load.training_triples, load.graph, load.index = graph.listed_triples, graph, index
+    for checkpoint in checkpoints:
+        load.warn(checkpoint)
     mappings = {"entities": names.entities, "relations": names.relations}
     if options.evidence is not None and options.mode != "self":
         require_evidence_of(Path(options.evidence), graph.triples, **mappings)
