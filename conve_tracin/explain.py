@@ -266,6 +266,7 @@ def read(options: TracInOptions, script: Script, logged: list[str]) -> Run:
     checkpoints = find_checkpoints(options.model_path)
     options = find_mappings(options, checkpoints[0])
     place = place_of_index(options)
+    stamps = None if place is None else place.stamps()
     index = None if place is None else place.find()
     names = read_names_from(options, None if index is None else index.vocabularies)
     if options.trapi is not None and options.mode != "self":
@@ -285,13 +286,15 @@ def read(options: TracInOptions, script: Script, logged: list[str]) -> Run:
             load.require_fitting(checkpoint)
     test_triples, test_indices = read_test(options, names)
     if index is None:
-        graph, index = read_graph(options, names, place)
+        graph, index = read_graph(options, names, place, stamps)
     else:
         graph = index.graph
     known = [
         read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown) for path in options.known
     ]
     load.training_triples, load.graph, load.index = graph.listed_triples, graph, index
+    for checkpoint in checkpoints:
+        load.warn(checkpoint)
     mappings = {"entities": names.entities, "relations": names.relations}
     if options.evidence is not None and options.mode != "self":
         require_evidence_of(Path(options.evidence), graph.triples, **mappings)
@@ -332,9 +335,13 @@ def place_of_index(options: TracInOptions) -> IndexPlace | None:
     return IndexPlace.of((options.train, options.entity_to_id, options.relation_to_id), options.index_dir)
 
 
-def read_graph(options: TracInOptions, names: Names, place: IndexPlace | None) -> tuple[Graph, Index | None]:
-    """Read the training triples from their file, and leave an index of them if there are many and none is dropped."""
-    stamps = None if place is None else place.stamps()
+def read_graph(
+    options: TracInOptions, names: Names, place: IndexPlace | None, stamps: Any
+) -> tuple[Graph, Index | None]:
+    """Read the training triples from their file, and leave an index of them if there are many and none is dropped.
+
+    `stamps` are those of before the mappings were read.
+    """
     triples, dropped = read_triples_and_dropped(
         Path(options.train), names.entities, names.relations, skip_unknown=options.skip_unknown
     )

@@ -25,7 +25,7 @@ from conve_tracin.checkpoint.native import (
     require_native,
 )
 from conve_tracin.data.names import Names, read_names_from
-from conve_tracin.data.queries import Queries, digest_of_triples, inverse_of, known_tails, with_relation_rows
+from conve_tracin.data.queries import digest_of_triples, inverse_of, known_tails, with_relation_rows
 from conve_tracin.data.triples import merge_repeated_triples, read_triples
 from conve_tracin.device import choose_device
 from conve_tracin.errors import InputError
@@ -61,8 +61,10 @@ class Recipe:
     Attributes:
         triples: the training triples as the file has them, (N, 3).
         config, model_config, learning_rates, device: see `retrain`.
-        questions: what each model is asked, in relation rows, (n, 3).
-        known: true triples in the files' ids, (M, 3).
+        predictions: in the files' ids, (n, 3).
+        questions: what each model is asked about them, in relation rows, (n, 3).
+        known: true triples in the files' ids, (M, 3), which ranks pass over. The other predictions are none of them,
+            as in the explanation.
     """
 
     triples: np.ndarray
@@ -70,12 +72,23 @@ class Recipe:
     model_config: dict[str, Any]
     learning_rates: list[float]
     device: str
+    predictions: np.ndarray
     questions: np.ndarray
     known: np.ndarray
 
-    def known_tails(self) -> Queries:
-        """Arrange the true triples for filtered ranks."""
-        return known_tails([self.known], inverse_triples=self.config.inverse_triples, device=self.device)
+    def measure(self, model: ConvE) -> list[Measurement]:
+        """Score and rank each prediction with a model."""
+        found = []
+        for place, (head, relation, tail) in enumerate(self.predictions):
+            heads, relations, tails = self.known.T
+            near = self.known[(relations == relation) & ((heads == head) | (tails == tail))]
+            known = known_tails(
+                [near, self.predictions[place : place + 1]],
+                inverse_triples=self.config.inverse_triples,
+                device=self.device,
+            )
+            found += measure(model, self.questions[place : place + 1], known)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,15 +184,16 @@ def read(options: VerificationOptions) -> Run:
         model_config=model.config.as_dict(),
         learning_rates=rates,
         device=device,
+        predictions=asked,
         questions=questions_of(predictions, config, source=options.model_path),
-        known=np.concatenate([triples, *known, asked]),
+        known=np.concatenate([triples, *known]),
     )
     distinct, counts = merge_repeated_triples(triples)
     return Run(
         options=options,
         names=names,
         recipe=recipe,
-        model=measure(model.to(device), recipe.questions, recipe.known_tails()),
+        model=recipe.measure(model.to(device)),
         predictions=predictions,
         skipped=[each for each in explained if not each.proponents(1)],
         triples=distinct,
@@ -283,7 +297,8 @@ def places_of_proponents(run: Run, explained: Explained) -> np.ndarray:
 
     Raises InputError if one of them is no training triple.
     """
-    proponents = np.array([triple for triple, _ in explained.proponents(run.options.remove)])
+    # A file that was put together by hand may list one twice.
+    proponents = np.array(list(dict.fromkeys(triple for triple, _ in explained.proponents(run.options.remove))))
     places = rows_of(run.triples, proponents)
     if len(places) < len(proponents):
         found = set(map(tuple, run.triples[places].tolist()))
@@ -377,7 +392,7 @@ def train_and_measure(job: tuple[int, np.ndarray], recipe: Recipe, *, on_epoch: 
         learning_rates=recipe.learning_rates,
         on_epoch=on_epoch,
     )
-    measured = measure(model, recipe.questions, recipe.known_tails())
+    measured = recipe.measure(model)
     del model
     release_memory(torch.device(recipe.device))
     return measured
@@ -509,7 +524,7 @@ def computation_of(run: Run) -> dict[str, object]:
             "Influences": files,
             "Trainings": f"{len(run.seeds)} of each kind, seeds {', '.join(map(str, run.seeds))}",
             "Epochs": str(run.recipe.config.num_epochs),
-            "Known triples": "\n".join(map(str, run.options.known)) or "the training triples and the predictions alone",
+            "Known triples": "\n".join(map(str, run.options.known)) or "the training triples alone",
             "Device": run.recipe.device,
         },
     )

@@ -51,6 +51,7 @@ def test_fewer_epochs_end_within_the_stage_that_they_reach(num_epochs, expected)
     assert all(stage["loss"] == "ce" and "then" not in stage for stage in stages)
 
 
+@pytest.mark.slow
 def test_each_stage_resumes_from_the_one_before_and_a_run_that_was_stopped_within_it_ends_the_same(
     graph_files, tmp_path
 ):

@@ -87,6 +87,20 @@ def scores_by_hand(model, entity, row):
 # Against trainings on reduced files
 
 
+def test_a_prediction_competes_with_the_other_predictions_of_its_question_as_in_its_explanation(influences):
+    alone = only("--seeds", "1", "--num-epochs", "1")
+    others = [(1, 0, 0), (1, 0, 1), (1, 0, 3)]
+    Path("influences.json").write_text(json.dumps({"results": [explained(), *map(explained, others)]}))
+    first, *_ = verified("--seeds", "1", "--num-epochs", "1", "--together")["results"]
+    for kind in ("model", "everything"):
+        assert first[kind] == alone[kind]
+
+
+def test_a_proponent_that_is_listed_twice_is_left_out_once(influences):
+    Path("influences.json").write_text(json.dumps(explained(listed=[*LISTED, LISTED[0]])))
+    assert ids_of(only("--seeds", "1", "--num-epochs", "1", "--remove", "2")["proponents"]) == [(1, 0, 2)]
+
+
 def test_scores_and_ranks_are_those_of_models_trained_on_the_reduced_files(influences):
     result = only("--seeds", "2", "--seed", "7", "--remove", "2", "--num-epochs", "3")
     assert ids_of(result["proponents"]) == [(1, 0, 2), (1, 1, 5)]

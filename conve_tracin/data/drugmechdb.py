@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from conve_tracin.data.biolink import texts_of
-from conve_tracin.data.kgx_files import MalformedLineError, numbered, open_kgx
+from conve_tracin.data.kgx_files import MalformedLineError, numbered, open_kgx, require_text
 from conve_tracin.data.prepare import SPLITS, Graph
 from conve_tracin.data.text import line_blocks, open_bytes
 from conve_tracin.errors import InputError
@@ -159,10 +159,11 @@ def _equivalents_of_nodes(path: Path, labels: set[str]) -> Iterator[tuple[str, l
         for _, line in numbered(blocks):
             try:
                 node = parse(line)
+                label = require_text(node, "id")
             except MalformedLineError:  # counted when the graph was read
                 continue
-            if node.get("id") in labels:
-                yield node["id"], [canonical(text) for name in EQUIVALENTS for text in texts_of(node.get(name))]
+            if label in labels:
+                yield label, [canonical(text) for name in EQUIVALENTS for text in texts_of(node.get(name))]
 
 
 def find_reasons(

@@ -26,7 +26,7 @@ from conve_tracin.files import atomic_folder, atomic_write, digest_of_file, not_
 logger = logging.getLogger(__name__)
 
 # What the files hold; one of another version is made anew.
-VERSION = 1
+VERSION = 2
 # Smaller files are read in less than half a second.
 FEWEST_TRIPLES = 100_000
 # Arrays below this many bytes are read, not mapped: an empty file cannot be mapped.
@@ -35,6 +35,10 @@ SMALL = 2**16
 MODELS_KEPT = 4
 
 CONTENTS = "contents.json"
+# Beside the arrays of a structure: their names. What another process is deleting has lost some of them.
+NAMES = "names.json"
+# What an index begins with.
+PARTS = {"entities": {"text", "starts"}, "relations": {"text", "starts"}, "listed": {"triples"}}
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class IndexPlace:
 
         Raises InputError if the place was asked for and cannot be written. See `make`.
         """
-        if len(listed_triples) < FEWEST_TRIPLES and not self.is_chosen:
+        if stamps is None or (len(listed_triples) < FEWEST_TRIPLES and not self.is_chosen):
             return None
         try:
             return self.make(listed_triples, entities, relations, stamps)
@@ -98,7 +102,8 @@ class IndexPlace:
     def make(self, listed_triples: np.ndarray, entities: Vocabulary, relations: Vocabulary, stamps: Any) -> "Index":
         """Write the index of triples (M, 3) that were read from the files.
 
-        `stamps` are those of before the reading. Raises OSError if the place cannot be written, or the files changed.
+        `stamps` are those of before the mappings and the triples were read. Raises OSError if the place cannot be
+        written, or the files changed.
         """
         digests = self.digests()
         if stamps != self.stamps():
@@ -106,7 +111,7 @@ class IndexPlace:
         key = hashlib.sha256("".join([str(VERSION), *digests]).encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         others = [each for each in self.folder.iterdir() if each.is_dir() and not each.name.startswith(".")]
-        if not Index(self.folder / key, self).is_whole():
+        if (self.folder / key).is_dir() and not Index(self.folder / key, self).is_whole():
             shutil.rmtree(self.folder / key, ignore_errors=True)
         with atomic_folder(self.folder / key) as temporary:
             for name, vocabulary in (("entities", entities), ("relations", relations)):
@@ -117,13 +122,16 @@ class IndexPlace:
         for stale in others:
             if stale.name != key:
                 shutil.rmtree(stale, ignore_errors=True)
+        index = Index(self.folder / key, self)
+        if not index.is_whole():
+            raise OSError("another process removed it")
         logger.info("%s: %s", self.folder, "was stale or broken, and is made anew" if others else "an index is made")
-        return Index(self.folder / key, self)
+        return index
 
     def stamps(self) -> list[list[int]] | None:
-        """Return size and time of each file; None if one is not there."""
+        """Return what shows that a file changed, of each; None if one is not there, or can be read only once."""
         try:
-            return [[status.st_size, status.st_mtime_ns] for status in map(Path.stat, self.sources)]
+            return [stamp_of(path) for path in self.sources] if all(map(Path.is_file, self.sources)) else None
         except OSError:
             return None
 
@@ -146,29 +154,29 @@ class Index:
     def __init__(self, folder: Path, place: IndexPlace) -> None:
         self.folder = folder
         self.place = place
+        # They are opened at once: a process with other mappings may remove the files while this one works.
+        self._parts = {name: _load(folder / name) or {} for name in PARTS}
         self._has_spoken = False
 
     def is_whole(self) -> bool:
         """Whether all that an index begins with is there."""
-        parts = {"entities": {"text", "starts"}, "relations": {"text", "starts"}, "listed": {"triples"}}
-        whole = ((_load(self.folder / name) or {}).keys() == arrays for name, arrays in parts.items())
-        return bool(_read_contents(self.folder / CONTENTS)) and all(whole)
+        whole = all(self._parts[name].keys() == arrays for name, arrays in PARTS.items())
+        return bool(_read_contents(self.folder / CONTENTS)) and whole
 
     @cached_property
     def vocabularies(self) -> tuple[Vocabulary, Vocabulary]:
         """The mappings of entities and relations, whose labels are read when they are asked for."""
         _, entities, relations = self.place.sources
         return (
-            Vocabulary("entity", StoredLabels(**_load(self.folder / "entities")), entities),
-            Vocabulary("relation", StoredLabels(**_load(self.folder / "relations")), relations),
+            Vocabulary("entity", StoredLabels(**self._parts["entities"]), entities),
+            Vocabulary("relation", StoredLabels(**self._parts["relations"]), relations),
         )
 
     @cached_property
     def graph(self) -> Graph:
         """The training graph; what it sorts stays in the index."""
-        listed = _load(self.folder / "listed")["triples"]
         sizes = (len(vocabulary) for vocabulary in self.vocabularies)
-        return Graph.of_listed(listed, *sizes, keep=self.keep)
+        return Graph.of_listed(self._parts["listed"]["triples"], *sizes, keep=self.keep)
 
     def keep(self, name: str, make: Callable[[], Arrays]) -> Arrays:
         """Return the arrays of a name, or make and store them; if they cannot be stored, they are made only."""
@@ -186,15 +194,14 @@ class Index:
                 self._say(error)
         return arrays
 
-    def keep_of_model(self, checkpoint: Path, settings: Any) -> Keep:
-        """Return what keeps arrays that also depend on a checkpoint's file and on settings."""
-        status = checkpoint.stat()
-        known_by = [str(checkpoint.resolve()), status.st_size, status.st_mtime_ns, repr(settings)]
+    def keep_of_model(self, checkpoint: Path, stamp: list[int], settings: Any) -> Keep:
+        """Return what keeps arrays that also depend on settings, and on a checkpoint's file while it had the stamp."""
+        known_by = [str(checkpoint.resolve()), *stamp, repr(settings)]
         key = hashlib.sha256(json.dumps(known_by).encode()).hexdigest()[:16]
         models = self.folder / "models"
         if not (models / key).is_dir():
-            others = sorted(models.glob("*"), key=lambda folder: folder.stat().st_mtime) if models.is_dir() else []
-            for oldest in others[: len(others) - MODELS_KEPT + 1]:
+            others = sorted(models.glob("*"), key=_time_of)
+            for oldest in others[: max(0, len(others) - MODELS_KEPT + 1)]:
                 shutil.rmtree(oldest, ignore_errors=True)
         return lambda name, make: self.keep(f"models/{key}/{name}", make)
 
@@ -204,25 +211,41 @@ class Index:
             logger.info("%s: nothing more is stored (%s)", self.place.folder, error.strerror or error)
 
 
+def stamp_of(path: Path) -> list[int]:
+    """Return a file's size and times. That of its inode shows a change also if the other one was set back.
+
+    Raises OSError if it is not there.
+    """
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _time_of(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # another process removed it
+        return 0
+
+
 def _save(folder: Path, arrays: Arrays) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    (folder / NAMES).write_text(json.dumps(list(arrays)), encoding="utf-8")
 
 
 def _load(folder: Path) -> Arrays | None:
-    """Map the arrays of a folder; None if it is not there, or one of them is cut off."""
-    if not folder.is_dir():
+    """Map the arrays of a folder; None if it is not there, or one of them is missing or cut off."""
+    try:
+        names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        return {name: _load_array(folder / f"{name}.npy") for name in names}
+    except (OSError, ValueError, EOFError):
         return None
-    arrays = {}
-    for path in folder.glob("*.npy"):
-        try:
-            mapped = path.stat().st_size > SMALL
-            array = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return None
-        arrays[path.stem] = array.view(np.ndarray)
-    return arrays
+
+
+def _load_array(path: Path) -> np.ndarray:
+    mapped = path.stat().st_size > SMALL
+    return np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False).view(np.ndarray)
 
 
 def _read_contents(path: Path) -> dict[str, Any]:

@@ -169,7 +169,10 @@ class GaussNewton(Method):
         if self._curvature is None or self._curvature.queries is not queries:
             keep = {}
             if self.keep_of_settings is not None and graph is self.graph:
-                keep = {"keep": self.keep_of_settings((self.method.curvature, self.inverse_triples))}
+                # PyKEEN's weights do not tell the height of an embedding's image, which the options choose.
+                kind = self.model.entity_embeddings.weight.device.type
+                settings = (self.method.curvature, self.inverse_triples, self.model.config, kind)
+                keep = {"keep": self.keep_of_settings(settings)}
             self._curvature = RowCurvature(self.model, queries, self.method.curvature, **keep)
         return self._curvature
 

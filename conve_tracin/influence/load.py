@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from conve_tracin.checkpoint.conversion import stored_learning_rate, stored_mapping_digest
 from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_in
@@ -28,14 +29,13 @@ from conve_tracin.checkpoint.native import (
 )
 from conve_tracin.checkpoint.pykeen import load_pykeen_model, read_pykeen_file, saved_mapping_digest
 from conve_tracin.data.graph import Graph
-from conve_tracin.data.index import Index
+from conve_tracin.data.index import Index, stamp_of
 from conve_tracin.data.queries import digest_of_triples
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence.method import module_of
 from conve_tracin.influence.scorers import ConvEScorer, LoadedModel, PyKEENScorer
 from conve_tracin.influence.trace import TracedCheckpoint
-from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import DEFAULT_LEARNING_RATE, PredictionOptions, TracInOptions
 
 if TYPE_CHECKING:
@@ -162,11 +162,13 @@ class CheckpointLoader:
 
         Raises InputError if it cannot be used with these mappings and options.
         """
+        stamp = _stamp_of(path)
         loaded = self.load_model(path)
         method = module_of(self.options.method).build(loaded, self.options, self.training_triples, self._say)
         method.graph = self.graph
-        if self.index is not None:
-            method.keep_of_settings = partial(self.index.keep_of_model, path)
+        # A training that goes on may have written another epoch there while this one was read.
+        if self.index is not None and stamp is not None and stamp == _stamp_of(path):
+            method.keep_of_settings = partial(self.index.keep_of_model, path, stamp)
         weight = self.learning_rates[path] if method.uses_learning_rate else 1 / len(self.learning_rates)
         return TracedCheckpoint(loaded.scorer, method, weight)
 
@@ -188,6 +190,15 @@ class CheckpointLoader:
         require_conve(content, source=path)
         require_matching_mappings(content, self.entities, self.relations, source=path)
 
+    def warn(self, path: Path) -> None:
+        """Log what to be careful about in a native checkpoint, once: a run that goes on may never load it."""
+        content = read_checkpoint_outline(path) if self._is_native(path) else {}
+        weights = content.get("model_state_dict")
+        # What is none is refused when it is loaded.
+        if isinstance(weights, dict):
+            self._warn_of_other_triples(content.get("training_triples_digest"), path)
+            self._warn_of_same_weights(weights.get("fc.weight"), path)
+
     def _is_native(self, path: Path) -> bool:
         try:
             detected = detect_format(read_checkpoint_outline(path))
@@ -206,7 +217,7 @@ class CheckpointLoader:
         require_matching_mappings(checkpoint, self.entities, self.relations, source=path)
         self._say(f"{path}: a native checkpoint, {_epoch(checkpoint.get('epoch'))}")
         self._warn_of_other_triples(checkpoint.get("training_triples_digest"), path)
-        self._warn_of_same_weights(model, path)
+        self._warn_of_same_weights(checkpoint["model_state_dict"]["fc.weight"], path)
         self._say_that_the_size_is_known(path)
         return LoadedModel(
             path=path,
@@ -260,9 +271,11 @@ class CheckpointLoader:
                 "unless that is meant, give the file of its training run"
             )
 
-    def _warn_of_same_weights(self, model: ConvE, path: Path) -> None:
+    def _warn_of_same_weights(self, layer: Any, path: Path) -> None:
+        if not isinstance(layer, Tensor):
+            return
         # Every step moves this layer, so that it tells epochs apart, and it is small beside the tables.
-        digest = hashlib.sha256(model.fc.weight.detach().cpu().numpy()).hexdigest()
+        digest = hashlib.sha256(layer.detach().contiguous().numpy()).hexdigest()
         first = self._path_of_weights.setdefault(digest, path)
         if first != path and path not in self._repeated:
             self._repeated.add(path)
@@ -287,6 +300,13 @@ class NativeCheckpointLoader(CheckpointLoader):
 
     def _is_native(self, path: Path) -> bool:  # noqa: ARG002 - `load_checkpoint` refuses the others
         return True
+
+
+def _stamp_of(path: Path) -> list[int] | None:
+    try:
+        return stamp_of(path)
+    except OSError:
+        return None
 
 
 def _epoch(epoch: int | None) -> str:

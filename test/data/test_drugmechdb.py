@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command_lines import assert_refused, run
 
-from conve_tracin.data.drugmechdb import canonical
+from conve_tracin.data.drugmechdb import Mechanism, canonical, find_labels
 
 HETIONET = Path(__file__).resolve().parents[3] / "shared/data/hetionet-kgx"
 
@@ -216,3 +216,11 @@ def test_reasons_of_hetionet_are_those_that_were_mapped_before(tmp_path):
         found[drug, disease] |= {frozenset(triple[::2]) for triples in paths.values() for triple in triples}
     assert found == expected
     assert len(records) == 341
+
+
+def test_a_node_whose_id_is_no_string_is_passed_over(tmp_path):
+    nodes = tmp_path / "nodes.jsonl"
+    lines = [{"id": ["DRUGBANK:1"]}, {"id": {}}, {"xref": ["MESH:1"]}, {"id": "DRUGBANK:1", "xref": ["MESH:1", ["x"]]}]
+    nodes.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    mechanisms = [Mechanism("one", ("mesh:1",), (), ())]
+    assert find_labels(mechanisms, ["DRUGBANK:1"], nodes, None) == {"mesh:1": {"DRUGBANK:1"}}

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ from influence_examples import TRAINING
 from native_files import ENTITIES, RELATIONS, arguments, files  # noqa: F401 - `files` is a fixture
 
 import tracin_pytorch
+from conve_tracin import explain as explain_module
 from conve_tracin.data import index as index_module
 from conve_tracin.data.graph import Graph
 from conve_tracin.data.index import IndexPlace
 from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import StoredLabels, Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
+from conve_tracin.influence import curvature
+from conve_tracin.influence.load import CheckpointLoader
 
 QUESTION = ["--test-triple", "0", "1", "2", "--top-k", "12"]
 
@@ -199,6 +203,83 @@ def in_processes(work, number):
     for process in started:
         process.join(timeout=60)
     return [process.exitcode for process in started]
+
+
+def test_a_mapping_with_other_ids_is_noticed_though_its_size_and_time_are_the_same(explain, files):
+    place = ["--method", "gauss-newton", "--index-dir", files["out.json"].parent / "indexes"]
+    explain(*place)
+    mapping = files["relations.tsv"]
+    status = mapping.stat()
+    text = mapping.read_text(encoding="utf-8")
+    mapping.write_text(text.replace("\t0", "\tx").replace("\t1", "\t0").replace("\tx", "\t1"), encoding="utf-8")
+    os.utime(mapping, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (mapping.stat().st_size, mapping.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert place_of(files).find() is None
+
+
+def test_a_mapping_that_is_replaced_while_a_run_reads_leaves_no_index(explain, files, monkeypatch):
+    read = explain_module.read_names_from
+
+    def read_and_replace(*arguments):
+        names = read(*arguments)
+        text = files["entities.tsv"].read_text(encoding="utf-8")
+        files["entities.tsv"].write_text(text.replace("\t0", "\tx").replace("\t1", "\t0").replace("\tx", "\t1"))
+        return names
+
+    monkeypatch.setattr(explain_module, "read_names_from", read_and_replace)
+    with pytest.raises((InputError, SystemExit)):
+        explain("--index-dir", files["out.json"].parent / "indexes")
+    assert place_of(files).find() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_read_once_and_gets_no_index(files):
+    vocabularies = vocabularies_of(files)
+    triples = read_triples(files["train.txt"], *vocabularies)
+    pipe = files["train.txt"].with_name("pipe.txt")
+    os.mkfifo(pipe)
+    place = IndexPlace.of((pipe, files["entities.tsv"], files["relations.tsv"]), pipe.parent / "indexes")
+    assert place.find() is None
+    assert place.make_if_many(triples, *vocabularies, place.stamps()) is None
+
+
+@pytest.mark.parametrize("name", ["distinct/triples.npy", "around/neighbours.npy", "digest/digest.npy"])
+def test_a_structure_that_lost_an_array_is_made_anew(files, make, name):
+    graph = make().graph
+    expected = graph.triples.copy(), graph.adjacency.neighbours.copy(), graph.digest
+    (folder,) = folders_of(files)
+    (folder / name).unlink()
+    graph = place_of(files).find().graph
+    np.testing.assert_array_equal(graph.triples, expected[0])
+    np.testing.assert_array_equal(graph.adjacency.neighbours, expected[1])
+    assert graph.digest == expected[2]
+
+
+def test_an_index_that_is_removed_while_it_is_used_stays_usable(files, make):
+    expected = make().graph.triples.copy()
+    index = place_of(files).find()
+    shutil.rmtree(place_of(files).folder)
+    np.testing.assert_array_equal(index.graph.triples, expected)
+    assert index.vocabularies[0].labels[:] == vocabularies_of(files)[0].labels
+
+
+def test_a_checkpoint_that_is_written_while_it_is_read_keeps_no_curvature(explain, files, monkeypatch):
+    load = CheckpointLoader.load_model
+
+    def load_and_touch(self, path):
+        loaded = load(self, path)
+        os.utime(path, (0, 0))
+        return loaded
+
+    monkeypatch.setattr(curvature, "KEPT_FROM", 1)
+    monkeypatch.setattr(CheckpointLoader, "load_model", load_and_touch)
+    place = ["--method", "gauss-newton", "--index-dir", files["out.json"].parent / "indexes"]
+    expected = explain(*place)[0]
+    (folder,) = folders_of(files)
+    assert not (folder / "models").exists()
+    monkeypatch.setattr(CheckpointLoader, "load_model", load)
+    assert explain(*place)[0] == expected
+    assert (folder / "models").is_dir()
 
 
 def test_triples_that_are_dropped_leave_no_index(explain, files):

@@ -63,7 +63,7 @@ def test_a_converted_model_keeps_the_mappings_of_its_directory(folder):
 def test_the_triples_of_the_directory_are_read(folder):
     own = (
         "run_tracin", "--model-path", folder, "--test", folder / "test.txt", "--trust-pickle", "--device", "cpu",
-        "--top-k", "5000", "-o", folder / "own.json",
+        "--max-test-triples", "3", "--use-optimized-tracin", "--top-k", "5000", "-o", folder / "own.json",
     )  # fmt: skip
     done = run(*own)
     assert done.code == 0, done
