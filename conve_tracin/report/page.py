@@ -269,6 +269,7 @@ def _facts(trace: Trace, names: Names) -> dict[str, Any]:
         "is_sample": elsewhere.num_questions > OTHER_QUESTIONS,
         "summary": summary,
         "half": summary.concentration.half if trace.total else 0,
+        "num_models": trace.num_models,
     }
 
 

@@ -189,6 +189,8 @@ def test_categories_have_colours_and_a_legend(names, background):
 
 def test_models_that_agree_are_counted(names):
     text = report_page([make_trace(num_models=3)], names, {})
+    assert "those of the last of the 3 checkpoints" in text
+    assert "of the last of" not in report_page([make_trace()], names, {})
     agreed = sum(one.position % 3 == 2 for side in make_influences() for one in side)
     assert f"{agreed} of those listed are among the strongest of all 3" in text
 
