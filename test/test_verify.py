@@ -285,6 +285,7 @@ def test_it_is_said_beforehand_how_long_it_takes_and_then_what_was_found(influen
     page = Page(Path("out/page.html").read_text(encoding="utf-8"))
     assert result["sentence"] in page.texts("p", "verified")
     assert len(page.attributes("circle")) == 9
+    assert all(re.search(r"\S \+\d", text) for text in page.texts("li")[:3])
     assert "Written: out/page.html" in done.out
 
 
