@@ -68,15 +68,17 @@ def measured_of(method: str, training_config: Mapping[str, Any], num_entities: i
 
 def _on_hetionet(method: str) -> list[str]:
     order = "In the order of the paths on this page"
-    without = f"without any model, the first triple of a reason has {PATHS['without it']}."
     if method == GAUSS_NEWTON:
         paths = (
-            f"{order}, it has {PATHS['with the model']}; in the same order, {without} So the graph tells what the "
-            "paths tell, and the influences add little to their order. Two models of different seeds shared "
-            f"{SHARED_BY_SEEDS} of their ten strongest triples."
+            f"{order}, the first triple of a reason has {PATHS['with the model']}; in an order without any model, "
+            f"{PATHS['without it']}. So the graph tells what the paths tell, and the influences add little to their "
+            f"order. Two models of different seeds shared {SHARED_BY_SEEDS} of their ten strongest triples."
         )
     else:
-        paths = f"A list of --method {GAUSS_NEWTON} has {FIRST_EDGE[GAUSS_NEWTON]}. {order}, {without}"
+        paths = (
+            f"A list of --method {GAUSS_NEWTON} has {FIRST_EDGE[GAUSS_NEWTON]}. {order}, without any model, "
+            f"the first triple of a reason has {PATHS['without it']}."
+        )
     return [
         f"It was examined on Hetionet ({count(HETIONET, 'entity')}), with models trained like this one and "
         f"{PREDICTIONS} treatments that they had not seen and ranked within the first ten. How high does a list place "

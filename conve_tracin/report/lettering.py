@@ -4,6 +4,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import chain
 
 # Widths of a character over the font size: the mean of common sans-serif fonts, on the safe side.
 LETTER, CAPITAL, BROAD, IDEOGRAPH = 0.58, 0.72, 0.95, 1.05
@@ -51,10 +52,13 @@ def percent(share: float) -> str:
 
 
 def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> list[str]:
-    """Break a name into lines, after spaces and the separators of identifiers; an ellipsis stands for the rest."""
-    pieces = re.findall(r"[^\s_:/,.-]*[\s_:/,.-]?", written)
+    """Break a name into lines, after spaces and the separators of identifiers; an ellipsis stands for the rest.
+
+    A word that is longer than a line is broken into parts of about the same length.
+    """
+    words = re.findall(r"[^\s_:/,.-]*[\s_:/,.-]?", written)
     lines = [""]
-    for piece in filter(None, pieces):
+    for piece in chain.from_iterable(_parts(word, width, font_size) for word in words):
         if lines[-1] and text_width((lines[-1] + piece).rstrip(), font_size) > width:
             lines.append("")
         for letter in piece:
@@ -68,6 +72,15 @@ def wrap(written: str, width: float, font_size: float, *, max_lines: int) -> lis
             last = last[:-1]
         lines[max_lines - 1 :] = [last.rstrip() + "…"]
     return lines or [""]
+
+
+def _parts(word: str, width: float, font_size: float) -> list[str]:
+    for length in range(len(word), 1, -1):
+        parts = [word[at : at + length] for at in range(0, len(word), length)]
+        if all(text_width(part.rstrip(), font_size) <= width for part in parts):
+            even = math.ceil(len(word) / len(parts))
+            return [word[at : at + even] for at in range(0, len(word), even)]
+    return [word]
 
 
 def true_minus(written: str) -> str:

@@ -269,6 +269,7 @@ def _facts(trace: Trace, names: Names) -> dict[str, Any]:
         "is_sample": elsewhere.num_questions > OTHER_QUESTIONS,
         "summary": summary,
         "half": summary.concentration.half if trace.total else 0,
+        "num_models": trace.num_models,
     }
 
 
@@ -305,6 +306,7 @@ def _paths(trace: Trace, names: Names, palette: Palette, notes: Notes) -> dict[s
         "head": names.entity(head),
         "tail": names.entity(tail),
         "head_is_tail": head == tail,
+        "has_zeros": any(hop.influence.influence == 0 for path in trace.paths for hop in path.hops),
         "drawings": [
             _drawing(class_, trace.paths, orientation, names, palette) for class_, orientation in orientations.items()
         ],

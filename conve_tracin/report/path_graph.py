@@ -209,8 +209,10 @@ class _Layout:
         leave, arrive = start_u + self._half_length(start), end_u - self._half_length(end)
         begin = leave + (fan if start_v != lane else 0)
         finish = arrive - (fan if end_v != lane else 0)
-        if finish - begin < 20:
-            # The two boxes stand above each other: a slanted line between the lanes is all there is room for.
+        if start_u == end_u:
+            route, begin, finish = self._around(start, end, lane)
+        elif finish - begin < 20:
+            # The two boxes stand nearly above each other: a slanted line between the lanes is all there is room for.
             begin, finish, lane = start_u, end_u, (start_v + end_v) / 2
             route = f"M{self._point(begin, start_v)} L{self._point(finish, end_v)}"
         else:
@@ -229,6 +231,24 @@ class _Layout:
             "label": self._label((begin + finish) / 2, lane, finish - begin, name=name, number=number),
         }
 
+    def _around(self, start: Node, end: Node, lane: float) -> tuple[str, float, float]:
+        """Lead from a box to one above or below it, beyond those between them: the route, and u along its label."""
+        (start_u, start_v), (end_u, end_v) = start.place, end.place
+        fan = self.orientation.fan
+        leave, arrive = start_u + self._half_length(start), end_u + self._half_length(end)
+        # The lane of one of the two is free behind its box.
+        near = arrive if end_v == lane else leave + (fan if start_v != lane else 0)
+        far = near + 1.8 * fan
+        if end_v == lane:
+            back = self._hairpin(start_v, far, lane, beyond=far + fan)
+            return f"M{self._point(leave, start_v)} {back} L{self._point(near, lane)}", far, near
+        out = f"M{self._point(leave, start_v)} {self._bend(leave, start_v, near, lane)} L{self._point(far, lane)}"
+        return f"{out} {self._hairpin(lane, arrive, end_v, beyond=far + fan)}", near, far
+
+    def _hairpin(self, v: float, end_u: float, end_v: float, *, beyond: float) -> str:
+        """Write a curve that leaves forwards along u, to `beyond`, and arrives backwards."""
+        return f"C{self._point(beyond, v)} {self._point(beyond, end_v)} {self._point(end_u, end_v)}"
+
     def _half_length(self, node: Node) -> float:
         return (node.height if self.orientation.down else node.width) / 2
 
@@ -241,7 +261,8 @@ class _Layout:
         return "{:g},{:g}".format(*self.at(u, v))
 
     def _arrow(self, begin: float, finish: float, lane: float, *, forward: bool, width: float) -> str:
-        tip, sign = (finish, 1) if forward else (begin, -1)
+        tip = finish if forward else begin
+        sign = 1 if forward == (begin <= finish) else -1
         half = 3.5 + width
         corners = ((tip, lane), (tip - sign * 2 * half, lane - half), (tip - sign * 2 * half, lane + half))
         return " ".join(self._point(*corner) for corner in corners)
@@ -249,7 +270,7 @@ class _Layout:
     def _label(self, u: float, v: float, room: float, *, name: str, number: str) -> dict[str, Any]:
         x, y = self.at(u, v)
         down, lane = self.orientation.down, self.orientation.lane
-        lines = wrap(name, lane - 4 if down else max(room - 18, 60), EDGE_FONT, max_lines=self.orientation.edge_lines)
+        lines = wrap(name, lane - 4 if down else max(room - 8, 74), EDGE_FONT, max_lines=self.orientation.edge_lines)
         if down:
             above = y - len(lines) * EDGE_LINE_HEIGHT / 2 + 4
             below = above + len(lines) * EDGE_LINE_HEIGHT

@@ -220,11 +220,15 @@ def _path_lines(trace: Trace, names: Names, *, rows: int) -> list[str]:
 def _path_line(path: GraphPath, names: Names) -> str:
     steps = [names.entity(path.entities[0])]
     for hop, entity in zip(path.hops, path.entities[1:], strict=True):
-        relation = f"{names.relation(hop.influence.relation)} ({hop.influence.influence:+.2g})"
+        relation = f"{names.relation(hop.influence.relation)} ({_short(hop.influence.influence)})"
         steps.append(
             f"— {relation} → {names.entity(entity)}" if hop.forward else f"← {relation} — {names.entity(entity)}"
         )
     return f"  {visible(' '.join(steps))}"
+
+
+def _short(influence: float) -> str:
+    return f"{influence:+.2g}" if influence else "0"
 
 
 def self_influences_as_table(ranked: list[Influence], names: Names, *, rows: int = 10) -> str:

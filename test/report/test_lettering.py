@@ -35,6 +35,10 @@ def test_lines_fit_and_hold_the_name_or_end_in_an_ellipsis(name, width, max_line
         assert written == whole
 
 
+def test_a_long_word_is_broken_in_even_parts():
+    assert wrap("nephritic glomerulosclerosis", 128, 13, max_lines=3) == ["nephritic", "glomerulo", "sclerosis"]
+
+
 def test_lines_break_after_separators():
     assert wrap("gene_associated_with", 12 * LETTER * 12, 12, max_lines=3) == ["gene_", "associated_", "with"]
     assert wrap("CHEBI:15365", 8 * LETTER * 12, 12, max_lines=3) == ["CHEBI:", "15365"]

@@ -543,3 +543,15 @@ def test_on_paper_the_page_is_light_and_without_controls(shown):
     assert shown.run("return document.querySelector('.search').offsetHeight") == 0
     assert shown.run("return getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
     assert shown.run("return document.querySelector('.graph.across').offsetHeight") > 0
+
+
+def test_a_zero_is_explained_and_has_neither_colour(traces):
+    page = report_page(traces[:1], make_names(tuple(map(str, range(15)))), {})
+    assert "A 0 is no verdict" not in page
+    path = traces[0].paths[0]
+    hops = (replace(path.hops[0], influence=replace(path.hops[0].influence, influence=0.0)), *path.hops[1:])
+    page = report_page(
+        [replace(traces[0], paths=[replace(path, hops=hops)])], make_names(tuple(map(str, range(15)))), {}
+    )
+    assert "A 0 is no verdict" in page
+    assert '<span class="number none">0</span>' in page

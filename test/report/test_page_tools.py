@@ -149,7 +149,7 @@ def test_what_a_rank_says_is_said(names, background):
     assert "Rank from the other side10of 30 small molecules" in often
     assert "Given to others, too60 %of 100 other heads" in often
     assert "The model gives this answer to most." in often
-    assert "(a sample of 300)" in often
+    assert "(a sample of all 300)" in often
     assert "Half of all influence8strongest of 200 training triples" in often
     seldom = Page(report_page([make_trace(among_first=3)], names, {})).texts("article")[0]
     assert "rather than for all" in seldom
@@ -189,6 +189,8 @@ def test_categories_have_colours_and_a_legend(names, background):
 
 def test_models_that_agree_are_counted(names):
     text = report_page([make_trace(num_models=3)], names, {})
+    assert "those of the last of the 3 checkpoints" in text
+    assert "of the last of" not in report_page([make_trace()], names, {})
     agreed = sum(one.position % 3 == 2 for side in make_influences() for one in side)
     assert f"{agreed} of those listed are among the strongest of all 3" in text
 

@@ -109,6 +109,37 @@ def test_arrows_point_to_the_tails_of_the_triples(orientation):
     assert forward == {"0 2": True, "2 3": False, "3 1": True}
 
 
+def points_along(route):
+    """Points along a route's lines and curves, as pairs."""
+    points, last = [], None
+    for command, written in re.findall(r"([MLC])([^MLC]*)", route):
+        corners = np.array(corners_of(written))
+        if command == "L":
+            points += [last + (corners[0] - last) * t for t in np.linspace(0, 1, 30)]
+        elif command == "C":
+            weights = [((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3) for t in np.linspace(0, 1, 30)]
+            points += list(np.array(weights) @ np.vstack([last, corners]))
+        last = corners[-1]
+    return np.array(points)
+
+
+def test_a_line_to_a_box_above_leads_around_those_between(orientation):
+    # 2 is one hop from the head on a path of its own; 4 and 5 lie one hop from the head, too, and lead to it.
+    triples = [(HEAD, 0, 2), (2, 0, 3), (3, 0, TAIL), (HEAD, 0, 4), (4, 0, 6), (6, 0, TAIL), (HEAD, 0, 5), (5, 0, 2)]
+    paths = paths_of(*triples, (2, 0, TAIL))
+    paths = [path for path in paths if path.entities in {(0, 2, 3, 1), (0, 4, 6, 1), (0, 5, 2, 1)}]
+    root = draw(paths, orientation)
+    group = root.find("g[@data-entities='5 2']")
+    points = points_along(group.find("path").get("d"))
+    for entity, (left, top, right, bottom) in boxes_of(root).items():
+        inside = (points > (left + 0.1, top + 0.1)).all(axis=1) & (points < (right - 0.1, bottom - 0.1)).all(axis=1)
+        assert not inside.any(), entity
+    # The arrow lies on the line and points the way that the line goes: from 5 to 2.
+    tip, *base = map(np.array, corners_of(group.find("polygon").get("points")))
+    nearest = [np.abs(points - place).sum(axis=1).argmin() for place in (np.mean(base, axis=0), tip)]
+    assert nearest[0] < nearest[1]
+
+
 def test_thicker_lines_have_more_influence(paths, orientation):
     root = draw(paths, orientation)
     _, edges, _ = assign_lanes(paths, orientation.max_lanes)
