@@ -184,6 +184,16 @@ def test_a_killed_run_leaves_no_half_index(files, make):
     assert [each.name for each in place_of(files).folder.iterdir()] == [folders_of(files)[0].name]
 
 
+def test_a_run_with_the_process_id_of_a_killed_one_makes_the_index(files, make):
+    make()
+    (folder,) = folders_of(files)
+    left = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    folder.rename(left)
+    make()
+    assert place_of(files).find() is not None
+    assert not left.exists()
+
+
 def test_several_processes_make_the_same_index_at_once(files, make):
     def work():
         graph = make().graph
