@@ -109,6 +109,16 @@ def exam(command, suffix, members, *measures):
     ]
 
 
+PLANTED_GRAPHS = tuple(f"planted graph {number}" for number in range(5))
+REASONS_ROWS = {
+    "rule: joins both ends, or else touches one": "rule: joins both ends, or else touches one",
+    "rule: on a path of two triples": "rule: on a path of two hops",
+    "TracIn over all parameters": "TracIn, all parameters",
+    "TracIn, embeddings alone": "TracIn, embeddings alone",
+    "**`gauss-newton`**": "gauss-newton",
+}
+
+
 def in_cells(row, figures):
     bold = "**" if row.startswith("**") else ""
     return f"| {row} |" + f" {bold}{', '.join(['{}'] * figures)}{bold} |" * len(FOLDS)
@@ -157,6 +167,17 @@ FIGURES = [
     *(
         (EVIDENCE, in_cells(row, 3), exam("reasons", suffix, [method], "reciprocal_rank", "head_auc", "tail_auc"))
         for row, (suffix, method) in EXAM_ROWS.items()
+    ),
+    *(
+        (EVIDENCE, f"| {row} |" + (" **{}** |" if row.startswith("**") else " {} |") * 6,
+         [("exams", "reasons", graph, "results", method, "mean", "reciprocal_rank", "mean")
+          for graph in (*PLANTED_GRAPHS, "French Royalty")])
+        for row, method in REASONS_ROWS.items()
+    ),
+    (
+        EVIDENCE, "The seeds of French Royalty have {}, {} and {}.",
+        [("exams", "reasons", "French Royalty", "results", "gauss-newton", "by_model", seed, "reciprocal_rank", "mean")
+         for seed in range(3)],
     ),
     *(
         (EVIDENCE, in_cells(row, 2), exam("paths", SOFTMAX, members, "first_reason", "first_whole_path"))

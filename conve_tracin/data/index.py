@@ -68,7 +68,8 @@ class IndexPlace:
     def find(self) -> "Index | None":
         """Return the index if it is there, whole and of the files as they are now."""
         stamps = self.stamps()
-        for contents in sorted(self.folder.glob(f"*/{CONTENTS}")) if stamps else ():
+        # What begins with a dot is still being made, by another process or by none any more.
+        for contents in sorted(self.folder.glob(f"[!.]*/{CONTENTS}")) if stamps else ():
             known = _read_contents(contents)
             if known.get("version") != VERSION or [each[0] for each in known["stamps"]] != [s[0] for s in stamps]:
                 continue
@@ -99,8 +100,10 @@ class IndexPlace:
             logger.info("%s: no index is made (%s); --index-dir names another place for it", self.folder, reason)
             return None
 
-    def make(self, listed_triples: np.ndarray, entities: Vocabulary, relations: Vocabulary, stamps: Any) -> "Index":
-        """Write the index of triples (M, 3) that were read from the files.
+    def make(
+        self, listed_triples: np.ndarray, entities: Vocabulary, relations: Vocabulary, stamps: Any
+    ) -> "Index | None":
+        """Write the index of triples (M, 3) that were read from the files; None if another process removed it at once.
 
         `stamps` are those of before the mappings and the triples were read. Raises OSError if the place cannot be
         written, or the files changed.
@@ -124,7 +127,8 @@ class IndexPlace:
                 shutil.rmtree(stale, ignore_errors=True)
         index = Index(self.folder / key, self)
         if not index.is_whole():
-            raise OSError("another process removed it")
+            logger.info("%s: is replaced by another process with other files; this one goes on without", self.folder)
+            return None
         logger.info("%s: %s", self.folder, "was stale or broken, and is made anew" if others else "an index is made")
         return index
 

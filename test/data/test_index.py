@@ -184,6 +184,30 @@ def test_a_killed_run_leaves_no_half_index(files, make):
     assert [each.name for each in place_of(files).folder.iterdir()] == [folders_of(files)[0].name]
 
 
+def test_a_run_with_the_process_id_of_a_killed_one_makes_the_index(files, make):
+    make()
+    (folder,) = folders_of(files)
+    left = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    folder.rename(left)
+    assert place_of(files).find() is None
+    make()
+    assert place_of(files).find() is not None
+    assert not left.exists()
+
+
+def test_an_index_that_another_process_removes_at_once_is_done_without(explain, files, monkeypatch):
+    expected, _ = explain("--no-index")
+    whole = index_module.Index.is_whole
+
+    def removed(self):
+        shutil.rmtree(self.folder)
+        return whole(index_module.Index(self.folder, self.place))
+
+    monkeypatch.setattr(index_module.Index, "is_whole", removed)
+    found, said = explain("--index-dir", files["out.json"].parent / "indexes")
+    assert (found, said.count("goes on without")) == (expected, 1)
+
+
 def test_several_processes_make_the_same_index_at_once(files, make):
     def work():
         graph = make().graph
