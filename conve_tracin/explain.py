@@ -330,7 +330,7 @@ def find_mappings(options: TracInOptions, checkpoint: Path) -> TracInOptions:
 
 def place_of_index(options: TracInOptions) -> IndexPlace | None:
     """Say where the index of the training triples is or goes; None if none is wanted."""
-    if options.no_index:
+    if options.no_index or Path(options.train).is_dir():
         return None
     return IndexPlace.of((options.train, options.entity_to_id, options.relation_to_id), options.index_dir)
 

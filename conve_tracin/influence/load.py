@@ -194,10 +194,14 @@ class CheckpointLoader:
         """Log what to be careful about in a native checkpoint, once: a run that goes on may never load it."""
         content = read_checkpoint_outline(path) if self._is_native(path) else {}
         weights = content.get("model_state_dict")
-        # What is none is refused when it is loaded.
-        if isinstance(weights, dict):
-            self._warn_of_other_triples(content.get("training_triples_digest"), path)
-            self._warn_of_same_weights(weights.get("fc.weight"), path)
+        if not isinstance(weights, dict):
+            return
+        try:
+            require_matching_mappings(content, self.entities, self.relations, source=path)
+        except InputError:
+            return  # What does not fit is refused when it is loaded, with the first of its faults.
+        self._warn_of_other_triples(content.get("training_triples_digest"), path)
+        self._warn_of_same_weights(weights.get("fc.weight"), path)
 
     def _is_native(self, path: Path) -> bool:
         try:
