@@ -410,6 +410,12 @@ FIGURES = [
           *(("kgx", "runs", place, "without_evidence", name) for name in ("peak_memory_gb", "cpu_seconds"))])
         for place, edges in enumerate(("0.5 million", "2 million"))
     ),
+    (
+        EVIDENCE, "16 million edges took {} seconds of one core, {} GB of memory and {} minutes, with an "
+        "`evidence.tsv.gz` of {} GB",
+        [("kgx", "sixteen_million", "cpu_seconds"), ("kgx", "sixteen_million", "peak_memory_gb"),
+         ("kgx", "sixteen_million", "wall_seconds", in_minutes), ("kgx", "sixteen_million", "evidence_gigabytes")],
+    ),
     *(
         (EVIDENCE, f"| {words} | {{}} of 5 runs | {{}} of 5 runs |",
          [("verification", f"{kind}, {name}") for name in ("beyond_seeds", "control_beyond_seeds")])
