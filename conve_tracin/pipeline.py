@@ -22,9 +22,9 @@ from conve_tracin.data.text import suggestion
 from conve_tracin.data.triples import COLUMN_NAMES
 from conve_tracin.errors import InputError
 from conve_tracin.files import digest_of_file, lock_file, write_json, write_together
-from conve_tracin.forecast import forecast_training, in_words, sizes_of
 from conve_tracin.report.index_page import write_index_page
 from conve_tracin.settings import TrainingConfig, flag_of
+from conve_tracin.training.forecast import forecast_training, in_words, sizes_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 

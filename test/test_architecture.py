@@ -28,7 +28,7 @@ LAYERS = (
     "influence.engine",
     "influence",
     "report",
-    ("explain", "predict", "evaluation", "forecast", "verify"),
+    ("explain", "predict", "evaluation", "verify"),
     "pipeline",
 )
 

@@ -8,6 +8,8 @@ import time
 import urllib.request
 from contextlib import contextmanager
 
+import pytest
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
 MISSING = None if CHROMIUM and CHROMEDRIVER else "needs chromium and chromedriver (apt-get install chromium-driver)"
@@ -86,3 +88,12 @@ def open_browser():
     finally:
         driver.terminate()
         driver.wait()
+
+
+@pytest.fixture(scope="module")
+def window():
+    """A browser for all tests of a module, which are skipped where there is none."""
+    if MISSING:
+        pytest.skip(MISSING)
+    with open_browser() as opened:
+        yield opened

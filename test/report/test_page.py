@@ -8,10 +8,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import browser
 import numpy as np
 import pytest
 import torch
+from browser import window  # noqa: F401 - a fixture
 from conftest import RELATIONS, TRAIN, TREATS, make_small_conve
 from page_content import Page
 
@@ -427,14 +427,6 @@ def test_the_report_does_not_replace_another_output(command, graph_files, tmp_pa
 
 # ---------------------------------------------------------------------------------------------------------------
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def window():
-    if browser.MISSING:
-        pytest.skip(browser.MISSING)
-    with browser.open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import re
 import time
 from dataclasses import replace
 
-import browser
 import numpy as np
 import pytest
+from browser import window  # noqa: F401 - a fixture
 from page_content import Page
 
 from conve_tracin.data.categories import Categories
@@ -209,14 +209,6 @@ def test_twenty_predictions_stay_below_two_megabytes(names, background):
 
 # ---------------------------------------------------------------------------------------------------------------
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def window():
-    if browser.MISSING:
-        pytest.skip(browser.MISSING)
-    with browser.open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from conve_tracin import forecast
 from conve_tracin.commands import ADVISED_TRAINING, advised_training
 from conve_tracin.data.queries import Queries, examples_of
-from conve_tracin.forecast import Sizes, forecast_training, in_words, sizes_of
 from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import ConvEConfig
+from conve_tracin.training import forecast
+from conve_tracin.training.forecast import Sizes, forecast_training, in_words, sizes_of
 
 
 def test_sizes_are_those_that_training_goes_through(graph, graph_files):
