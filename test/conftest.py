@@ -40,6 +40,14 @@ SMALL_CONVE = {
 }  # fmt: skip
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Escape what is no Unicode, such as some names of files: pytest-xdist sends reports as UTF-8."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
+
+
 @pytest.fixture(autouse=True)
 def trains_in_bfloat16(monkeypatch):
     """Let mixed precision train in bfloat16 on every processor, as on those that have it."""
