@@ -180,8 +180,8 @@ def test_random_signs_are_unbiased_for_the_centred_sum(case):
     model, _, _, queries, config = case
     exact = RowCurvature(model, queries, config).relation(0)
     settings = {"loss": config.loss, "weighted_by_triples": config.weighted_by_triples}
-    many = CurvatureConfig(**settings, exact_jacobian_rows=0, probes=30_000)
-    assert (RowCurvature(model, queries, many).relation(0) - exact).norm() < 0.06 * exact.norm()
+    many = CurvatureConfig(**settings, exact_jacobian_rows=0, probes=10_000)
+    assert (RowCurvature(model, queries, many).relation(0) - exact).norm() < 0.03 * exact.norm()
 
 
 def test_sampled_queries_are_unbiased(case):
