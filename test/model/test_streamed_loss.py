@@ -8,7 +8,8 @@ from compiling import TRACING_ALONE, compiling_by
 from loss_examples import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conve_tracin.model.loss import LARGE_SCORE, Targets, _ChunkScorer, binary_terms, cut_into_chunks, streamed_loss
+from conve_tracin.model.loss import Targets, _Batch, _ChunkScorer, binary_terms, streamed_loss
+from conve_tracin.model.tiles import LARGE_SCORE, cut_into_chunks
 
 # One entity, chunks that do and do not divide the entities, all at once, and the size chosen by itself.
 CHUNK_SIZES = (1, 7, 53, 1000, None)
@@ -24,7 +25,8 @@ def between_the_passes(request, monkeypatch):
 @pytest.mark.parametrize("low_precision", [torch.float64, torch.float32])
 def test_a_chunk_carries_all_that_its_gradient_needs(low_precision):
     queries, entities, bias = (one.detach() for one in make_inputs(5))
-    scorer = _ChunkScorer(queries, entities, bias, scale=0.5, low_precision=low_precision, chunk_size=7)
+    batch = _Batch(queries, entities, bias, scale=0.5)
+    scorer = _ChunkScorer(batch, low_precision=low_precision, chunk_size=7)
     for chunk in reversed(list(scorer.chunks())):
         scores = scorer.products(chunk).to(torch.float64) + chunk.bias
         scorer.accumulate(chunk, scores, scores.to(low_precision))
@@ -32,7 +34,7 @@ def test_a_chunk_carries_all_that_its_gradient_needs(low_precision):
     # The queries' gradient is scaled with that of the targets.
     expected = (scores @ entities, 0.5 * scores.T @ queries, 0.5 * scores.sum(dim=0))
     tolerance = 1e-12 if low_precision == torch.float64 else 1e-6
-    assert_close((scorer.query_grad, scorer.entity_grad, scorer.bias_grad), expected, tolerance)
+    assert_close((batch.query_grad, batch.entity_grad, batch.bias_grad), expected, tolerance)
 
 
 @pytest.mark.usefixtures("between_the_passes")
