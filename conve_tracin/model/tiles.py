@@ -250,9 +250,9 @@ class _EntityGradients:
 
     def start(self, chunk: slice) -> None:
         """Set a chunk's gradients to what every entity has."""
-        self.entity_grad[chunk] = self.entity_start
+        self.entity_grad[chunk].zero_().add_(self.entity_start)
         if self.bias_grad is not None:
-            self.bias_grad[chunk] = self.bias_start
+            self.bias_grad[chunk].fill_(self.bias_start)
 
     def add(self, rows: slice, chunk: slice, score_grad: Tensor) -> None:
         """Add what the scores of a tile, (b, n), contribute."""
