@@ -85,12 +85,13 @@ class Targets:
     tails: Tensor
     is_target: Tensor | None = None
 
-    def shares(self, kind: str, batch_size: int, dtype: torch.dtype) -> Tensor:
-        """Return 1 for each target, with "ce" 1 / n, and 0 for what does not count: (M,)."""
-        labels = torch.ones_like(self.rows, dtype=dtype) if self.is_target is None else self.is_target.to(dtype)
+    def labels(self, kind: str, batch_size: int, *, label_smoothing: float, dtype: torch.dtype) -> Tensor:
+        """Return 1 − ε for each target, with "ce" divided by n, and 0 for what does not count: (M,)."""
+        counts = torch.ones_like(self.rows, dtype=dtype) if self.is_target is None else self.is_target.to(dtype)
+        labels = (1 - label_smoothing) * counts
         if kind == "bce":
             return labels
-        return labels / labels.new_zeros(batch_size).index_add_(0, self.rows, labels)[self.rows]
+        return labels / counts.new_zeros(batch_size).index_add_(0, self.rows, counts)[self.rows]
 
 
 def streamed_loss(
@@ -136,8 +137,7 @@ class _StreamedLoss(torch.autograd.Function):
             scale=1 / (len(queries) * (len(entities) if kind == "bce" else 1)),
         )
         everywhere = label_smoothing / len(entities)
-        # Compiled functions take one pass over as many scores as they are given.
-        if entities.device.type == "cpu" and not compiled and low_precision in (None, entities.dtype):
+        if _takes_tiles(entities, low_precision=low_precision, compiled=compiled):
             losses = _losses_in_tiles(kind, batch, everywhere, chunk_size)
         else:
             scorer = _ChunkScorer(
@@ -147,7 +147,7 @@ class _StreamedLoss(torch.autograd.Function):
                 compiled=compiled,
             )
             losses = _LOSSES[kind](scorer, everywhere)
-        labels = (1 - label_smoothing) * targets.shares(kind, len(queries), entities.dtype)
+        labels = targets.labels(kind, len(queries), label_smoothing=label_smoothing, dtype=entities.dtype)
         total = (batch.total(losses) - batch.take_targets(targets, labels)) * batch.scale
         ctx.query_dtype = queries.dtype
         # Not as saved tensors: the backward pass scales them in place, and copies would be as large as the table.
@@ -275,6 +275,11 @@ class _ChunkScorer:
             torch.mm(left, right, out=out)
         else:
             out.copy_(left @ right)
+
+
+def _takes_tiles(entities: Tensor, *, low_precision: torch.dtype | None, compiled: bool) -> bool:
+    # A compiled function makes one pass of all it does, and products of low precision need copies.
+    return entities.device.type == "cpu" and not compiled and low_precision in (None, entities.dtype)
 
 
 def _losses_in_tiles(kind: str, batch: _Batch, everywhere: float, chunk_size: int | None) -> Tensor:

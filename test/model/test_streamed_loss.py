@@ -22,6 +22,13 @@ def between_the_passes(request, monkeypatch):
         monkeypatch.setattr("conve_tracin.model.loss.MAX_KEPT_SCORES", 0)
 
 
+@pytest.fixture(params=["tiles", "chunks"])
+def tiles_or_chunks(request, monkeypatch):
+    """What a CPU takes, and what a GPU takes."""
+    if request.param == "chunks":
+        monkeypatch.setattr("conve_tracin.model.loss._takes_tiles", lambda *_, **__: False)
+
+
 @pytest.mark.parametrize("low_precision", [torch.float64, torch.float32])
 def test_a_chunk_carries_all_that_its_gradient_needs(low_precision):
     queries, entities, bias = (one.detach() for one in make_inputs(5))
@@ -37,7 +44,7 @@ def test_a_chunk_carries_all_that_its_gradient_needs(low_precision):
     assert_close((batch.query_grad, batch.entity_grad, batch.bias_grad), expected, tolerance)
 
 
-@pytest.mark.usefixtures("between_the_passes")
+@pytest.mark.usefixtures("between_the_passes", "tiles_or_chunks")
 @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("case", TARGETS)
@@ -52,6 +59,7 @@ def test_equals_dense_loss_in_float64(kind, case, label_smoothing, chunk_size):
     assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
 
 
+@pytest.mark.usefixtures("tiles_or_chunks")
 @pytest.mark.parametrize("kind", ["bce", "ce"])
 def test_what_is_marked_as_no_target_does_not_count(kind):
     inputs, targets = make_inputs(5), TARGETS["kvsall"]
@@ -68,7 +76,7 @@ def test_what_is_marked_as_no_target_does_not_count(kind):
     assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
 
 
-@pytest.mark.usefixtures("between_the_passes")
+@pytest.mark.usefixtures("between_the_passes", "tiles_or_chunks")
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["bce", "ce"])
 def test_weighted_queries(kind, label_smoothing):
@@ -82,6 +90,7 @@ def test_weighted_queries(kind, label_smoothing):
     assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
 
 
+@pytest.mark.usefixtures("tiles_or_chunks")
 @pytest.mark.parametrize("kind", ["bce", "ce"])
 def test_without_bias_and_with_a_factor_behind_it(kind):
     inputs = make_inputs(5, bias=False)
@@ -100,7 +109,7 @@ def test_many_targets_are_taken_in_pieces(kind, monkeypatch):
     assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
 
 
-@pytest.mark.usefixtures("between_the_passes")
+@pytest.mark.usefixtures("between_the_passes", "tiles_or_chunks")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", ["bce", "ce"])
 def test_extreme_scores_stay_finite_and_right(kind, dtype):
@@ -218,6 +227,7 @@ def test_one_exponential_gives_softplus_and_sigmoid():
     assert torch.equal(low_derivative, derivative.to(torch.bfloat16))
 
 
+@pytest.mark.usefixtures("tiles_or_chunks")
 @pytest.mark.parametrize("low_precision", [None, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["bce", "ce"])
 def test_the_scores_of_all_entities_are_never_there(kind, low_precision, monkeypatch):
