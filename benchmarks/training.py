@@ -85,6 +85,7 @@ def main() -> None:
         "against_pykeen": {name: statistics.median(values) for name, values in against_pykeen.items()},
         "against_dense": {name: statistics.median(values) for name, values in against_dense.items()},
         "against_dense_in_each_round": against_dense,
+        "processor_against_dense_in_each_round": ratios(rounds, "dense", "processor_queries_per_second"),
     }
     against_ours = ratios(rounds, "ours")
     result["against_ours"] = {name: statistics.median(values) for name, values in against_ours.items()}
@@ -177,9 +178,10 @@ def medians(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]
     return result
 
 
-def ratios(rounds: list[dict[str, dict[str, Any]]], base: str) -> dict[str, list[float]]:
+def ratios(
+    rounds: list[dict[str, dict[str, Any]]], base: str, key: str = "queries_per_second"
+) -> dict[str, list[float]]:
     """Divide each contender's rate in each round by that of `base` in the same one, where both were measured."""
-    key = "queries_per_second"
     result: dict[str, list[float]] = {}
     for contenders in rounds:
         base_rate = contenders.get(base, {}).get(key)

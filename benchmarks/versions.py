@@ -40,14 +40,15 @@ def compare_beside_neighbour(against: Path | None, sizes: dict[str, Any], *, rou
     """Measure how much longer a batch takes beside a process of as many threads that multiplies matrices."""
     result: dict[str, Any] = {"sizes": sizes}
     for name, root in {"this": ROOT, **({} if against is None else {"other": against})}.items():
-        slowdowns = []
+        alone, beside = [], []
         for _ in range(rounds):
-            alone = train_apart(root, sizes)
+            alone.append(train_apart(root, sizes)["queries_per_second"])
             with neighbour(sizes["threads"]):
-                beside = train_apart(root, sizes)
-            slowdowns.append(round(alone["queries_per_second"] / beside["queries_per_second"], 2))
-            print(f"{name:<22} alone {json.dumps(alone)}, beside {json.dumps(beside)}", flush=True)
+                beside.append(train_apart(root, sizes)["queries_per_second"])
+            print(f"{name:<22} queries per second alone {alone[-1]}, beside {beside[-1]}", flush=True)
+        slowdowns = [round(one / other, 2) for one, other in zip(alone, beside, strict=True)]
         result[name] = {"slowdown": statistics.median(slowdowns), "slowdowns": slowdowns}
+        result[name] |= {"alone_queries_per_second": alone, "beside_queries_per_second": beside}
     return result
 
 
