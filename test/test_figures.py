@@ -392,12 +392,13 @@ FIGURES = [
             ("`train_pytorch.py` with tiles", ("one_thread", "contenders", "ours"),
              ("one_thread", "processor_against_dense", "ours")),
             ("400,000 entities, d = 32, batch 32,768, one thread, before", ("large", "other"), None),
-            ("the same with tiles, one batch", ("large", "this"), ("large", "ratios_of_processor_queries_per_second", 0)),
+            ("the same with tiles, one batch", ("large", "this"),
+             ("large", "ratios_of_processor_queries_per_second", 0)),
         )
     ),
     (
-        EVIDENCE, "train {} times as slowly as without it, in two rounds {} and {}. Before, the rate was anything from {} "
-        "to {} queries",
+        EVIDENCE, "train {} times as slowly as without it, in two rounds {} and {}. Before, the rate was anything "
+        "from {} to {} queries",
         [("training", "tiles", "neighbour", "this", "slowdown"),
          *(("training", "tiles", "neighbour", "this", "slowdowns", place) for place in range(2)),
          ("training", "tiles", "neighbour", "other", "beside_queries_per_second", 0),
