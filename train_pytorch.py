@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, train, and print the test metrics."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    cli.let_waiting_threads_sleep()
     from conve_tracin.parallel import processes
 
     with processes():

@@ -8,6 +8,12 @@ dimensions in batches of 32,768:
 
     python benchmarks/training.py --large --rounds 1
 
+With --against DIR this version's full loss takes turns with that of another version, and with --neighbour a version's
+batches take turns with its batches beside a process of as many threads that multiplies matrices:
+
+    python benchmarks/training.py --large --against OTHER --rounds 1 --threads 1
+    python benchmarks/training.py --neighbour --against OTHER --threads 2
+
 Every contender trains in a process of its own, so that none inherits another's memory. They take turns in several
 rounds, since a machine's speed changes; figures are the medians of the rounds, and ratios those of the ratios within
 each. Rates are of wall-clock time; `processor_queries_per_second` is per second of processor time, which other work on
@@ -16,6 +22,7 @@ the machine disturbs less. The last line is JSON.
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -31,7 +38,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import common
+from benchmarks import common, versions
 from conve_tracin.data.queries import Queries
 from conve_tracin.device import set_tf32
 from conve_tracin.model.conve import ConvE
@@ -63,6 +70,9 @@ def main() -> None:
             resource.setrlimit(resource.RLIMIT_AS, (LARGE_MEMORY, LARGE_MEMORY))
         common.print_json((CONTENDERS | {"memory": memory})[args.contender](args))
         return
+    if args.against or args.neighbour:
+        common.print_json({"machine": common.machine(), **measure_versions(args)}, args.output)
+        return
     names = args.only or [name for name in CONTENDERS if name not in (SMALL_ALONE if args.large else LARGE_ALONE)]
     rounds = [measure_contenders(names) for _ in range(args.rounds)]
     against_pykeen, against_dense = ratios(rounds, "pykeen"), ratios(rounds, "dense")
@@ -75,6 +85,7 @@ def main() -> None:
         "against_pykeen": {name: statistics.median(values) for name, values in against_pykeen.items()},
         "against_dense": {name: statistics.median(values) for name, values in against_dense.items()},
         "against_dense_in_each_round": against_dense,
+        "processor_against_dense_in_each_round": ratios(rounds, "dense", "processor_queries_per_second"),
     }
     against_ours = ratios(rounds, "ours")
     result["against_ours"] = {name: statistics.median(values) for name, values in against_ours.items()}
@@ -98,6 +109,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--memory-entities", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--against", type=Path, metavar="DIR", help="another version's root")
+    parser.add_argument("--neighbour", action="store_true", help="how much longer a batch takes beside other work")
+    parser.add_argument("--seconds", type=float, default=20, help="for how long each version trains, at least a batch")
+    parser.add_argument("--loss", default="bce", choices=("bce", "ce"), help="of the versions that are compared")
     parser.add_argument("--only", nargs="*", help=f"of {', '.join(CONTENDERS)}")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="also write the JSON here")
@@ -107,10 +122,27 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def measure_versions(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure this version, and with --against another one, alone or beside a neighbour."""
+    sizes = {
+        "graph": LARGE_GRAPH if args.large else common.FB15K237,
+        "model": model_sizes(args),
+        "batch_size": args.batch_size,
+        "loss": args.loss,
+        "threads": torch.get_num_threads(),
+        "warm_up": 0 if args.large else WARM_UP_BATCHES["cpu"],
+        "seconds": args.seconds,
+    }
+    measure = versions.compare_beside_neighbour if args.neighbour else versions.compare
+    return measure(args.against, sizes, rounds=args.rounds)
+
+
 def run_apart(name: str, *more: str) -> dict[str, Any]:
     """Measure one contender in a process of its own."""
     command = [sys.executable, __file__, *sys.argv[1:], "--contender", name, *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # As train_pytorch.py does.
+    environment = os.environ | ({"OMP_WAIT_POLICY": "PASSIVE"} if name.startswith("ours") else {})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return {"failed": "does not fit" if is_out_of_memory(reason) else reason}
@@ -146,9 +178,10 @@ def medians(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]
     return result
 
 
-def ratios(rounds: list[dict[str, dict[str, Any]]], base: str) -> dict[str, list[float]]:
+def ratios(
+    rounds: list[dict[str, dict[str, Any]]], base: str, key: str = "queries_per_second"
+) -> dict[str, list[float]]:
     """Divide each contender's rate in each round by that of `base` in the same one, where both were measured."""
-    key = "queries_per_second"
     result: dict[str, list[float]] = {}
     for contenders in rounds:
         base_rate = contenders.get(base, {}).get(key)

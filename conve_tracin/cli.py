@@ -108,6 +108,16 @@ def run(main: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
+def let_waiting_threads_sleep() -> None:
+    """Let OpenMP's threads sleep while they wait for each other, unless the environment says otherwise.
+
+    By default they spin, which is a little faster on an idle machine. Beside other work on the same cores they spin
+    away the time that the thread they wait for needs. This counts for all of the process, and only before torch is
+    imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def _forget_unprinted() -> None:
     """Close a standard output that takes no more, on a full disk for example; Python would try again and complain."""
     try:

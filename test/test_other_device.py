@@ -64,7 +64,9 @@ def test_ranks_are_those_of_the_cpu(request):
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_training_resumes_and_ends_with_the_weights_of_the_cpu(name, tmp_path, request):
+def test_training_resumes_and_ends_with_the_weights_of_the_cpu(name, tmp_path, request, monkeypatch):
+    # Four epochs of Adam make much of another rounding.
+    monkeypatch.setattr("conve_tracin.model.loss._takes_tiles", lambda *_, **__: False)
     expected = train_on("cpu", tmp_path / "cpu", TRAININGS[name])
     device = request.getfixturevalue("other_device")
     for place, checkpoint in (("whole", None), ("resumed", tmp_path / "whole/checkpoints/checkpoint_epoch_2.pt")):

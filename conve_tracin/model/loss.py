@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from conve_tracin.model.tiles import LARGE_SCORE, TiledPasses, cut_into_chunks
+
 
 def loss_without_targets(kind: str, scores: Tensor, label_smoothing: float) -> Tensor:
     """Compute L, K · L for "bce", of scores (B, K) without the targets' sum: (B,)."""
@@ -83,9 +85,13 @@ class Targets:
     tails: Tensor
     is_target: Tensor | None = None
 
-    def labels(self, dtype: torch.dtype) -> Tensor:
-        """Return 1 for each target, 0 for what does not count: (M,)."""
-        return torch.ones_like(self.rows, dtype=dtype) if self.is_target is None else self.is_target.to(dtype)
+    def labels(self, kind: str, batch_size: int, *, label_smoothing: float, dtype: torch.dtype) -> Tensor:
+        """Return 1 − ε for each target, with "ce" divided by n, and 0 for what does not count: (M,)."""
+        counts = torch.ones_like(self.rows, dtype=dtype) if self.is_target is None else self.is_target.to(dtype)
+        labels = (1 - label_smoothing) * counts
+        if kind == "bce":
+            return labels
+        return labels / counts.new_zeros(batch_size).index_add_(0, self.rows, counts)[self.rows]
 
 
 def streamed_loss(
@@ -122,20 +128,30 @@ def streamed_loss(
 class _StreamedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries, entities, bias, targets, kind, weights, label_smoothing, settings):
-        scorer = _ChunkScorer(
+        low_precision, chunk_size, compiled = settings["low_precision"], settings["chunk_size"], settings["compiled"]
+        batch = _Batch(
             queries.detach().to(entities.dtype),
             entities.detach(),
             None if bias is None else bias.detach(),
             weights=None if weights is None else weights.to(entities.dtype),
             scale=1 / (len(queries) * (len(entities) if kind == "bce" else 1)),
-            low_precision=settings["low_precision"] or entities.dtype,
-            chunk_size=settings["chunk_size"] or choose_chunk_size(len(queries), entities.device),
-            compiled=settings["compiled"],
         )
-        total = _LOSSES[kind](scorer, targets, label_smoothing)
+        everywhere = label_smoothing / len(entities)
+        if _takes_tiles(entities, low_precision=low_precision, compiled=compiled):
+            losses = _losses_in_tiles(kind, batch, everywhere, chunk_size)
+        else:
+            scorer = _ChunkScorer(
+                batch,
+                low_precision=low_precision or entities.dtype,
+                chunk_size=chunk_size or choose_chunk_size(len(queries), entities.device),
+                compiled=compiled,
+            )
+            losses = _LOSSES[kind](scorer, everywhere)
+        labels = targets.labels(kind, len(queries), label_smoothing=label_smoothing, dtype=entities.dtype)
+        total = (batch.total(losses) - batch.take_targets(targets, labels)) * batch.scale
         ctx.query_dtype = queries.dtype
         # Not as saved tensors: the backward pass scales them in place, and copies would be as large as the table.
-        ctx.gradients = (scorer.query_grad, scorer.entity_grad, scorer.bias_grad)
+        ctx.gradients = (batch.query_grad, batch.entity_grad, batch.bias_grad)
         return total.to(entities.dtype)
 
     @staticmethod
@@ -161,19 +177,6 @@ def choose_chunk_size(batch_size: int, device: torch.device) -> int:
     return chunk_size if on_cpu else chunk_size - chunk_size % GPU_ALIGNMENT
 
 
-def cut_into_chunks(count: int, chunk_size: int, *, alignment: int = 1) -> list[slice]:
-    """Cut `count` entities into chunks of `chunk_size`, a multiple of the alignment, and the rest.
-
-    What does not fill the alignment is a chunk of its own.
-
-    >>> cut_into_chunks(21, 8, alignment=4)
-    [slice(0, 8, None), slice(8, 16, None), slice(16, 20, None), slice(20, 21, None)]
-    """
-    aligned = count - count % alignment
-    ends = [*range(chunk_size, aligned, chunk_size), aligned, count]
-    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False) if start < end]
-
-
 class _Chunk(NamedTuple):
     """Some of the entities: which, their rows (n, d) in the low precision, and their bias (n,)."""
 
@@ -182,67 +185,22 @@ class _Chunk(NamedTuple):
     bias: Tensor | None
 
 
-class _ChunkScorer:
-    """Scores of a batch, a chunk of entities at a time, and the gradients that their gradients add up to.
+class _Batch:
+    """A batch against the entities, and the gradients of both.
 
     The loss is `scale` times the sum of its terms over the queries, and so are all gradients.
     """
 
     def __init__(
-        self,
-        queries: Tensor,
-        entities: Tensor,
-        bias: Tensor | None,
-        *,
-        weights: Tensor | None = None,
-        scale: float,
-        low_precision: torch.dtype,
-        chunk_size: int,
-        compiled: bool = False,
+        self, queries: Tensor, entities: Tensor, bias: Tensor | None, *, weights: Tensor | None = None, scale: float
     ) -> None:
         self.queries, self.entities, self.bias, self.weights = queries, entities, bias, weights
         self.scale = scale
-        self.dtype, self.low_precision = entities.dtype, low_precision
-        alignment = 1 if entities.device.type == "cpu" else GPU_ALIGNMENT
-        self._chunks = cut_into_chunks(len(entities), chunk_size, alignment=alignment)
-        self.terms = choose_score_terms(compiled=compiled)
         self.query_grad = torch.zeros_like(queries)
         self.entity_grad = torch.empty_like(entities)
         self.bias_grad = None if bias is None else torch.empty_like(bias)
-        self._low_queries = queries.to(low_precision)
-        # Weights on the gradients of the scores, in place of the queries, would make their products overflow in
-        # float16, and the scale here would make them vanish there. In other precisions it saves a pass over the table.
-        self._late_scale = scale if low_precision == torch.float16 else 1.0
-        factor = scale / self._late_scale * (1 if weights is None else weights[:, None])
-        self._low_factors = (queries * factor).to(low_precision)  # (B, d)
 
-    def chunks(self) -> Iterator[_Chunk]:
-        """Yield the entities, a chunk at a time."""
-        for chosen in self._chunks:
-            bias = None if self.bias is None else self.bias[chosen]
-            yield _Chunk(chosen, self.entities[chosen].to(self.low_precision), bias)
-
-    def products(self, chunk: _Chunk) -> Tensor:
-        """Multiply queries and entities: the scores without the bias, (B, n), in the low precision."""
-        return self._low_queries @ chunk.rows.T
-
-    def accumulate(self, chunk: _Chunk, score_grad: Tensor, low_score_grad: Tensor) -> None:
-        """Add the gradient of a chunk's scores, (B, n), without weights and scale.
-
-        The gradient of the queries waits for these in `take_targets`.
-        """
-        if self.low_precision == self.dtype:
-            self.query_grad.addmm_(low_score_grad, chunk.rows)
-        else:
-            self.query_grad += low_score_grad @ chunk.rows
-        entity_grad = self.entity_grad[chunk.entities]
-        self._multiply(low_score_grad.T, self._low_factors, out=entity_grad)
-        if self._late_scale != 1:
-            entity_grad *= self._late_scale
-        if self.bias_grad is not None:
-            torch.mul(self.total(score_grad.T), self.scale, out=self.bias_grad[chunk.entities])
-
-    def take_targets(self, targets: "Targets", weights: Tensor) -> Tensor:
+    def take_targets(self, targets: Targets, weights: Tensor) -> Tensor:
         """Subtract the targets' share from the gradients; returns Σ weight · score over the targets.
 
         `weights` (M,) are the labels of the targets, beyond what smoothing gives every entity.
@@ -268,6 +226,49 @@ class _ChunkScorer:
         """Sum values of the queries, (…, B), each times the query's weight: (…)."""
         return values.sum(dim=-1) if self.weights is None else values @ self.weights.to(values.dtype)
 
+
+class _ChunkScorer:
+    """Scores of a batch, a chunk of entities at a time, and the gradients that their gradients add up to."""
+
+    def __init__(self, batch: _Batch, *, low_precision: torch.dtype, chunk_size: int, compiled: bool = False) -> None:
+        self.batch, self.dtype, self.low_precision = batch, batch.entities.dtype, low_precision
+        alignment = 1 if batch.entities.device.type == "cpu" else GPU_ALIGNMENT
+        self._chunks = cut_into_chunks(len(batch.entities), chunk_size, alignment=alignment)
+        self.terms = choose_score_terms(compiled=compiled)
+        self._low_queries = batch.queries.to(low_precision)
+        # Weights on the gradients of the scores, in place of the queries, would make their products overflow in
+        # float16, and the scale here would make them vanish there. In other precisions it saves a pass over the table.
+        self._late_scale = batch.scale if low_precision == torch.float16 else 1.0
+        factor = batch.scale / self._late_scale * (1 if batch.weights is None else batch.weights[:, None])
+        self._low_factors = (batch.queries * factor).to(low_precision)  # (B, d)
+
+    def chunks(self) -> Iterator[_Chunk]:
+        """Yield the entities, a chunk at a time."""
+        for chosen in self._chunks:
+            bias = None if self.batch.bias is None else self.batch.bias[chosen]
+            yield _Chunk(chosen, self.batch.entities[chosen].to(self.low_precision), bias)
+
+    def products(self, chunk: _Chunk) -> Tensor:
+        """Multiply queries and entities: the scores without the bias, (B, n), in the low precision."""
+        return self._low_queries @ chunk.rows.T
+
+    def accumulate(self, chunk: _Chunk, score_grad: Tensor, low_score_grad: Tensor) -> None:
+        """Add the gradient of a chunk's scores, (B, n), without weights and scale.
+
+        The gradient of the queries waits for these in `_Batch.take_targets`.
+        """
+        batch = self.batch
+        if self.low_precision == self.dtype:
+            batch.query_grad.addmm_(low_score_grad, chunk.rows)
+        else:
+            batch.query_grad += low_score_grad @ chunk.rows
+        entity_grad = batch.entity_grad[chunk.entities]
+        self._multiply(low_score_grad.T, self._low_factors, out=entity_grad)
+        if self._late_scale != 1:
+            entity_grad *= self._late_scale
+        if batch.bias_grad is not None:
+            torch.mul(batch.total(score_grad.T), batch.scale, out=batch.bias_grad[chunk.entities])
+
     @staticmethod
     def _multiply(left: Tensor, right: Tensor, *, out: Tensor) -> None:
         if left.dtype == out.dtype:
@@ -276,10 +277,36 @@ class _ChunkScorer:
             out.copy_(left @ right)
 
 
-def _stream_bce(scorer: _ChunkScorer, targets: Targets, label_smoothing: float) -> Tensor:
-    everywhere = label_smoothing / len(scorer.entities)
+def _takes_tiles(entities: Tensor, *, low_precision: torch.dtype | None, compiled: bool) -> bool:
+    # A compiled function makes one pass of all it does, and products of low precision need copies.
+    return entities.device.type == "cpu" and not compiled and low_precision in (None, entities.dtype)
+
+
+def _losses_in_tiles(kind: str, batch: _Batch, everywhere: float, chunk_size: int | None) -> Tensor:
+    weights = batch.queries.new_ones(len(batch.queries)) if batch.weights is None else batch.weights
+    passes = TiledPasses(
+        batch.queries,
+        batch.entities,
+        batch.bias,
+        factors=batch.scale * weights,
+        everywhere=everywhere,
+        entity_grad=batch.entity_grad,
+        bias_grad=batch.bias_grad,
+        chunk_size=chunk_size,
+    )
+    losses, batch.query_grad = passes.binary() if kind == "bce" else passes.softmax(keep=_keeps_scores(batch))
+    return losses
+
+
+def _keeps_scores(batch: _Batch) -> bool:
+    on_cpu = batch.queries.device.type == "cpu"
+    return len(batch.queries) * len(batch.entities) <= (MAX_KEPT_SCORES if on_cpu else MAX_KEPT_SCORES_ON_GPU)
+
+
+def _stream_bce(scorer: _ChunkScorer, everywhere: float) -> Tensor:
     precisions = {"dtype": scorer.dtype, "low_precision": scorer.low_precision}
-    losses = scorer.queries.new_zeros(len(scorer.queries), dtype=torch.float64)
+    queries = scorer.batch.queries
+    losses = queries.new_zeros(len(queries), dtype=torch.float64)
     for chunk in scorer.chunks():
         sums, *gradients = scorer.terms.binary_terms(
             scorer.products(chunk), chunk.bias, everywhere=everywhere, **precisions
@@ -287,17 +314,14 @@ def _stream_bce(scorer: _ChunkScorer, targets: Targets, label_smoothing: float) 
         losses += sums
         scorer.accumulate(chunk, *gradients)
         del gradients  # their memory is the next chunk's
-    weights = (1 - label_smoothing) * targets.labels(scorer.dtype)
-    return (scorer.total(losses) - scorer.take_targets(targets, weights)) * scorer.scale
+    return losses
 
 
-def _stream_ce(scorer: _ChunkScorer, targets: Targets, label_smoothing: float) -> Tensor:
-    batch_size, num_entities = len(scorer.queries), len(scorer.entities)
-    everywhere = label_smoothing / num_entities
-    on_cpu = scorer.queries.device.type == "cpu"
-    keep = batch_size * num_entities <= (MAX_KEPT_SCORES if on_cpu else MAX_KEPT_SCORES_ON_GPU)
+def _stream_ce(scorer: _ChunkScorer, everywhere: float) -> Tensor:
+    queries = scorer.batch.queries
+    keep = _keeps_scores(scorer.batch)
     kept: deque[tuple[Tensor, Tensor]] = deque()  # exponentials of each chunk, and what they are relative to
-    top = scorer.queries.new_full((batch_size,), -torch.inf)
+    top = queries.new_full((len(queries),), -torch.inf)
     total, linear = torch.zeros_like(top), torch.zeros_like(top, dtype=torch.float64)
     for chunk in scorer.chunks():
         old_top = top
@@ -323,17 +347,10 @@ def _stream_ce(scorer: _ChunkScorer, targets: Targets, label_smoothing: float) -
         )
         scorer.accumulate(chunk, *gradients)
         del exponentials, gradients
-    labels = targets.labels(scorer.dtype)
-    targets_in_row = labels.new_zeros(batch_size).index_add_(0, targets.rows, labels)
-    weights = (1 - label_smoothing) * labels / targets_in_row[targets.rows]
-    losses = top.double() + total.double().log() - everywhere * linear
-    return (scorer.total(losses) - scorer.take_targets(targets, weights)) * scorer.scale
+    return top.double() + total.double().log() - everywhere * linear
 
 
 _LOSSES = {"bce": _stream_bce, "ce": _stream_ce}
-
-# Above this, softplus(s) = s and σ(s) = 1 even in float64, and exp(s) is still finite in float32.
-LARGE_SCORE = 60.0
 
 
 def binary_terms(

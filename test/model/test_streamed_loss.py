@@ -8,7 +8,8 @@ from compiling import TRACING_ALONE, compiling_by
 from loss_examples import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conve_tracin.model.loss import LARGE_SCORE, Targets, _ChunkScorer, binary_terms, cut_into_chunks, streamed_loss
+from conve_tracin.model.loss import Targets, _Batch, _ChunkScorer, binary_terms, streamed_loss
+from conve_tracin.model.tiles import LARGE_SCORE, cut_into_chunks
 
 # One entity, chunks that do and do not divide the entities, all at once, and the size chosen by itself.
 CHUNK_SIZES = (1, 7, 53, 1000, None)
@@ -21,10 +22,18 @@ def between_the_passes(request, monkeypatch):
         monkeypatch.setattr("conve_tracin.model.loss.MAX_KEPT_SCORES", 0)
 
 
+@pytest.fixture(params=["tiles", "chunks"])
+def tiles_or_chunks(request, monkeypatch):
+    """What a CPU takes, and what a GPU takes."""
+    if request.param == "chunks":
+        monkeypatch.setattr("conve_tracin.model.loss._takes_tiles", lambda *_, **__: False)
+
+
 @pytest.mark.parametrize("low_precision", [torch.float64, torch.float32])
 def test_a_chunk_carries_all_that_its_gradient_needs(low_precision):
     queries, entities, bias = (one.detach() for one in make_inputs(5))
-    scorer = _ChunkScorer(queries, entities, bias, scale=0.5, low_precision=low_precision, chunk_size=7)
+    batch = _Batch(queries, entities, bias, scale=0.5)
+    scorer = _ChunkScorer(batch, low_precision=low_precision, chunk_size=7)
     for chunk in reversed(list(scorer.chunks())):
         scores = scorer.products(chunk).to(torch.float64) + chunk.bias
         scorer.accumulate(chunk, scores, scores.to(low_precision))
@@ -32,10 +41,10 @@ def test_a_chunk_carries_all_that_its_gradient_needs(low_precision):
     # The queries' gradient is scaled with that of the targets.
     expected = (scores @ entities, 0.5 * scores.T @ queries, 0.5 * scores.sum(dim=0))
     tolerance = 1e-12 if low_precision == torch.float64 else 1e-6
-    assert_close((scorer.query_grad, scorer.entity_grad, scorer.bias_grad), expected, tolerance)
+    assert_close((batch.query_grad, batch.entity_grad, batch.bias_grad), expected, tolerance)
 
 
-@pytest.mark.usefixtures("between_the_passes")
+@pytest.mark.usefixtures("between_the_passes", "tiles_or_chunks")
 @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("case", TARGETS)
@@ -50,6 +59,7 @@ def test_equals_dense_loss_in_float64(kind, case, label_smoothing, chunk_size):
     assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
 
 
+@pytest.mark.usefixtures("tiles_or_chunks")
 @pytest.mark.parametrize("kind", ["bce", "ce"])
 def test_what_is_marked_as_no_target_does_not_count(kind):
     inputs, targets = make_inputs(5), TARGETS["kvsall"]
@@ -66,7 +76,7 @@ def test_what_is_marked_as_no_target_does_not_count(kind):
     assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
 
 
-@pytest.mark.usefixtures("between_the_passes")
+@pytest.mark.usefixtures("between_the_passes", "tiles_or_chunks")
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["bce", "ce"])
 def test_weighted_queries(kind, label_smoothing):
@@ -80,6 +90,7 @@ def test_weighted_queries(kind, label_smoothing):
     assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
 
 
+@pytest.mark.usefixtures("tiles_or_chunks")
 @pytest.mark.parametrize("kind", ["bce", "ce"])
 def test_without_bias_and_with_a_factor_behind_it(kind):
     inputs = make_inputs(5, bias=False)
@@ -98,7 +109,7 @@ def test_many_targets_are_taken_in_pieces(kind, monkeypatch):
     assert_close(value_and_gradients(streamed, inputs), value_and_gradients(dense, inputs), 1e-10)
 
 
-@pytest.mark.usefixtures("between_the_passes")
+@pytest.mark.usefixtures("between_the_passes", "tiles_or_chunks")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", ["bce", "ce"])
 def test_extreme_scores_stay_finite_and_right(kind, dtype):
@@ -216,6 +227,7 @@ def test_one_exponential_gives_softplus_and_sigmoid():
     assert torch.equal(low_derivative, derivative.to(torch.bfloat16))
 
 
+@pytest.mark.usefixtures("tiles_or_chunks")
 @pytest.mark.parametrize("low_precision", [None, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["bce", "ce"])
 def test_the_scores_of_all_entities_are_never_there(kind, low_precision, monkeypatch):
