@@ -69,7 +69,7 @@ def best_first(ranked: Sequence[RankedPaths], limit: int | None = None) -> list[
 
 
 @dataclass(frozen=True, eq=False)
-class SparseSums:
+class SparseNumbers:
     """Numbers of all training triples, of which those at `positions` (m,), in ascending order, may differ from zero."""
 
     positions: np.ndarray
@@ -113,10 +113,12 @@ class PathRanker:
         """The factor of each triple in a path's weight: (N,)."""
         return self.graph.weights
 
-    def rank(self, triple: Sequence[int], influences: np.ndarray, *, max_hops: int = MAX_HOPS) -> list[RankedPaths]:
+    def rank(
+        self, triple: Sequence[int], influences: np.ndarray | SparseNumbers, *, max_hops: int = MAX_HOPS
+    ) -> list[RankedPaths]:
         """Find and score the paths of a prediction (h, r, t) of up to `max_hops` triples.
 
-        `influences` (N,) are those of the training triples on it. The prediction itself is no path.
+        `influences` are those of the training triples on it, by their positions. The prediction itself is no path.
         """
         head, relation, tail = (int(value) for value in triple)
         found = [find_graph_paths(self.adjacency, head, tail, hops=hops) for hops in range(1, MAX_HOPS + 1)]
@@ -165,7 +167,9 @@ class PathRanker:
         heads, relations, _ = np.take(self.triples, positions, axis=0).T
         return 2 * relations + (heads == starts), self.weights[positions]
 
-    def _scores(self, paths: GraphPaths, relation: int, influences: np.ndarray, support: "SparseSums") -> np.ndarray:
+    def _scores(
+        self, paths: GraphPaths, relation: int, influences: np.ndarray | SparseNumbers, support: SparseNumbers
+    ) -> np.ndarray:
         scores = np.zeros(len(paths))
         if not len(paths):
             return scores
@@ -177,12 +181,12 @@ class PathRanker:
         lifts = self.lifts(relation, paths.positions.shape[1])
         return scores + KIND_WEIGHT * np.array([lifts.get(kind, 0.0) for kind in self.kinds(paths).tolist()])
 
-    def _support(self, paths: GraphPaths) -> "SparseSums":
+    def _support(self, paths: GraphPaths) -> SparseNumbers:
         weights = self.weights[paths.positions].prod(axis=1)
         positions, places = np.unique(paths.positions[:, [0, -1]], return_inverse=True)
         places = places.reshape(-1, 2)
         sums = sum(np.bincount(places[:, column], weights, minlength=len(positions)) for column in (0, 1))
-        return SparseSums(positions, sums)
+        return SparseNumbers(positions, sums)
 
     def _groups(self, paths: GraphPaths, relation: int) -> np.ndarray:
         hops = paths.positions.shape[1]
@@ -203,7 +207,7 @@ class PathRanker:
 
 
 def log_places(
-    adjacency: Adjacency, triples: np.ndarray, scores: "np.ndarray | SparseSums", entity: int, positions: np.ndarray
+    adjacency: Adjacency, triples: np.ndarray, scores: np.ndarray | SparseNumbers, entity: int, positions: np.ndarray
 ) -> np.ndarray:
     """Compute the logarithms of places, 1 being the best, among an entity's triples of the same relation.
 
