@@ -153,13 +153,13 @@ class PathRanker:
             steps, factors = self._steps(slots, starts[:, place])
             kinds += steps * base**place
             weights *= factors
-        # The last slot is one around the tail: it leads back.
-        around = self.adjacency.around(walks.tail)
-        steps, factors = self._steps(around, walks.tail)
-        last = walks.ends - self.adjacency.offsets[walks.tail]
-        return kinds[walks.rows] + (steps ^ 1)[last] * base ** walks.beginnings.shape[1], (
-            weights[walks.rows] * factors[last]
-        )
+        # The last slot is one around the tail: it leads back. Of many paths, each slot is looked up once.
+        slots, ends = walks.ends, slice(None)
+        if len(walks) > self.adjacency.degrees[walks.tail]:
+            slots, ends = self.adjacency.around(walks.tail), walks.ends - self.adjacency.offsets[walks.tail]
+        steps, factors = self._steps(slots, walks.tail)
+        kinds = kinds[walks.rows] + (steps ^ 1)[ends] * base ** walks.beginnings.shape[1]
+        return kinds, weights[walks.rows] * factors[ends]
 
     def _steps(self, slots: np.ndarray, starts: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
         """Number the relations of slots (m,) and the ways they are walked from where they start; and their weights."""

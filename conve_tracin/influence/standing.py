@@ -193,6 +193,14 @@ def best_of_chunks(chunks: Chunks, known: list[np.ndarray], count: int = FIRST) 
     return best.masked_fill_(values == -torch.inf, -1)
 
 
+def first_places(scores: Tensor, count: int) -> Tensor:
+    """Find the highest scores (K,) without sorting all: their places, best first, ties by place; (at most `count`,)."""
+    candidates = torch.arange(len(scores))
+    if count < len(scores) and not (least := scores.topk(count).values[-1]).isnan():
+        candidates = (~(scores < least)).nonzero()[:, 0]
+    return candidates[scores[candidates].sort(descending=True, stable=True).indices[:count]]
+
+
 def stand(
     scores: Tensor,
     answer: int,
@@ -222,13 +230,13 @@ def stand(
     if categories is not None and categories.of[answer] != UNKNOWN:
         is_alike = torch.from_numpy(categories.of == categories.of[answer])
         in_category = rank_among(scores, answer, is_alike & is_rival, category=categories.name(answer))
-    values, best = scores.sort(descending=True, stable=True)
+    best = first_places(scores, FIRST)
     return Standing(
         among_answers=rank_among(scores, answer, has_answered & is_rival),
         in_category=in_category,
         best=tuple(
             Answer(one, value, bool(is_known[one]))
-            for one, value in zip(best[:FIRST].tolist(), values[:FIRST].tolist(), strict=True)
+            for one, value in zip(best.tolist(), scores[best].tolist(), strict=True)
         ),
         elsewhere=first_answers.of_others(entity, answer),
     )
