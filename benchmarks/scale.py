@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--loop", type=int, default=20, help="with --commands: calls after the second one")
     parser.add_argument("--many", type=int, default=0, help="with --commands: test triples of one call")
     parser.add_argument("--against", type=Path, metavar="DIR", help="with --commands: another version's root")
+    parser.add_argument("--loop-against", type=int, help="fewer calls of that version, if each takes minutes")
+    parser.add_argument("--indexed", action="store_true", help="with --commands: keep the index of an earlier run")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     args = parser.parse_args()
@@ -89,7 +91,14 @@ def time_commands(args: argparse.Namespace) -> dict[str, Any]:
     graph = (draw(args.triples), ENTITIES, RELATIONS) if args.data is None else common.read_split(args.data)
     training = ADVISED if args.softmax else {"training_approach": "kvsall"}
     commands.write_inputs(args.commands, *graph, size=(height, width), training=training)
-    measured = commands.measure_commands(args.commands, loop=args.loop, many=args.many, against=args.against)
+    measured = commands.measure_commands(
+        args.commands,
+        loop=args.loop,
+        many=args.many,
+        against=args.against,
+        loop_against=args.loop if args.loop_against is None else args.loop_against,
+        is_indexed=args.indexed,
+    )
     return {
         "benchmark": "scale-commands",
         "data": "synthetic" if args.data is None else args.data.name,
