@@ -77,7 +77,7 @@ class SparseNumbers:
 
     def __getitem__(self, wanted: np.ndarray) -> np.ndarray:
         if not len(self.positions):
-            return np.zeros(len(wanted))
+            return np.zeros(np.shape(wanted))
         places = np.minimum(np.searchsorted(self.positions, wanted), len(self.positions) - 1)
         return np.where(self.positions[places] == wanted, self.values[places], 0.0)
 
