@@ -53,6 +53,12 @@ def write_inputs(
     torch.save({**content, "training_config": training}, folder / "model.pt")
 
 
+def inputs_in(folder: Path) -> dict[str, Path]:
+    """Name the graph's files that `write_inputs` wrote into a folder."""
+    names = {"train": "train.txt", "entity_to_id": "entity_to_id.tsv", "relation_to_id": "relation_to_id.tsv"}
+    return {kind: folder / name for kind, name in names.items()}
+
+
 def _labelled(triples: np.ndarray, labels: dict[str, np.ndarray]) -> Any:
     heads, relations, tails = triples.T
     columns = (labels["entity"][heads], labels["relation"][relations], labels["entity"][tails])
@@ -105,9 +111,15 @@ def call(root: Path, folder: Path, question: list[Any], output: str) -> dict[str
     """Run one command; return its wall-clock seconds, processor seconds, and peak memory in 10⁹ bytes."""
     several = question[0] == "--test-triples"
     command = [sys.executable, root / "tracin_pytorch.py", "--model-path", folder / "model.pt", *question]
-    command += ["--train", folder / "train.txt", "--entity-to-id", folder / "entity_to_id.tsv"]
-    command += ["--relation-to-id", folder / "relation_to_id.tsv", "--method", "gauss-newton", "--device", "cpu"]
-    command += ["--output-dir" if several else "--output", folder / output]
+    command += [word for name, path in inputs_in(folder).items() for word in (f"--{name.replace('_', '-')}", path)]
+    command += [
+        "--method",
+        "gauss-newton",
+        "--device",
+        "cpu",
+        "--output-dir" if several else "--output",
+        folder / output,
+    ]
     # Users' Python keeps what it has compiled of the scripts.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

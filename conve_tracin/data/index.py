@@ -221,7 +221,8 @@ def read_indexed(
 ) -> np.ndarray:
     """Read the triples of a file as `read_triples` does, from an index beside it if explaining has left one: (N, 3)."""
     sources = (path, entities.path, relations.path)
-    index = IndexPlace.of(sources).find() if all(each is not None and Path(each).is_file() for each in sources) else None
+    is_of_files = all(each is not None and Path(each).is_file() for each in sources)
+    index = IndexPlace.of(sources).find() if is_of_files else None
     if index is not None:
         return index.graph.listed_triples
     return read_triples(path, entities, relations, skip_unknown=skip_unknown)
