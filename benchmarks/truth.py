@@ -12,6 +12,7 @@ import argparse
 import itertools
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from conve_tracin.cli import (
     positive_int,
     run,
 )
+from conve_tracin.errors import InputError
 
 
 def add_setup_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +52,10 @@ def add_setup_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-dropout", type=fraction, default=0.3, help="of the query vector")
     group.add_argument("--embedding-height", type=positive_int, default=8, help="height × width is the dimension")
     group.add_argument("--embedding-width", type=positive_int, default=8, help="see --embedding-height")
+    group.add_argument("--output-channels", type=positive_int, default=32, help="of the convolution")
+    group.add_argument(
+        "--entity-sample", type=non_negative_int, default=0, help="entities drawn for each batch; 0: all"
+    )
     group = parser.add_argument_group("how it runs")
     group.add_argument("--num-models", type=positive_int, default=3, help="models trained on everything")
     group.add_argument("--cache", type=Path, default=Path("benchmarks/cache"), help="where trainings are kept")
@@ -60,8 +66,9 @@ def add_setup_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_lds_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sizes of the linear datamodeling score."""
-    parser.add_argument("--num-halves", type=positive_int, default=60, help="random halves of the training set")
-    parser.add_argument("--num-seeds", type=positive_int, default=3, help="models trained on each half")
+    parser.add_argument("--num-halves", type=positive_int, default=60, help="random parts of the training set")
+    parser.add_argument("--share-kept", type=fraction, default=0.5, help="of the training triples in each part")
+    parser.add_argument("--num-seeds", type=positive_int, default=3, help="models trained on each part")
     parser.add_argument("--num-test", type=positive_int, default=100, help="test triples")
     parser.add_argument(
         "--skip-test", type=non_negative_int, default=0, help="leave out so many, on which a choice was made"
@@ -78,7 +85,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         add_lds_arguments(commands.add_parser(name, parents=[common], help=text))
     remove = commands.add_parser("remove", parents=[common], help="remove the strongest proponents and retrain")
     remove.add_argument("--num-test", type=positive_int, default=60, help="test triples that the model ranks first")
-    remove.add_argument("--top-k", type=positive_int, default=10, help="proponents removed of each")
+    remove.add_argument("--facts", type=Path, help="these test triples instead: head, relation, tail by tabs")
+    remove.add_argument("--top-k", type=positive_int, nargs="+", default=[10], help="proponents removed of each")
+    remove.add_argument("--removals", nargs="+", help="names of what is removed; all without")
     remove.add_argument("--num-seeds", type=positive_int, default=4, help="retrainings")
     planted = commands.add_parser("planted", parents=[common], help="find planted errors")
     planted.add_argument("--share", type=fraction, default=0.05, help="of the training triples")
@@ -175,12 +184,9 @@ def mechanism(args: argparse.Namespace) -> None:
     from truth_lib.trained import GAUSS_NEWTON
 
     from conve_tracin.device import choose_device
-    from conve_tracin.errors import InputError
 
     names = [mechanism.NOTHING, *(name for name in args.removals or mechanism.REMOVALS if name != mechanism.NOTHING)]
-    for name in names:
-        if name not in mechanism.REMOVALS:
-            raise InputError(f"--removals: there is no {name!r}; give one of: {'; '.join(mechanism.REMOVALS)}")
+    require_names(names, mechanism.REMOVALS)
     exam = read_exam(args)
     setup = mechanism.setup_of(exam.models[0], args.data, choose_device(args.device))
     retraining.require_same_setup(setup, args.cache)
@@ -194,6 +200,13 @@ def mechanism(args: argparse.Namespace) -> None:
     in_order = itertools.chain(*zip(*jobs.values(), strict=True))
     retraining.run_jobs(in_order, workers=args.workers, description=f"{setup.name}, mechanism")
     record_exam(args, exam, mechanism.summarize_removals(jobs))
+
+
+def require_names(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise InputError where --removals names what there is not."""
+    for name in names:
+        if name not in known:
+            raise InputError(f"--removals: there is no {name!r}; give one of: {'; '.join(known)}")
 
 
 def plant_graph(args: argparse.Namespace) -> None:
@@ -218,6 +231,7 @@ def setup_of(args: argparse.Namespace) -> Any:
         embedding_height=args.embedding_height,
         embedding_width=args.embedding_width,
         dropouts=(args.input_dropout, args.feature_map_dropout, args.output_dropout),
+        more_sizes={} if args.output_channels == 32 else {"output_channels": args.output_channels},
         device=choose_device(args.device),
     )
     require_same_setup(setup, args.cache)
@@ -231,7 +245,9 @@ def record(args: argparse.Namespace, setup: Any, result: dict[str, Any]) -> None
 
     command = shlex.join(["python", "benchmarks/truth.py", *sys.argv[1:]])
     result |= {"command": command, "machine": machine()}
-    content = tables.merge_result(args.results, [args.command, setup.name], result)
+    share = getattr(args, "share_kept", 0.5)
+    name = setup.name if share == 0.5 else f"{setup.name}, {share:.0%} kept"
+    content = tables.merge_result(args.results, [args.command, name], result)
     tables.write_report(args.results.with_suffix(".md"), content)
 
 
@@ -240,7 +256,9 @@ def lds_trainings(args: argparse.Namespace, setup: Any) -> tuple[list[Any], list
     from truth_lib import retraining
 
     full = retraining.full_jobs(setup, args.cache, num_seeds=args.num_models)
-    halves = retraining.lds_jobs(setup, args.cache, num_halves=args.num_halves, num_seeds=args.num_seeds)
+    halves = retraining.lds_jobs(
+        setup, args.cache, num_halves=args.num_halves, num_seeds=args.num_seeds, share=args.share_kept
+    )
     retraining.run_jobs([*full, *itertools.chain(*halves)], workers=args.workers, description=setup.name)
     return full, halves
 
@@ -287,6 +305,7 @@ def lds(args: argparse.Namespace) -> None:
             "best_baseline": best_rule,
             "recommended_above_best_baseline": asdict(bootstrap(scores[RECOMMENDED] - scores[best_rule])),
             "halves": args.num_halves,
+            "share_kept": args.share_kept,
             "seeds": args.num_seeds,
             "test_triples": len(test),
             "models": len(models),
@@ -297,54 +316,38 @@ def lds(args: argparse.Namespace) -> None:
 
 def remove(args: argparse.Namespace) -> None:
     """Remove the strongest proponents by every method, and controls, and retrain."""
-    import numpy as np
     from truth_lib import removal, retraining
-    from truth_lib.methods import BASELINES, RECOMMENDED, REMOVED_BY
     from truth_lib.setups import rank_tails
 
+    names = args.removals or [name for name in removal.REMOVALS if name != removal.SUMMED or args.num_models > 1]
+    require_names(names, removal.REMOVALS)
     setup = setup_of(args)
     data = setup.load()
     full = retraining.full_jobs(setup, args.cache, num_seeds=args.num_models)
     retraining.run_jobs(full, workers=args.workers, description=f"{setup.name}, everything")
     models = [retraining.read_model(job) for job in full]
-    first = removal.triples_ranked_first(rank_tails(models[0], setup, data), args.num_test)
-    test = data.test[first]
+    if args.facts:
+        chosen = removal.triples_of_facts(args.facts, setup, data.test)
+    else:
+        chosen = removal.triples_ranked_first(rank_tails(models[0], setup, data), args.num_test)
+    test = data.test[chosen]
+    influences = removal.influences_of(names, models, setup, test, data.train)
 
-    # One set of triples for each seed: controls draw theirs anew, methods have one.
-    seeds = range(args.num_seeds)
-    removed = {
-        name: [removal.removed_by_control(name, test, data.train, top_k=args.top_k, seed=seed) for seed in seeds]
-        for name in removal.CONTROLS
+    jobs = {}
+    for top_k, name in itertools.product(args.top_k, names):
+        draws = [{"top_k": top_k, "seed": seed} for seed in range(args.num_seeds)]
+        marked = [removal.removed_triples(name, influences, test, data.train, **draw) for draw in draws]
+        jobs[top_k, name] = removal.removal_jobs(setup, args.cache, marked)
+    # All removals with a seed before the next seed, so that an interrupted run has whole comparisons.
+    in_order = itertools.chain(*zip(*jobs.values(), strict=True))
+    retraining.run_jobs(in_order, workers=args.workers, description=f"{setup.name}, removed")
+    by_top_k = {
+        str(top_k): {name: removal.summarize_removal(jobs[top_k, name], chosen) for name in names}
+        for top_k in args.top_k
     }
-    for name, method in REMOVED_BY.items():
-        influence = method(models[0], setup, test, data.train)
-        removed[name] = [removal.strongest_proponents(influence, args.top_k)] * args.num_seeds
-        if name == RECOMMENDED and len(models) > 1:
-            influence = influence + sum(method(model, setup, test, data.train) for model in models[1:])
-            name = f"{name}, {len(models)} models summed"
-            removed[name] = [removal.strongest_proponents(influence, args.top_k)] * args.num_seeds
-    rule = "shares (h, r) or (r, t)"
-    influence = BASELINES[rule](models[0], setup, test, data.train)
-    removed[rule] = [removal.strongest_proponents(influence, args.top_k, seed=seed) for seed in seeds]
-
-    jobs = {name: removal.removal_jobs(setup, args.cache, marked) for name, marked in removed.items()}
-    retraining.run_jobs(itertools.chain(*jobs.values()), workers=args.workers, description=f"{setup.name}, removed")
-    results = {}
-    for name, marked in removed.items():
-        ranks = retraining.read_ranks(jobs[name])[:, first]  # (seeds, n)
-        by_seed = (1 / ranks).mean(axis=1)
-        results[name] = {
-            "triples_removed": round(float(np.mean([mask.sum() for mask in marked]))),
-            "mrr": float(by_seed.mean()),
-            "mrr_standard_error": float(by_seed.std(ddof=1) / np.sqrt(len(by_seed))) if len(by_seed) > 1 else 0.0,
-            "hits@1": float((ranks <= 1).mean()),
-            "score": float(retraining.read_scores(jobs[name])[:, first].mean()),
-        }
-    record(
-        args,
-        setup,
-        {"removed": results, "test_triples": len(test), "top_k": args.top_k, "seeds": args.num_seeds},
-    )
+    before = removal.summarize_removal(full, chosen)
+    result = {"by_top_k": by_top_k, "before": before, "test_triples": len(test), "seeds": args.num_seeds}
+    record(args, setup, result | {"facts": args.facts.name if args.facts else None})
 
 
 def planted(args: argparse.Namespace) -> None:

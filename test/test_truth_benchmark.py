@@ -1,3 +1,5 @@
+import json
+import shutil
 import sys
 from itertools import product
 from pathlib import Path
@@ -8,8 +10,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import truth
 from truth_lib import lds, planted, removal, retraining
-from truth_lib.setups import Setup
+from truth_lib.setups import Setup, rank_tails
 
 from conve_tracin.data.triples import write_triples
 from conve_tracin.data.vocabulary import write_vocabulary
@@ -49,7 +52,7 @@ def test_rank_correlation_is_pearson_of_ranks_and_ignores_monotone_maps():
 def test_true_additive_influence_reaches_the_noise_ceiling():
     generator = np.random.default_rng(0)
     influence = generator.normal(size=(40, 300))
-    halves = retraining.random_halves(300, 200)
+    halves = retraining.random_parts(300, 200)
     truth = halves @ influence.T  # (M, n)
     measured = truth + generator.normal(size=(3, *truth.shape)) * truth.std(axis=0)
     scores = lds.linear_datamodeling_scores(influence, halves, measured.mean(axis=0))
@@ -58,9 +61,70 @@ def test_true_additive_influence_reaches_the_noise_ceiling():
 
 
 def test_halves_keep_half_and_do_not_depend_on_their_number():
-    halves = retraining.random_halves(101, 7)
+    halves = retraining.random_parts(101, 7)
     assert (halves.sum(axis=1) == 50).all()
-    assert (halves[:3] == retraining.random_halves(101, 3)).all()
+    assert (halves[:3] == retraining.random_parts(101, 3)).all()
+    assert (retraining.random_parts(101, 3, share=0.9).sum(axis=1) == 90).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_others_alike_share_an_entity_and_have_a_degree_as_near_as_is_left(seed):
+    generator = np.random.default_rng(seed)
+    # Entities of low numbers are hubs.
+    train = np.unique((generator.random((400, 3)) ** 2 * (40, 3, 40)).astype(int), axis=0)
+    test = np.array([(0, 0, 30)])
+    influence = np.zeros((1, len(train)))
+    near = np.isin(train[:, [0, 2]], [0]).any(axis=1)
+    top = generator.permutation(np.flatnonzero(near))[:3]
+    influence[0, top] = (3.0, 2.0, 1.0)
+    drawn = np.flatnonzero(removal.alike_triples(influence, test, train, 3, seed=seed))
+    assert len(drawn) == 3
+    assert not set(drawn) & set(top)
+    assert near[drawn].all()
+    degrees = np.bincount(train[:, [0, 2]].ravel())
+
+    def other_degrees(places):
+        return sorted(degrees[tail if head == 0 else head] for head, _, tail in train[places])
+
+    free = np.setdiff1d(np.flatnonzero(near), top)
+    for wanted, found in zip(other_degrees(top), other_degrees(drawn), strict=True):
+        distances = sorted(abs(np.log(degree) - np.log(wanted)) for degree in other_degrees(free))
+        # Three draws, each among the five nearest that were left; sorting pairs them up no worse.
+        assert abs(np.log(found) - np.log(wanted)) <= distances[min(len(distances) - 1, 3 + removal.NEAREST)] + 1e-9
+
+
+def test_the_curve_of_removals_is_of_what_was_retrained(setup, tmp_path, monkeypatch):
+    facts = tmp_path / "facts.tsv"
+    shutil.copy(setup.data_dir / "test.txt", facts)
+    results = tmp_path / "truth.json"
+    arguments = [
+        "remove", "--data", setup.data_dir, "--inverse-triples", "--num-epochs", 1, "--batch-size", 16,
+        "--embedding-height", 2, "--embedding-width", 4, "--num-models", 1, "--num-seeds", 2, "--facts", facts,
+        "--top-k", 1, 3, "--removals", removal.NOTHING, removal.ALIKE, removal.RECOMMENDED,
+        "--cache", tmp_path / "cache", "--results", results,
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["truth.py", *map(str, arguments)])
+    truth.main()
+    result = json.loads(results.read_text())["remove"]["small-kvsall-inverse"]
+    assert result["test_triples"] == 6
+    assert list(result["by_top_k"]) == ["1", "3"]
+    one, three = result["by_top_k"].values()
+    assert one[removal.NOTHING] == three[removal.NOTHING]
+    assert 1 <= one[removal.RECOMMENDED]["triples_removed"] <= 6
+    assert one[removal.RECOMMENDED]["triples_removed"] < three[removal.RECOMMENDED]["triples_removed"] <= 18
+    assert one[removal.ALIKE]["triples_removed"] == one[removal.RECOMMENDED]["triples_removed"]
+
+    setup = truth.setup_of(truth.parse_args(list(map(str, arguments))))
+    data = setup.load()
+    model = setup.train(data, data.train, 0)
+    influence = removal.influences_of([removal.RECOMMENDED], [model], setup, data.test, data.train)
+    kept = ~removal.strongest_proponents(influence[removal.RECOMMENDED], 3)
+    expected = [rank_tails(setup.train(data, data.train[kept], 5000 + seed), setup, data) for seed in range(2)]
+    assert three[removal.RECOMMENDED]["mrr"] == pytest.approx((1 / np.array(expected)).mean())
+    facts.write_text("e0\tr0\te0\n")
+    monkeypatch.setattr(sys, "argv", ["truth.py", *map(str, arguments)])
+    with pytest.raises(InputError, match=r"facts.tsv: 1 of 1 facts are no test triples"):
+        truth.main()
 
 
 def test_area_under_roc_counts_pairs():

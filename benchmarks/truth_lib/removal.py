@@ -6,14 +6,31 @@ retraining noise would count as explanation, so nothing and random triples are r
 """
 
 import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from truth_lib.retraining import Job
+from conve_tracin.data.triples import read_triples
+from conve_tracin.data.vocabulary import read_vocabulary
+from conve_tracin.errors import InputError
+from conve_tracin.influence.removal import rows_of
+from truth_lib.methods import BASELINES, RECOMMENDED, REMOVED_BY
+from truth_lib.retraining import Job, read_ranks, read_scores
 from truth_lib.setups import Setup
 
-CONTROLS = ("nothing", "random triples that share an entity", "random triples")
+NOTHING = "nothing"
+SHARE_AN_ENTITY = "random triples that share an entity"
+RANDOM = "random triples"
+ALIKE = "others of the same entities and degrees"
+CONTROLS = (NOTHING, SHARE_AN_ENTITY, RANDOM, ALIKE)
+RULE = "shares (h, r) or (r, t)"
+SUMMED = f"{RECOMMENDED}, all models summed"
+REMOVALS = (*CONTROLS, *REMOVED_BY, SUMMED, RULE)
+
+# The others of like degree are drawn among as many that come nearest.
+NEAREST = 5
 
 
 def triples_ranked_first(ranks: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
@@ -42,11 +59,90 @@ def random_triples(test: np.ndarray, train: np.ndarray, top_k: int, *, share_ent
     return marked
 
 
-def removed_by_control(name: str, test: np.ndarray, train: np.ndarray, *, top_k: int, seed: int) -> np.ndarray:
-    """Mark what a control of CONTROLS removes: (N,) bool."""
-    if name == "nothing":
+def alike_triples(influence: np.ndarray, test: np.ndarray, train: np.ndarray, top_k: int, *, seed: int) -> np.ndarray:
+    """Mark another triple for each that `strongest_proponents` marks: (N,) bool.
+
+    It has the same entity of the test triple, and its other entity occurs about as often in training. Nothing that is a
+    strongest proponent of any test triple is drawn.
+    """
+    generator = np.random.default_rng(seed)
+    proponents = strongest_proponents(influence, top_k)
+    log_degrees = np.log(np.maximum(np.bincount(train[:, [0, 2]].ravel()), 1))
+    drawn = np.zeros(len(train), dtype=bool)
+    done = np.zeros(len(train), dtype=bool)
+    for (head, _, tail), scores in zip(test, influence, strict=True):
+        top = strongest_proponents(scores[None], top_k)
+        for position in np.flatnonzero(top & ~done).tolist():
+            done[position] = True
+            ends = train[position, [0, 2]]
+            shared = np.intersect1d(ends, (head, tail))
+            wanted = ends[ends != shared[0]] if len(shared) and ends[0] != ends[1] else ends
+            free = ~(proponents | drawn)
+            near = np.isin(train[:, [0, 2]], shared[:1]).any(axis=1) & free
+            candidates = np.flatnonzero(near if near.any() else free)
+            if len(candidates):
+                other = np.where(np.isin(train[candidates, 0], shared[:1]), train[candidates, 2], train[candidates, 0])
+                distance = np.abs(log_degrees[other] - log_degrees[wanted].mean())
+                lots = generator.permutation(len(candidates))
+                nearest = lots[np.argsort(distance[lots], kind="stable")[:NEAREST]]
+                drawn[candidates[generator.choice(nearest)]] = True
+    return drawn
+
+
+def triples_of_facts(path: Path, setup: Setup, test: np.ndarray) -> np.ndarray:
+    """Find the test triples that a file of facts names, head<TAB>relation<TAB>tail a line: sorted positions (m,).
+
+    Raises InputError where a fact is no test triple.
+    """
+    entities = read_vocabulary(setup.data_dir / "entity_to_id.tsv", "entity")
+    relations = read_vocabulary(setup.data_dir / "relation_to_id.tsv", "relation")
+    facts = np.unique(read_triples(path, entities, relations), axis=0)
+    found = rows_of(test, facts)
+    if len(found) < len(facts):
+        raise InputError(f"{path}: {len(facts) - len(found)} of {len(facts)} facts are no test triples; leave them out")
+    return found
+
+
+def removed_triples(name: str, influences: dict[str, np.ndarray], test: np.ndarray, train: np.ndarray, **draw: int):
+    """Mark what a removal of REMOVALS takes out: (N,) bool.
+
+    `influences` hold (n, N) scores by the names of methods; `draw` are the `top_k` of each test triple and the `seed`
+    of what is drawn.
+    """
+    if name == NOTHING:
         return np.zeros(len(train), dtype=bool)
-    return random_triples(test, train, top_k, share_entity="entity" in name, seed=seed)
+    if name in (RANDOM, SHARE_AN_ENTITY):
+        return random_triples(test, train, draw["top_k"], share_entity=name == SHARE_AN_ENTITY, seed=draw["seed"])
+    if name == ALIKE:
+        return alike_triples(influences[RECOMMENDED], test, train, draw["top_k"], seed=draw["seed"])
+    # A rule ties most triples, and a method next to none: its set is the same for all seeds.
+    return strongest_proponents(influences[name], draw["top_k"], seed=draw["seed"] if name == RULE else 0)
+
+
+def influences_of(names: Iterable[str], models: Sequence[Any], setup: Setup, test: np.ndarray, train: np.ndarray):
+    """Score training triples (N, 3) by the methods that removals need: {name: (n, N)}."""
+    names = set(names)
+    methods = REMOVED_BY | {RULE: BASELINES[RULE]}
+    needed = [name for name in methods if name in names or (name == RECOMMENDED and names & {ALIKE, SUMMED})]
+    influences = {name: methods[name](models[0], setup, test, train) for name in needed}
+    if SUMMED in names:
+        others = (methods[RECOMMENDED](model, setup, test, train) for model in models[1:])
+        influences[SUMMED] = sum(others, start=influences[RECOMMENDED])
+    return influences
+
+
+def summarize_removal(jobs: Sequence[Job], measured: np.ndarray) -> dict[str, Any]:
+    """Summarize retrainings, one for each seed, on the test triples at positions `measured` (n,)."""
+    ranks = read_ranks(jobs)[:, measured]  # (seeds, n)
+    by_seed = (1 / ranks).mean(axis=1)
+    error = by_seed.std(ddof=1) / np.sqrt(len(by_seed)) if len(by_seed) > 1 else 0.0
+    return {
+        "triples_removed": round(float(np.mean([(~job.kept).sum() for job in jobs]))),
+        "mrr": float(by_seed.mean()),
+        "mrr_standard_error": float(error),
+        "hits@1": float((ranks <= 1).mean()),
+        "score": float(read_scores(jobs)[:, measured].mean()),
+    }
 
 
 def removal_jobs(setup: Setup, cache: Path, removed: list[np.ndarray]) -> list[Job]:

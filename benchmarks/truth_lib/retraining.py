@@ -46,13 +46,13 @@ class Job:
         return self.path.is_file() and (not self.keep_model or self.model_path.is_file())
 
 
-def random_halves(num_triples: int, num_halves: int, *, seed: int = 0) -> np.ndarray:
-    """Draw halves of the training set: (num_halves, N) bool. The first m are the same whatever `num_halves` is."""
+def random_parts(num_triples: int, count: int, *, share: float = 0.5, seed: int = 0) -> np.ndarray:
+    """Draw parts of the training set, a `share` of it each: (count, N) bool. The first m do not depend on `count`."""
     generator = np.random.default_rng(seed)
-    halves = np.zeros((num_halves, num_triples), dtype=bool)
-    for half in halves:
-        half[generator.permutation(num_triples)[: num_triples // 2]] = True
-    return halves
+    parts = np.zeros((count, num_triples), dtype=bool)
+    for part in parts:
+        part[generator.permutation(num_triples)[: int(num_triples * share)]] = True
+    return parts
 
 
 def run_job(job: Job) -> float:
@@ -131,14 +131,15 @@ def require_same_setup(setup: Setup, cache: Path) -> None:
             )
 
 
-def lds_jobs(setup: Setup, cache: Path, *, num_halves: int, num_seeds: int) -> list[list[Job]]:
-    """List the jobs of random halves: [seed][half]."""
-    halves = random_halves(len(setup.load().train), num_halves)
+def lds_jobs(setup: Setup, cache: Path, *, num_halves: int, num_seeds: int, share: float = 0.5) -> list[list[Job]]:
+    """List the jobs of random parts, a `share` of the training triples each: [seed][part]."""
+    parts = random_parts(len(setup.load().train), num_halves, share=share)
     folder = cache / setup.name
+    kind = "half" if share == 0.5 else f"kept_{share:g}"
     return [
         [
-            Job(folder / f"half_{index:03d}_seed_{seed}.npz", setup, half, 1000 * (seed + 1) + index)
-            for index, half in enumerate(halves)
+            Job(folder / f"{kind}_{index:03d}_seed_{seed}.npz", setup, part, 1000 * (seed + 1) + index)
+            for index, part in enumerate(parts)
         ]
         for seed in range(num_seeds)
     ]

@@ -72,6 +72,8 @@ class Setup:
         settings = {name: getattr(self.config, name) for name in _SETTINGS}
         if self.config.loss != "bce":
             settings |= {"loss": self.config.loss, "query_weights": self.config.query_weights}
+        if self.config.entity_sample:
+            settings["entity_sample"] = self.config.entity_sample
         return {
             **settings,
             **self.model_config(data),

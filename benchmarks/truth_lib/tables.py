@@ -65,16 +65,16 @@ def _lds_lines(results: dict[str, Any]) -> list[str]:
     above = [results[name]["recommended_above_best_baseline"] for name in setups]
     rows.append(["recommended above the best simple rule, paired", *(_cell(cell) for cell in above)])
     counts = [
-        f"- {name}: {result['halves']} halves × {result['seeds']} seeds, {result['test_triples']} test triples, "
+        f"- {name}: {result['halves']} random parts × {result['seeds']} seeds, {result['test_triples']} test triples, "
         f"{result['models']} models, {result['retraining_minutes']:.0f} minutes of retraining; {_origin(result)}"
         for name, result in results.items()
     ]
     return [
         "## Linear datamodeling score",
         "",
-        "Spearman correlation, per test triple, between the summed scores of a random half of the training triples and "
-        "the score that models trained on that half give the test triple: mean and 95 % bootstrap interval over test "
-        "triples.",
+        "Spearman correlation, per test triple, between the summed scores of a random half (or another share) of the "
+        "training triples and the score that models trained on it give the test triple: mean and 95 % bootstrap "
+        "interval over test triples.",
         "",
         *markdown_table(["scores", *setups], rows),
         "",
@@ -90,21 +90,29 @@ def _cell(interval: dict[str, float]) -> str:
 def _removal_lines(results: dict[str, Any]) -> list[str]:
     lines = ["## Remove and retrain", ""] if results else []
     for name, result in results.items():
+        several = result["seeds"] > 1
         rows = [
             [
+                top_k,
                 removed,
                 str(value["triples_removed"]),
-                shortest(value["mrr"]) + (f" ± {shortest(value['mrr_standard_error'])}" if result["seeds"] > 1 else ""),
+                shortest(value["mrr"]) + (f" ± {shortest(value['mrr_standard_error'])}" if several else ""),
                 shortest(value["hits@1"]),
                 f"{value['score']:.2f}",
             ]
-            for removed, value in result["removed"].items()
+            for top_k, by_removal in result["by_top_k"].items()
+            for removed, value in by_removal.items()
         ]
+        facts = f"the test triples of {result['facts']}" if result.get("facts") else "test triples ranked first"
+        before = result.get("before")
+        known = (
+            f" (MRR {shortest(before['mrr'])}, Hits@1 {shortest(before['hits@1'])} with everything)" if before else ""
+        )
         lines += [
-            f"{name}: {result['test_triples']} test triples that the model ranks first, their top {result['top_k']} "
-            f"proponents removed together, {result['seeds']} seed{'s' * (result['seeds'] > 1)}; {_origin(result)}",
+            f"{name}: {result['test_triples']} {facts}{known}, the strongest proponents of all removed together, "
+            f"{result['seeds']} seed{'s' * several}; {_origin(result)}",
             "",
-            *markdown_table(["removed", "triples", "filtered tail MRR after", "Hits@1", "mean score"], rows),
+            *markdown_table(["of each", "removed", "triples", "filtered tail MRR after", "Hits@1", "mean score"], rows),
             "",
         ]
     return lines
