@@ -112,14 +112,8 @@ def call(root: Path, folder: Path, question: list[Any], output: str) -> dict[str
     several = question[0] == "--test-triples"
     command = [sys.executable, root / "tracin_pytorch.py", "--model-path", folder / "model.pt", *question]
     command += [word for name, path in inputs_in(folder).items() for word in (f"--{name.replace('_', '-')}", path)]
-    command += [
-        "--method",
-        "gauss-newton",
-        "--device",
-        "cpu",
-        "--output-dir" if several else "--output",
-        folder / output,
-    ]
+    command += ["--method", "gauss-newton", "--device", "cpu"]
+    command += ["--output-dir" if several else "--output", folder / output]
     # Users' Python keeps what it has compiled of the scripts.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
