@@ -124,7 +124,7 @@ def time_commands(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def forecast(args: argparse.Namespace) -> dict[str, Any]:
-    """Estimate what training takes on the graphs of some folders, as `prepare_data.py` does."""
+    """Estimate what training takes on the graphs of some folders, as the pipeline does."""
     found = {}
     for folder in args.forecast:
         data = commands.inputs_in(folder)
