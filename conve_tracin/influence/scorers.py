@@ -232,14 +232,6 @@ class PyKEENScorer(Scorer):
         with self._forgetting_vectors():
             return score_pykeen(self.model, triples)
 
-    @property
-    def score_chunks(self) -> Callable[[np.ndarray], Iterator[tuple[int, Tensor]]] | None:
-        """Scores queries (B, 2) against a chunk of the entities at a time; None where all at once are as fast.
-
-        Yields the first entity of each chunk and its scores (B, k) on the CPU.
-        """
-        return None
-
     def _score_rows(self, queries: Tensor, num_entities: int) -> Tensor:
         if self.conve is not None:
             return super()._score_rows(queries, num_entities)
