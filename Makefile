@@ -19,8 +19,8 @@ demo: $(VENV)/installed ## train on UMLS and explain one prediction (about a min
 	    --test-triple pharmacologic_substance treats neoplastic_process --method gauss-newton \
 	    --output $(DEMO)/influences.json --report $(DEMO)/report.html
 
-test: $(VENV)/installed-test ## the test suite without the slow tests
-	$(RUN) -m pytest
+test: $(VENV)/installed-test ## the test suite without the slow tests, on all cores
+	$(RUN) -m pytest --numprocesses logical --dist worksteal
 
 test-all: $(VENV)/installed-test ## every test: whole pipelines and all commands of the documents, too
 	$(RUN) -m pytest -m "slow or not slow"

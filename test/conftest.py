@@ -1,7 +1,11 @@
 """A six-entity graph: as ids, as files with their mappings, and a small ConvE that looks trained on it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+# The models are so small that a second thread costs more than it brings, here and in what the tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -11,9 +15,6 @@ from conve_tracin.model.conve import ConvE
 from conve_tracin.report.charts import write_training_curves
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.loop import TrainingData, train
-
-# The models are so small that a second thread costs more than it brings.
-torch.set_num_threads(1)
 
 ENTITIES = ("aspirin", "ibuprofen", "head ache", "fièvre", "MONDO:0005148", "PTGS2")
 RELATIONS = ("treats", "inhibits", "associated with")
@@ -37,6 +38,14 @@ SMALL_CONVE = {
     "embedding_dim": 12, "embedding_height": 3, "embedding_width": 4,
     "output_channels": 4, "kernel_height": 2, "kernel_width": 3,
 }  # fmt: skip
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Escape what is no Unicode, such as some names of files: pytest-xdist sends reports as UTF-8."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 @pytest.fixture(autouse=True)

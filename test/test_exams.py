@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import truth
 from conve_examples import native_checkpoint, trained_conve
 from truth_lib import exams, mechanism
-from truth_lib.trained import BOTH_SIDES, LABELS_ALONE, METHODS, TRACIN_ROWS
+from truth_lib.trained import BOTH_SIDES, LABELS_ALONE, METHODS, TRACIN_ROWS, GaussNewtonScores, gauss_newton
 
 from conve_tracin.checkpoint.native import save_checkpoint
 from conve_tracin.data.triples import write_triples
@@ -92,8 +92,16 @@ def test_stability_compares_models_and_sums_of_two(folder):
 
 def test_scores_are_computed_once(folder, monkeypatch):
     run(folder, "reasons", "--name", "small")
-    monkeypatch.setitem(METHODS, LABELS_ALONE, None)  # would fail if it were called
+
+    def refuse(*arguments):
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(GaussNewtonScores, "__call__", refuse)
     run(folder, "reasons", "--name", "small")
+    # Other constants are another method, whatever it is called.
+    monkeypatch.setitem(METHODS, LABELS_ALONE, gauss_newton(damping=7.0))
+    with pytest.raises(AssertionError, match="scored again"):
+        run(folder, "reasons", "--name", "small")
 
 
 def test_disjoint_groups():

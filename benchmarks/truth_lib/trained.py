@@ -92,6 +92,36 @@ class TrainedModel:
 ScoreTriples = Callable[[TrainedModel, np.ndarray], np.ndarray]
 
 
+@dataclass(frozen=True)
+class GaussNewtonScores:
+    """The Gauss–Newton method, as scores of trained models.
+
+    Attributes:
+        damping: in units of the method's own.
+        as_binary: take the model for one of binary cross-entropy, whatever it was trained with.
+        constants: members of `GaussNewtonMethod` to replace, as pairs.
+    """
+
+    damping: float = 1.0
+    as_binary: bool = False
+    constants: tuple[tuple[str, float | bool], ...] = ()
+
+    def method_for(self, trained: TrainedModel) -> GaussNewtonMethod:
+        """Return the method with the constants for how a model was trained."""
+        objective = trained.objective
+        if self.as_binary:
+            objective = {"training_approach": objective["training_approach"]}
+        return replace(GaussNewtonMethod.for_training(**objective, damping=self.damping), **dict(self.constants))
+
+    def __call__(self, trained: TrainedModel, test: np.ndarray) -> np.ndarray:
+        """Score the training triples for predictions (n, 3): (n, N)."""
+        method, inverse = self.method_for(trained), trained.inverse_triples
+        curvature = trained.curvature_of(method.curvature)
+        return gauss_newton_effects(
+            trained.model, test, trained.train, method, inverse_triples=inverse, curvature=curvature
+        ).numpy()
+
+
 def tracin(names: Sequence[str] | None) -> ScoreTriples:
     """Make TracIn over the parameters `names`, or all."""
 
@@ -105,25 +135,8 @@ def tracin(names: Sequence[str] | None) -> ScoreTriples:
 
 
 def gauss_newton(*, damping: float = 1.0, as_binary: bool = False, **constants: float | bool) -> ScoreTriples:
-    """Make the Gauss–Newton method.
-
-    Args:
-        damping: in units of the method's own.
-        as_binary: take the model for one of binary cross-entropy, whatever it was trained with.
-        constants: members of `GaussNewtonMethod` to replace.
-    """
-
-    def score(trained: TrainedModel, test: np.ndarray) -> np.ndarray:
-        objective = (
-            trained.objective if not as_binary else {"training_approach": trained.objective["training_approach"]}
-        )
-        method = replace(GaussNewtonMethod.for_training(**objective, damping=damping), **constants)
-        inverse, curvature = trained.inverse_triples, trained.curvature_of(method.curvature)
-        return gauss_newton_effects(
-            trained.model, test, trained.train, method, inverse_triples=inverse, curvature=curvature
-        ).numpy()
-
-    return score
+    """Make the Gauss–Newton method; `constants` are members of `GaussNewtonMethod` to replace."""
+    return GaussNewtonScores(damping, as_binary, tuple(constants.items()))
 
 
 GAUSS_NEWTON = "gauss-newton"
@@ -138,6 +151,7 @@ METHODS: dict[str, ScoreTriples] = {
     TRACIN_ALL: tracin(None),
     GAUSS_NEWTON: gauss_newton(),
     "gauss-newton, a tenth of the damping": gauss_newton(damping=0.1),
+    "gauss-newton, a thousandth of the damping": gauss_newton(damping=0.001),
     "gauss-newton, one side, a tenth of the damping": gauss_newton(damping=0.1, both_sides=False),
     "gauss-newton for binary models": gauss_newton(as_binary=True),
     LABELS_ALONE: gauss_newton(as_binary=True, **NOTHING_ELSE),
@@ -161,10 +175,16 @@ class ScoreCache:
 
     def scores(self, trained: TrainedModel, method: str, test: np.ndarray) -> np.ndarray:
         """Score the training triples for predictions (n, 3): (n, N) float32; computed once."""
-        content = f"{digest_of_file(trained.path)} {method}".encode() + test.tobytes() + trained.train.tobytes()
+        content = f"{digest_of_file(trained.path)} {method}{self._constants(trained, method)}".encode()
+        content += test.tobytes() + trained.train.tobytes()
         path = self.folder / f"scores_{hashlib.sha256(content).hexdigest()[:16]}.npz"
         if not path.is_file():
             parts = [METHODS[method](trained, test[i : i + AT_ONCE]) for i in range(0, len(test), AT_ONCE)]
             with atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, scores=np.concatenate(parts).astype(np.float32))
         return np.load(path)["scores"]
+
+    @staticmethod
+    def _constants(trained: TrainedModel, method: str) -> str:
+        scores = METHODS[method]
+        return f" {scores.method_for(trained)}" if isinstance(scores, GaussNewtonScores) else ""

@@ -1,11 +1,13 @@
 """Gauss–Newton influence: how much lower the test triple's score would be without a training triple.
 
 TracIn follows the plain gradient, in which the many directions that all queries share drown those that tell triples
-apart. Here each of the three embedding rows that carry the test triple's gradient is preconditioned with its own
-curvature, (H + λI)⁻¹∇s′, as in influence functions (Koh and Liang, 2017, https://arxiv.org/abs/1703.04730, equation 2);
-all other parameters rest. `curvature` has H, for models trained with binary and with softmax cross-entropy; λ is
-relative to H's mean eigenvalue. s′ is the score of the test triple, or with `both_sides` the sum of the scores of its
-two queries, (h, r, ?) and the inverse (t, r⁻¹, ?), in which training had a fact twice.
+apart. Here each of the embedding rows that carry the test triple's gradient is preconditioned with its own curvature,
+(H + λI)⁻¹∇s′, as in influence functions (Koh and Liang, 2017, https://arxiv.org/abs/1703.04730, equation 2); all other
+parameters rest. With binary cross-entropy these are the rows of head, relation and tail; with softmax cross-entropy the
+relation's rests as well, since its part agrees with neither retraining nor known reasons (docs/notes_curvature.md).
+`curvature` has H, for models trained with either; λ is relative to H's mean eigenvalue. s′ is the score of the test
+triple, or with `both_sides` the sum of the scores of its two queries, (h, r, ?) and the inverse (t, r⁻¹, ?), in which
+training had a fact twice.
 
 A training triple z = (h, r, t) scores, with ṡ for the derivative along the preconditioned rows,
 
@@ -63,7 +65,7 @@ from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import GAUSS_NEWTON, TracInOptions, TrainingConfig
 
 # λ over the mean eigenvalue where --damping is 1, for models trained with softmax cross-entropy.
-SOFTMAX_DAMPING = 100.0
+SOFTMAX_DAMPING = 1000.0
 
 
 def build(
@@ -243,7 +245,12 @@ def score_row_gradients(model: ConvE, triple: Iterable[int]) -> tuple[Tensor, Te
 
 
 def gauss_newton_tangents(
-    model: ConvE, test_triples: np.ndarray, curvature: RowCurvature, *, both_sides: bool = False
+    model: ConvE,
+    test_triples: np.ndarray,
+    curvature: RowCurvature,
+    *,
+    both_sides: bool = False,
+    relation_moves: bool = True,
 ) -> list[ConvETangent]:
     """Compute (H + λI)⁻¹∇s′ of each test triple's rows.
 
@@ -252,9 +259,10 @@ def gauss_newton_tangents(
         test_triples: (n, 3) in the model's relation ids.
         curvature: the model's; rows that it lacks are computed and kept.
         both_sides: s′ is the sum of the scores of the triple and of its inverse.
+        relation_moves: the relation's rows do not rest.
 
     Returns:
-        For each test triple a tangent that moves one or two entity rows and one or two relation rows.
+        For each test triple a tangent that moves one or two entity rows and up to two relation rows.
     """
     tangents = []
     for head, relation, tail in np.asarray(test_triples).tolist():
@@ -271,7 +279,8 @@ def gauss_newton_tangents(
                 (by_relation, query[1], gradients[1]),
                 (by_entity, query[2], gradients[2]),
             ):
-                rows[row] = gradient + rows.get(row, 0)
+                if rows is by_entity or relation_moves:
+                    rows[row] = gradient + rows.get(row, 0)
         tangents.append(
             ConvETangent(
                 entity_rows={row: curvature.precondition(curvature.entity(row), g) for row, g in by_entity.items()},
@@ -296,6 +305,7 @@ class GaussNewtonMethod:
             by tails).
         same_tail_share, same_query_share: of the test triple's own effect.
         both_sides: s′ is of both queries of the test triple, where the model has inverse relations.
+        relation_moves: the relation's rows do not rest.
     """
 
     curvature: CurvatureConfig
@@ -305,6 +315,7 @@ class GaussNewtonMethod:
     rivals: str = "tails"
     label_weights: str = "one"
     both_sides: bool = False
+    relation_moves: bool = True
 
     @classmethod
     def for_training(
@@ -329,6 +340,7 @@ class GaussNewtonMethod:
                 rivals="beliefs" if by_tails else "either",
                 label_weights="one" if by_tails else "shares",
                 both_sides=True,
+                relation_moves=False,
             )
         return cls(
             curvature=curvature,
@@ -336,6 +348,15 @@ class GaussNewtonMethod:
             same_tail_share=0.8 if one_target else 0.4,
             same_query_share=0.0 if one_target else 0.2,
             label_weights="counts" if by_tails and not one_target else "one",
+        )
+
+    def tangents(
+        self, model: ConvE, test_triples: np.ndarray, curvature: RowCurvature, *, inverse_triples: bool
+    ) -> list[ConvETangent]:
+        """Compute `gauss_newton_tangents` of test triples (n, 3), in the model's relation ids, as the constants say."""
+        both_sides = self.both_sides and inverse_triples
+        return gauss_newton_tangents(
+            model, test_triples, curvature, both_sides=both_sides, relation_moves=self.relation_moves
         )
 
 
@@ -369,8 +390,7 @@ def gauss_newton_effects(
         curvature = training_curvature(model, training_triples, method.curvature, inverse_triples=inverse_triples)
     model_triples = examples_of(training_triples, inverse_triples=inverse_triples)
     model_tests = with_relation_rows(test_triples, inverse_triples=inverse_triples)
-    both_sides = method.both_sides and inverse_triples
-    tangents = gauss_newton_tangents(model, model_tests, curvature, both_sides=both_sides)
+    tangents = method.tangents(model, model_tests, curvature, inverse_triples=inverse_triples)
     effects = example_effects(model, tangents, model_triples, method, batch_size=batch_size, progress=progress)
     if inverse_triples:
         effects = effects[:, : len(training_triples)] + effects[:, len(training_triples) :]
@@ -398,7 +418,7 @@ def touched_effects(
     """
     inverse = queries.inverse_triples
     model_test = with_relation_rows(test_triple[None], inverse_triples=inverse)
-    (tangent,) = gauss_newton_tangents(model, model_test, curvature, both_sides=method.both_sides and inverse)
+    (tangent,) = method.tangents(model, model_test, curvature, inverse_triples=inverse)
     touched = queries.touching(list(tangent.entity_rows), list(tangent.relation_rows))
     examples = queries.examples(touched)
     by_example = example_effects(model, [tangent], queries.rows_of(examples), method, batch_size=batch_size)[0]

@@ -11,7 +11,7 @@ with the query's weight w, 1 or |T| as it was trained. With inverse triples ℓ 
 query have the same influence, apart from what their inverses add.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -49,16 +49,23 @@ class Objective:
         names = cls.__dataclass_fields__
         return cls(**{name: training_config.get(name, getattr(TrainingConfig, name)) for name in names})
 
-    def losses(self, scores: Tensor, rows: Tensor, tails: Tensor, known: tuple[Tensor, Tensor]) -> Tensor:
-        """Compute ℓ of M triples: their scores against all entities, (B, K) for their B queries, to (M,).
+    def without_labels(self, scores: Tensor) -> Tensor:
+        """Compute the part of L, K · L for "bce", that is not linear in the scores (B, K): (B,)."""
+        return loss_without_targets(self.loss, scores, 0.0)
+
+    def losses(
+        self, without_labels: Tensor, scores: Tensor, rows: Tensor, tails: Tensor, known: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Compute ℓ of M triples from their B queries: (M,). It is linear in `without_labels` and `scores` together.
 
         Args:
-            scores: of the queries.
+            without_labels: of the queries' scores, (B,).
+            scores: of the queries against all entities, (B, K).
             rows, tails: the query, as its place in the batch, and the tail of each triple, (M,).
             known: places and tails of the queries' targets, each once, (T,) both; for KvsAll.
         """
         bce = self.loss == "bce"
-        without_targets = loss_without_targets(self.loss, scores, self.label_smoothing)  # (B,)
+        without_targets = without_labels - self.label_smoothing / scores.shape[1] * scores.sum(dim=1)  # (B,)
         scale = 1 / scores.shape[1] if bce else 1.0
         if self.training_approach == "1vsall":
             return scale * (without_targets[rows] - (1 - self.label_smoothing) * scores[rows, tails])
@@ -127,7 +134,9 @@ class TrainingLoss(Method):
             targets = torch.from_numpy(np.union1d(self.known_triples[same_query, 2], example[2:])).to(device)
             row, tails = torch.zeros_like(targets), torch.tensor([int(example[2])], device=device)
             query = torch.from_numpy(example[:2, None].copy()).to(device)
-            loss = loss + self.objective.losses(self.model(*query), row[:1], tails, (row, targets)).sum()
+            scores = self.model(*query)
+            without_labels = self.objective.without_labels(scores)
+            loss = loss + self.objective.losses(without_labels, scores, row[:1], tails, (row, targets)).sum()
         gradients = torch.autograd.grad(loss, list(names.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(names, gradients, strict=True))
 
@@ -144,13 +153,14 @@ class TrainingLoss(Method):
             raise InputError("an objective of kvsall is shared by the training triples alone; give no others")
         index = group_by_query(examples)
         queries = Queries.from_index(index, self.scorer.device)
-        losses_of = self._losses_of(queries, everything)
+        known = Queries.distinct(everything, self.scorer.device)
+        known_ids = known.find(queries.heads, queries.relations, num_relations=self.model.config.num_relations)
         at_once = max(1, min(batch_size, SCORES_AT_ONCE // self.model.config.num_entities))
         rows = []
         for number, triple in enumerate(as_ids(test_triples), start=1):
             tangent = self.gradient(triple)
             title = None if progress is None else f"{progress}, number {number}"
-            differentiate = partial(self._differentiate, losses_of, tangent)
+            differentiate = partial(self._differentiate, queries, (known, known_ids), tangent)
             parts = compute_in_batches(differentiate, len(queries), batch_size=at_once, progress=title)
             rows.append(torch.cat([torch.zeros(0, dtype=self.model.fc.weight.dtype), *parts]))
         products = torch.stack(rows)  # (n, S·N), sorted by query
@@ -162,21 +172,19 @@ class TrainingLoss(Method):
         """Compute ‖∇ℓ(z)‖² of each triple (N, 3): (N,) on the CPU, by a backward pass for each."""
         return self.loop.self_products(triples, batch_size=batch_size, progress=progress)
 
-    def _losses_of(self, queries: Queries, known_triples: np.ndarray) -> Callable[[slice, dict[str, Tensor]], Tensor]:
-        """Return what computes ℓ of the triples of some queries with other values for the parameters."""
-        known = Queries.distinct(known_triples, self.scorer.device)
-        known_ids = known.find(queries.heads, queries.relations, num_relations=self.model.config.num_relations)
-
-        def losses(batch: slice, values: dict[str, Tensor]) -> Tensor:
-            rows, tails = queries.tails_of(torch.arange(batch.start, batch.stop, device=self.scorer.device))
-            scores = functional_call(self.model, values, (queries.heads[batch], queries.relations[batch]))
-            return self.objective.losses(scores, rows, tails, known.tails_of(known_ids[batch]))
-
-        return losses
-
     @torch.no_grad()
     def _differentiate(
-        self, losses_of: Callable[[slice, dict[str, Tensor]], Tensor], tangent: dict[str, Tensor], batch: slice
+        self, queries: Queries, targets: tuple[Queries, Tensor], tangent: dict[str, Tensor], batch: slice
     ) -> Tensor:
+        """Compute the derivatives of ℓ along `tangent`, for the triples of a batch of queries."""
+        known, known_ids = targets
+        rows, tails = queries.tails_of(torch.arange(batch.start, batch.stop, device=self.scorer.device))
+
+        def score(values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            scores = functional_call(self.model, values, (queries.heads[batch], queries.relations[batch]))
+            return self.objective.without_labels(scores), scores
+
         primal = {name: self.model.get_parameter(name).detach() for name in tangent}
-        return jvp(partial(losses_of, batch), (primal,), (tangent,))[1].cpu()
+        # The rest is linear. Within jvp it would meet constants, for whose derivatives torch loads its compiler.
+        _, moved = jvp(score, (primal,), (tangent,))
+        return self.objective.losses(*moved, rows, tails, known.tails_of(known_ids[batch])).cpu()

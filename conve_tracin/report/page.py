@@ -100,7 +100,7 @@ def settings_of(options: TracInOptions) -> dict[str, str]:
     settings = {}
     if options.method == GAUSS_NEWTON:
         settings["Damping"] = (
-            f"{options.damping:g} × a row's mean eigenvalue, or 100 of them after softmax cross-entropy"
+            f"{options.damping:g} × a row's mean eigenvalue, or 1,000 of them after softmax cross-entropy"
         )
     else:
         settings["Tracked parameters"] = _tracked_parameters(options)

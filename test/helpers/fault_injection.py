@@ -14,8 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SERVER = multiprocessing.get_context("forkserver")
-# An optimizer imports torch._dynamo, the first file of triples pandas.
-SERVER.set_forkserver_preload(["torch._dynamo", "pandas", "conve_tracin.training.loop", "conve_tracin.explain"])
+# An optimizer imports torch._dynamo, the first file of triples pandas, a page jinja2.
+SERVER.set_forkserver_preload(
+    [
+        "torch._dynamo", "pandas", "jinja2", "conve_tracin.training.loop", "conve_tracin.explain",
+        "conve_tracin.influence.tracin", "conve_tracin.influence.gauss_newton",
+    ]
+)  # fmt: skip
 
 
 def start(script, *arguments, log, faults=()):

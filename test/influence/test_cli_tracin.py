@@ -327,11 +327,20 @@ def test_usage_errors_are_one_line(files):
         assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_compiler_is_not_imported(files):
-    command = [*arguments(files), "--test-triple", "0", "1", "2", "--output", str(files["out.json"])]
+def test_the_compiler_is_not_imported(files, tmp_path):
+    """The training's loss needs torch's decompositions, which are quick to import, and no more."""
+    models = [tmp_path / "first.pt", tmp_path / "second.pt"]
+    save_model(models[0], make_model(dtype=torch.float32), training_config={"training_approach": "kvsall"})
+    save_model(models[1], make_model(dtype=torch.float32), training_config={"loss": "ce"})
+    output = ("--test-triple", "0", "1", "2", "--output", str(files["out.json"]))
     program = (
         "import sys, tracin_pytorch; tracin_pytorch.main(sys.argv[1:]);"
-        "print([name for name in ('torch._dynamo', 'torch._decomp.decompositions_for_jvp') if name in sys.modules])"
+        "print([name for name in ('torch._dynamo', 'torch._decomp.decompositions_for_jvp') if name in sys.modules]);"
+        "tracin_pytorch.main([*sys.argv[1:], '--training-loss']); print('torch._dynamo' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program, *command], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    command = [sys.executable, "-c", program, *arguments(files, *output, model=models)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert "[]" in lines, done.stderr
+    assert lines[-1] == "False", done.stderr
+    assert json.loads(files["out.json"].read_text())["training_loss"] is True

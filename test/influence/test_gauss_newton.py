@@ -215,9 +215,9 @@ def score_gradients(model, triple):
 def test_random_signs_are_unbiased_for_the_entity_sum(case):
     model, _, queries, _, config = case
     exact = RowCurvature(model, queries, config).relation(0)
-    many = CurvatureConfig(weighted_by_triples=config.weighted_by_triples, exact_jacobian_rows=0, probes=30_000)
+    many = CurvatureConfig(weighted_by_triples=config.weighted_by_triples, exact_jacobian_rows=0, probes=10_000)
     estimate = RowCurvature(model, queries, many).relation(0)
-    assert (estimate - exact).norm() < 0.06 * exact.norm()
+    assert (estimate - exact).norm() < 0.03 * exact.norm()
 
 
 def test_sampled_queries_are_unbiased(case):

@@ -180,8 +180,8 @@ def test_random_signs_are_unbiased_for_the_centred_sum(case):
     model, _, _, queries, config = case
     exact = RowCurvature(model, queries, config).relation(0)
     settings = {"loss": config.loss, "weighted_by_triples": config.weighted_by_triples}
-    many = CurvatureConfig(**settings, exact_jacobian_rows=0, probes=30_000)
-    assert (RowCurvature(model, queries, many).relation(0) - exact).norm() < 0.06 * exact.norm()
+    many = CurvatureConfig(**settings, exact_jacobian_rows=0, probes=10_000)
+    assert (RowCurvature(model, queries, many).relation(0) - exact).norm() < 0.03 * exact.norm()
 
 
 def test_sampled_queries_are_unbiased(case):
@@ -257,7 +257,9 @@ def test_effects_are_what_the_training_objective_loses_with_a_triple(triples, na
     effects = gauss_newton_effects(model, test_triple, triples, method, inverse_triples=inverse)[0]
     curvature = training_curvature(model, triples, method.curvature, inverse_triples=inverse)
     model_test = test_triple * [1, 2 if inverse else 1, 1]
-    (tangent,) = gauss_newton_tangents(model, model_test, curvature, both_sides=inverse)
+    (tangent,) = method.tangents(model, model_test, curvature, inverse_triples=inverse)
+    assert set(tangent.entity_rows) == {4}
+    assert not tangent.relation_rows
 
     def objective(kept, step):
         listed = with_inverse_triples(kept) if inverse else kept
@@ -283,19 +285,19 @@ def test_effects_are_what_the_training_objective_loses_with_a_triple(triples, na
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (("kvsall", "bce", "equal"), (False, 0.0, "tails", "one", False)),
-        (("kvsall", "bce", "tails"), (True, 0.0, "tails", "counts", False)),
-        (("1vsall", "bce", "tails"), (True, 0.7, "tails", "one", False)),
-        (("kvsall", "ce", "equal"), (False, 1.0, "either", "shares", True)),
-        (("kvsall", "ce", "tails"), (True, 1.0, "beliefs", "one", True)),
-        (("1vsall", "ce", "equal"), (True, 1.0, "beliefs", "one", True)),
+        (("kvsall", "bce", "equal"), (False, 0.0, "tails", "one", False, True)),
+        (("kvsall", "bce", "tails"), (True, 0.0, "tails", "counts", False, True)),
+        (("1vsall", "bce", "tails"), (True, 0.7, "tails", "one", False, True)),
+        (("kvsall", "ce", "equal"), (False, 1.0, "either", "shares", True, False)),
+        (("kvsall", "ce", "tails"), (True, 1.0, "beliefs", "one", True, False)),
+        (("1vsall", "ce", "equal"), (True, 1.0, "beliefs", "one", True, False)),
     ],
 )
 def test_the_constants_are_those_of_the_training(settings, expected):
     approach, loss, query_weights = settings
     method = GaussNewtonMethod.for_training(approach, loss=loss, query_weights=query_weights)
-    weighted = method.curvature.weighted_by_triples
-    assert (weighted, method.competition, method.rivals, method.label_weights, method.both_sides) == expected
+    constants = (method.competition, method.rivals, method.label_weights, method.both_sides, method.relation_moves)
+    assert (method.curvature.weighted_by_triples, *constants) == expected
     assert method.curvature.loss == loss
 
 

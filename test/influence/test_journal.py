@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fault_injection import finish, signal_at_call
 from influence_examples import NUM_ENTITIES, NUM_RELATIONS, TEST_TRIPLES, TRAINING, make_model
 from tracin_runs import (
     WANTED,
@@ -27,31 +27,11 @@ from conve_tracin.influence.reference import BackwardLoop
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, TracedCheckpoint, trace
 
-ROOT = Path(__file__).parents[2]
 
-# Runs a script, and kills the process without warning when a given group of test triples is about to be traced.
-KILLED_AT_GROUP = """
-import os, runpy, signal, sys
-from conve_tracin.influence.reference import BackwardLoop
-from conve_tracin.influence.tracin import SharedPasses
-group, script = int(sys.argv[1]), sys.argv[2]
-products, calls = {kind: kind.products for kind in (BackwardLoop, SharedPasses)}, []
-def killing(method, *args, **settings):
-    calls.append(1)
-    if len(calls) == group:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return products[type(method)](method, *args, **settings)
-BackwardLoop.products = SharedPasses.products = killing
-sys.argv = sys.argv[2:]
-sys.path.insert(0, os.path.dirname(script))
-runpy.run_path(script, run_name="__main__")
-"""
-
-
-def killed(script, *given, group):
-    command = [sys.executable, "-c", KILLED_AT_GROUP, str(group), str(ROOT / script), *given]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert result.returncode == -9, result.stderr
+def killed(script, *given, group, log):
+    """Run a script, and kill the process without warning when a given group of test triples is about to be traced."""
+    fault = (signal_at_call, "conve_tracin.influence.reference", "products_with", group)
+    assert finish(script, *given, log=log, faults=[fault]) == -signal.SIGKILL, log.read_text()
 
 
 @pytest.mark.parametrize(("more", "cut_bytes", "groups"), [([], 0, 2), (["--output-per-triple"], 10, 1)])
@@ -62,7 +42,7 @@ def test_killed_run_tracin_ends_with_the_same_output(files, tmp_path, more, cut_
         return arguments(files, "--test", files["test.txt"], "--output", output, "--csv-output", csv, *more)
 
     run_tracin.main(given("undisturbed"))
-    killed("run_tracin.py", *given("killed"), group=3)
+    killed("run_tracin.py", *given("killed"), group=3, log=tmp_path / "log.txt")
     (journal,) = (path for path in (tmp_path / "killed").iterdir() if path.suffix != ".json")
     assert journal.name.endswith(".unfinished")
     # As if the machine had failed amid the second group: the whole group is traced again.
@@ -79,7 +59,7 @@ def test_killed_tracin_pytorch_ends_with_the_same_output(files, tmp_path, caplog
         return arguments(files, *more)
 
     tracin_pytorch.main(given("undisturbed"))
-    killed("tracin_pytorch.py", *given("killed"), group=2)
+    killed("tracin_pytorch.py", *given("killed"), group=2, log=tmp_path / "log.txt")
     assert len(list((tmp_path / "killed").glob("tracin.*.unfinished"))) == 1
     assert len(content_of(tmp_path / "killed")) <= trace_module.GROUP_SIZE + 1
     caplog.set_level("INFO")
@@ -95,8 +75,8 @@ def test_runs_that_share_a_directory_leave_each_others_journals(files, tmp_path,
     if script == "tracin_pytorch.py":
         tested = ["--test-triples", files["test.txt"], "--engine", "reference", "--output-dir", tmp_path / "out"]
     first, second = (arguments(files, *tested, "--top-k", number) for number in (3, 4))
-    killed(script, *first, group=2)
-    killed(script, *second, group=2)
+    killed(script, *first, group=2, log=tmp_path / "log.txt")
+    killed(script, *second, group=2, log=tmp_path / "log.txt")
     caplog.set_level("INFO")
     for given in (first, second):
         (run_tracin if script == "run_tracin.py" else tracin_pytorch).main(given)
