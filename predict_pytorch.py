@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, ask, write."""
     args = build_parser().parse_args(argv)
     options = PredictionOptions(**cli.members_of(PredictionOptions, args))
-    from conve_tracin.predict import predict
+    with cli.importing():
+        from conve_tracin.predict import predict
 
     predict(options)
 

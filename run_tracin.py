@@ -63,10 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Parse, analyse, write."""
     args = parse_args(argv)
-    from conve_tracin.parallel import processes, run_on_all_gpus_if_asked
+    with cli.importing():
+        from conve_tracin.parallel import processes, run_on_all_gpus_if_asked
 
     run_on_all_gpus_if_asked(args)
-    from conve_tracin.explain import RUN_TRACIN, explain
+    with cli.importing():
+        from conve_tracin.explain import RUN_TRACIN, explain
 
     with processes():
         explain(TracInOptions(**cli.members_of(TracInOptions, args)), RUN_TRACIN)

@@ -47,10 +47,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     require_consistent(parser, args)
 
-    from conve_tracin.parallel import processes, run_on_all_gpus_if_asked
+    with cli.importing():
+        from conve_tracin.parallel import processes, run_on_all_gpus_if_asked
 
     run_on_all_gpus_if_asked(args)
-    from conve_tracin.explain import TRACIN_PYTORCH, explain
+    with cli.importing():
+        from conve_tracin.explain import TRACIN_PYTORCH, explain
 
     with processes():
         explain(TracInOptions(**options_from(args)), TRACIN_PYTORCH)

@@ -118,15 +118,15 @@ def choose_checkpoint(args: argparse.Namespace) -> Path | None:
 def read_data(args: argparse.Namespace) -> "TrainingData":
     """Read mappings and splits; raises InputError with file and line."""
     from conve_tracin import parallel
+    from conve_tracin.data.index import read_indexed
     from conve_tracin.data.prepare import remarks_on_test
-    from conve_tracin.data.triples import read_triples
     from conve_tracin.data.vocabulary import read_vocabulary
     from conve_tracin.training.loop import TrainingData
 
     entities = read_vocabulary(args.entity_to_id, "entity")
     relations = read_vocabulary(args.relation_to_id, "relation")
     splits = [
-        read_triples(path, entities, relations, skip_unknown=args.skip_unknown)
+        read_indexed(path, entities, relations, skip_unknown=args.skip_unknown)
         for path in (args.train, args.valid, args.test)
     ]
     if parallel.is_main_process():

@@ -53,37 +53,57 @@ def write_inputs(
     torch.save({**content, "training_config": training}, folder / "model.pt")
 
 
+def inputs_in(folder: Path) -> dict[str, Path]:
+    """Name the graph's files that `write_inputs` wrote into a folder."""
+    names = {"train": "train.txt", "entity_to_id": "entity_to_id.tsv", "relation_to_id": "relation_to_id.tsv"}
+    return {kind: folder / name for kind, name in names.items()}
+
+
 def _labelled(triples: np.ndarray, labels: dict[str, np.ndarray]) -> Any:
     heads, relations, tails = triples.T
     columns = (labels["entity"][heads], labels["relation"][relations], labels["entity"][tails])
     return zip(*(column.tolist() for column in columns), strict=True)
 
 
-def measure_commands(folder: Path, *, loop: int, many: int, against: Path | None) -> dict[str, Any]:
+def measure_commands(
+    folder: Path, *, loop: int, many: int, against: Path | None, loop_against: int, is_indexed: bool
+) -> dict[str, Any]:
     """Time single calls of `tracin_pytorch.py`, a loop of them, and one call for many test triples.
 
     In the loop the versions take turns, so that whatever else the machine does meets them alike. Of the other version,
-    which need not have an index, only the loop is timed.
+    which need not have an index, only the loop is timed, of as many calls or fewer. With an index of an earlier run,
+    no first call is timed.
     """
-    versions = {"this": ROOT} | ({} if against is None else {"other": against})
     tests = [line.split("\t") for line in (folder / "test_triples.txt").read_text(encoding="utf-8").splitlines()]
-    shutil.rmtree(folder / "train.txt.index", ignore_errors=True)
+    versions = {"this": ROOT} | ({} if against is None else {"other": against})
     calls: dict[str, list[dict[str, float]]] = {name: [] for name in versions}
-    for place in range(2 + loop):
-        for name, root in versions.items() if place >= 2 else [("this", ROOT)]:
-            calls[name].append(call(root, folder, ["--test-triple", *tests[place % len(tests)]], f"{name}.json"))
-            print(f"{name}, call {place + 1}: {calls[name][-1]}", file=sys.stderr)
-    first, second, *rest = calls["this"]
-    result: dict[str, Any] = {"this": {"first call": first, "second call": second}, "other": {}}
-    for name, measured in (("this", rest), ("other", calls.get("other"))):
+
+    def ask(name: str, place: int) -> dict[str, float]:
+        question = ["--test-triple", *tests[place % len(tests)]]
+        calls[name].append(call(versions[name], folder, question, f"{name}.json"))
+        print(f"{name}, call {place + 1}: {calls[name][-1]}", file=sys.stderr)
+        return calls[name][-1]
+
+    if not is_indexed:
+        shutil.rmtree(folder / "train.txt.index", ignore_errors=True)
+    singles = {name: ask("this", place) for place, name in enumerate(("first call", "second call"))}
+    if is_indexed:
+        del singles["first call"]
+    result: dict[str, Any] = {"this": singles, "other": {}}
+    for place in range(loop):
+        for name in versions if place < loop_against else ["this"]:
+            ask(name, 2 + place)
+    for name, measured in (("this", calls["this"][2:]), ("other", calls.get("other"))):
         if measured:
-            result[name][f"loop of {loop}"] = _sums(measured)
+            result[name][f"loop of {len(measured)}"] = _sums(measured)
     if many:
         (folder / "many.txt").write_text("".join("\t".join(test) + "\n" for test in tests[-many:]), encoding="utf-8")
         result["this"][f"one call for {many}"] = call(ROOT, folder, ["--test-triples", folder / "many.txt"], "many")
     if against is not None and loop:
-        ours, others = (result[name][f"loop of {loop}"] for name in ("this", "other"))
-        result["ratio of the loops"] = {kind: round(others[kind] / ours[kind], 2) for kind in ("seconds", "cpu")}
+        ours, others = calls["this"][2:][:loop_against], calls["other"]
+        result["ratio of the loops"] = {
+            kind: round(_sums(others)[kind] / _sums(ours)[kind], 2) for kind in ("seconds", "cpu")
+        }
     return result
 
 
@@ -91,13 +111,14 @@ def call(root: Path, folder: Path, question: list[Any], output: str) -> dict[str
     """Run one command; return its wall-clock seconds, processor seconds, and peak memory in 10⁹ bytes."""
     several = question[0] == "--test-triples"
     command = [sys.executable, root / "tracin_pytorch.py", "--model-path", folder / "model.pt", *question]
-    command += ["--train", folder / "train.txt", "--entity-to-id", folder / "entity_to_id.tsv"]
-    command += ["--relation-to-id", folder / "relation_to_id.tsv", "--method", "gauss-newton", "--device", "cpu"]
+    command += [word for name, path in inputs_in(folder).items() for word in (f"--{name.replace('_', '-')}", path)]
+    command += ["--method", "gauss-newton", "--device", "cpu"]
     command += ["--output-dir" if several else "--output", folder / output]
+    # Users' Python keeps what it has compiled of the scripts.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     started = time.perf_counter()
-    process = subprocess.Popen(
-        [str(part) for part in command], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([str(part) for part in command], cwd=root, env=environment, **silent)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -4,11 +4,13 @@
     python benchmarks/scale.py --triples 16000000 --embedding-size 8x4 --test-triples 1
     python benchmarks/scale.py --growth growth.svg
     python benchmarks/scale.py --commands FOLDER --loop 20 --many 100 --against OTHER
+    python benchmarks/scale.py --forecast FOLDER [FOLDER …]
 
 The first form measures one size on a synthetic graph of 400,000 entities and 300 relations, and with --loading also
 the time to read its files. The second measures many small sizes and draws them. The third times commands as a user
 calls them, on files that it writes into the folder: a first call, a second one, a loop, and one call for many test
-triples; --against takes turns with another version of the project. The last line is JSON.
+triples; --against takes turns with another version of the project. The fourth estimates what training on such folders
+takes with the settings that are advised for their size. The last line is JSON.
 """
 
 import argparse
@@ -23,12 +25,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import commands, common
+from conve_tracin.commands import advised_training
 from conve_tracin.device import set_tf32
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton import GaussNewton
 from conve_tracin.influence.trace import make_trace
 from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import DEFAULT_BATCH_SIZE
+from conve_tracin.training.forecast import forecast_training, sizes_of
 
 ENTITIES, RELATIONS = 400_000, 300
 # Distinct (head, relation) pairs for each triple, about as in FB15k-237.
@@ -41,6 +45,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--triples", type=int, default=16_000_000)
+    parser.add_argument("--entities", type=int, default=ENTITIES)
     parser.add_argument("--test-triples", type=int, default=1)
     parser.add_argument("--embedding-size", default="8x4", help="height x width of an embedding")
     parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH_SIZE)
@@ -50,16 +55,22 @@ def main() -> None:
     parser.add_argument("--loading", action="store_true", help="also write and read the files")
     parser.add_argument("--growth", type=Path, metavar="SVG", help="draw how the time grows, instead")
     parser.add_argument("--commands", type=Path, metavar="FOLDER", help="time whole commands on files in it, instead")
+    parser.add_argument("--forecast", type=Path, nargs="+", metavar="FOLDER", help="estimate training on such folders")
     parser.add_argument("--data", type=Path, help="with --commands: a graph as published, instead of a synthetic one")
     parser.add_argument("--softmax", action="store_true", help="with --commands: a model of the advised training")
     parser.add_argument("--loop", type=int, default=20, help="with --commands: calls after the second one")
     parser.add_argument("--many", type=int, default=0, help="with --commands: test triples of one call")
     parser.add_argument("--against", type=Path, metavar="DIR", help="with --commands: another version's root")
+    parser.add_argument("--loop-against", type=int, help="fewer calls of that version, if each takes minutes")
+    parser.add_argument("--indexed", action="store_true", help="with --commands: keep the index of an earlier run")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     args = parser.parse_args()
     set_tf32(args.use_tf32)
-    measure = time_commands if args.commands else measure_growth if args.growth else measure_one
+    measure = measure_one
+    for given, other in ((args.forecast, forecast), (args.commands, time_commands), (args.growth, measure_growth)):
+        if given:
+            measure = other
     common.print_json({"machine": common.machine(), **measure(args)}, args.output)
 
 
@@ -86,10 +97,20 @@ def measure_one(args: argparse.Namespace) -> dict[str, Any]:
 def time_commands(args: argparse.Namespace) -> dict[str, Any]:
     """Write a graph and a model, and time commands on them."""
     height, width = (int(side) for side in args.embedding_size.split("x"))
-    graph = (draw(args.triples), ENTITIES, RELATIONS) if args.data is None else common.read_split(args.data)
+    if args.data is None:
+        graph = (draw(args.triples, args.entities), args.entities, RELATIONS)
+    else:
+        graph = common.read_split(args.data)
     training = ADVISED if args.softmax else {"training_approach": "kvsall"}
     commands.write_inputs(args.commands, *graph, size=(height, width), training=training)
-    measured = commands.measure_commands(args.commands, loop=args.loop, many=args.many, against=args.against)
+    measured = commands.measure_commands(
+        args.commands,
+        loop=args.loop,
+        many=args.many,
+        against=args.against,
+        loop_against=args.loop if args.loop_against is None else args.loop_against,
+        is_indexed=args.indexed,
+    )
     return {
         "benchmark": "scale-commands",
         "data": "synthetic" if args.data is None else args.data.name,
@@ -102,10 +123,27 @@ def time_commands(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def draw(count: int) -> np.ndarray:
+def forecast(args: argparse.Namespace) -> dict[str, Any]:
+    """Estimate what training takes on the graphs of some folders, as the pipeline does."""
+    found = {}
+    for folder in args.forecast:
+        data = commands.inputs_in(folder)
+        counts = [sum(1 for _ in data[name].open("rb")) for name in ("train", "entity_to_id")]
+        settings = advised_training(counts[0], num_entities=counts[1])
+        estimate = forecast_training(sizes_of(data, settings), settings)
+        found[str(counts[0])] = {
+            "entities": counts[1],
+            "hours": round(estimate.seconds / 3600, 2),
+            "peak_memory_gb": round(estimate.gigabytes, 2),
+            "settings": settings,
+        }
+    return {"benchmark": "scale-forecast", "training": found}
+
+
+def draw(count: int, entities: int = ENTITIES) -> np.ndarray:
     """Draw a synthetic graph of `count` triples (N, 3)."""
     return common.synthetic_triples(
-        triples=count, entities=ENTITIES, relations=RELATIONS, pairs=int(count * PAIR_SHARE), seed=0
+        triples=count, entities=entities, relations=RELATIONS, pairs=int(count * PAIR_SHARE), seed=0
     )
 
 

@@ -4,6 +4,8 @@ Neither torch nor pykeen is imported here, so that `--help` answers at once.
 """
 
 import argparse
+import atexit
+import gc
 import importlib
 import io
 import logging
@@ -11,8 +13,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -83,6 +85,8 @@ def run(main: Callable[[], None]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Python would look for garbage among all that torch has left, when nobody needs the memory any more.
+    atexit.register(gc.freeze)
     # One of several processes may be waiting for another, and is to end without a word and at once.
     if os.environ.get("WORLD_SIZE", "1") == "1":
         signal.signal(signal.SIGTERM, _on_sigterm)
@@ -134,6 +138,18 @@ def _exit_with(line: str, error: BaseException) -> NoReturn:
     traceback.clear_frames(error.__traceback__)
     print(line, file=sys.stderr)
     sys.exit(exit_code_of(error))
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Let large packages be imported without looking for garbage, again and again, among what they make to stay."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def lazy_exports(origins: dict[str, str]) -> Callable[[str], Any]:

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from conve_tracin.data.candidates import candidates_of_category, read_candidates
 from conve_tracin.data.finding import Finder
+from conve_tracin.data.index import read_indexed
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.prepare import single_line
 from conve_tracin.data.queries import group_by_query, inverse_of, pair_keys
 from conve_tracin.data.text import require_writable, visible
-from conve_tracin.data.triples import ASKED, read_queries, read_triples, resolve_query
+from conve_tracin.data.triples import ASKED, read_queries, resolve_query
 from conve_tracin.device import choose_device, compute_in_batches
 from conve_tracin.errors import InputError
 from conve_tracin.files import json_text_of_many, require_usable_outputs, write_together
@@ -146,7 +147,7 @@ def read_known(options: PredictionOptions, names: Names, relations: np.ndarray) 
     """Read the known triples of these relations, ids (N, 3)."""
     found = [np.empty((0, 3), dtype=np.int64)]
     for path in options.known:
-        triples = read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown)
+        triples = read_indexed(path, names.entities, names.relations, skip_unknown=options.skip_unknown)
         found.append(triples[np.isin(triples[:, 1], relations)])
     return np.concatenate(found)
 

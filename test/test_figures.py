@@ -39,6 +39,10 @@ REMOVED_ROWS = {
 }
 
 
+def later_call(place, loop):
+    return ("scale", place, "this", f"loop of {loop}", "cpu", lambda seconds: seconds / loop)
+
+
 def lds(method, *columns):
     return [("truth", "lds", column, "methods", method, end) for column in columns for end in ("mean", "low", "high")]
 
@@ -349,8 +353,34 @@ FIGURES = [
          [("scale", 3, version, calls, "cpu"), ("scale", 3, version, calls, "peak_memory_gb")])
         for row, version, calls in (
             ("first call, which makes the index", "this", "first call"),
-            ("a later call", "this", "loop of 1"),
-            ("a version without an index", "other", "loop of 1"),
+            ("ten later calls", "this", "loop of 10"),
+            ("one call for 100 test triples", "this", "one call for 100"),
+            ("one call of a version without an index", "other", "loop of 1"),
+        )
+    ),
+    *(
+        ("docs/tracin.md", f"| {graph} | {{}} | {{}} | {many}: {{}} | {{}} GB | {{}} GB |",
+         [("scale", place, "this", "first call", "cpu"), later_call(place, loop),
+          ("scale", place, "this", f"one call for {many}", "cpu"),
+          ("scale", place, "this", "first call", "peak_memory_gb"),
+          ("scale", place, "this", f"loop of {loop}", "peak_memory_gb")])
+        for graph, place, loop, many in (
+            ("10⁵ triples, 2,500 entities", 6, 2, 10),
+            ("10⁶ triples, 25,000 entities", 5, 2, 10),
+            ("1.6·10⁷ triples, 400,000 entities", 3, 10, 100),
+        )
+    ),
+    ("docs/tracin.md", "a later call on the 16 million triples takes {} processor seconds", [later_call(7, 2)]),
+    ("docs/tracin.md", "A call on UMLS takes {}, more than half of them to load torch: {} times as fast",
+     [later_call(4, 20), ("scale", 4, "ratio of the loops", "cpu")]),
+    ("docs/tracin.md", "A later call on FB15k-237 takes {}.", [later_call(8, 2)]),
+    *(
+        ("docs/training.md", f"| {words} | {{}} | {{}} GB |",
+         [("scale", 9, "training", triples, name) for name in ("hours", "peak_memory_gb")])
+        for words, triples in (
+            ("10⁵ triples, 2,500 entities", "100000"),
+            ("10⁶ triples, 25,000 entities", "1000000"),
+            ("1.6·10⁷ triples, 400,000 entities", "16000000"),
         )
     ),
     *(

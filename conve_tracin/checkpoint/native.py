@@ -203,7 +203,7 @@ def build_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoi
     Raises InputError if weights and sizes disagree or a weight is not finite; `source` names the file.
     """
     config = require_conve(checkpoint, source=source)
-    model = ConvE(**config.as_dict())
+    model = ConvE.with_empty_tables(config)
     model.load_state_dict(checkpoint["model_state_dict"], strict=True)
     require_sound_weights(model.state_dict(), source=source)
     return model.eval()

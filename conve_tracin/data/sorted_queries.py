@@ -156,7 +156,7 @@ def ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """List starts[i], …, starts[i] + counts[i] − 1 for each i: the i (M,) and the numbers (M,)."""
     rows = np.repeat(np.arange(len(starts)), counts)
     before = np.cumsum(counts) - counts
-    return rows, np.arange(len(rows)) - before[rows] + starts[rows]
+    return rows, np.arange(len(rows)) + np.repeat(starts - before, counts)
 
 
 def _part(values: np.ndarray, offsets: np.ndarray, place: int) -> np.ndarray:

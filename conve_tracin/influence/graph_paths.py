@@ -4,7 +4,7 @@ The graph itself is searched, not a list of strong influences: what is a path do
 its triples then has its influence, its sign included.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +33,49 @@ class GraphPaths:
         return GraphPaths(self.entities[chosen], self.positions[chosen])
 
 
+@dataclass(frozen=True, eq=False)
+class Walks:
+    """P paths of one length as slots of an adjacency: m beginnings, each of which may have several last slots.
+
+    Attributes:
+        adjacency: whose slots they are.
+        head, tail: where they begin and end.
+        beginnings: all slots but the last, from the head on, (m, hops − 1).
+        rows: the beginning of each path, (P,).
+        ends: the last slot of each path, as the tail has it, (P,).
+    """
+
+    adjacency: Adjacency
+    head: int
+    tail: int
+    beginnings: np.ndarray
+    rows: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def middles(self) -> np.ndarray:
+        """The entities between head and tail of each beginning: (m, hops − 1)."""
+        return self.adjacency.neighbours[self.beginnings]
+
+    def fewest(self, count: int) -> "Walks":
+        """Keep those that have the smallest product of their middles' degrees."""
+        if len(self) <= count:
+            return self
+        weights = np.log(self.adjacency.degrees[self.middles]).sum(axis=1)[self.rows]
+        chosen = np.sort(np.argsort(weights, kind="stable")[:count])
+        return replace(self, rows=self.rows[chosen], ends=self.ends[chosen])
+
+    def as_paths(self) -> GraphPaths:
+        """Name their entities and triples."""
+        slots = np.concatenate([self.beginnings[self.rows], self.ends[:, None]], axis=1)
+        heads, tails = (np.full((len(self), 1), entity) for entity in (self.head, self.tail))
+        entities = np.concatenate([heads, self.middles[self.rows], tails], axis=1)
+        return GraphPaths(entities, self.adjacency.positions[slots])
+
+
 def find_graph_paths(
     adjacency: Adjacency,
     head: int,
@@ -55,43 +98,50 @@ def find_graph_paths(
     Returns:
         The paths; parallel triples make paths of their own.
     """
+    return find_walks(adjacency, head, tail, hops=hops, max_steps=max_steps, max_paths=max_paths).as_paths()
+
+
+def find_walks(
+    adjacency: Adjacency, head: int, tail: int, *, hops: int, max_steps: int, max_paths: int = MAX_PATHS
+) -> Walks:
+    """Find the same as `find_graph_paths`, whose entities and triples are not looked up yet."""
     if head == tail:
-        return _as_paths(np.empty((0, hops), dtype=np.int64), adjacency, head)
+        nothing = np.empty(0, dtype=np.int64)
+        return Walks(adjacency, head, tail, np.empty((0, hops - 1), dtype=np.int64), nothing, nothing)
     if hops == 1:
-        slots = adjacency.between(tail, head)[:, None]
-    else:
-        slots = _two_hops(adjacency, head, tail) if hops == 2 else _three_hops(adjacency, head, tail, max_steps)
-    if len(slots) > max_paths:
-        middles = adjacency.neighbours[slots[:, :-1]]
-        weight = np.log(adjacency.degrees[middles]).sum(axis=1)
-        slots = slots[np.sort(np.argsort(weight, kind="stable")[:max_paths])]
-    return _as_paths(slots, adjacency, head)
-
-
-def _two_hops(adjacency: Adjacency, head: int, tail: int) -> np.ndarray:
-    """Return slots (P, 2) of the paths of two triples."""
+        ends = adjacency.between(tail, head)
+        return Walks(adjacency, head, tail, np.empty((1, 0), dtype=np.int64), np.zeros_like(ends), ends)
     first = adjacency.around(head)
-    return _close(adjacency, first[:, None], head, tail)
+    beginnings = first[:, None] if hops == 2 else _two_slots(adjacency, head, tail, max_steps)
+    return _close(adjacency, beginnings, head, tail).fewest(max_paths)
 
 
-def _three_hops(adjacency: Adjacency, head: int, tail: int, max_steps: int) -> np.ndarray:
-    """Return slots (P, 3) of the paths of three triples."""
+def _two_slots(adjacency: Adjacency, head: int, tail: int, max_steps: int) -> np.ndarray:
+    """Return the first two slots of the paths of three triples: (m, 2)."""
     first = adjacency.around(head)
     first = first[adjacency.neighbours[first] != tail]
-    reached = adjacency.degrees[adjacency.neighbours[first]]
-    rising = np.argsort(reached, kind="stable")
-    within = np.searchsorted(np.cumsum(reached[rising]), max_steps, side="right")
-    first = first[np.sort(rising[:within])]
-    rows, second = adjacency.around_each(adjacency.neighbours[first])
+    middles = adjacency.neighbours[first]
+    reached = adjacency.degrees[middles]
+    if reached.sum() > max_steps:
+        rising = np.argsort(reached, kind="stable")
+        within = np.sort(rising[: np.searchsorted(np.cumsum(reached[rising]), max_steps, side="right")])
+        first, middles, reached = first[within], middles[within], reached[within]
+    if not len(first):
+        return np.empty((0, 2), dtype=np.int64)
     near_tail = np.zeros(len(adjacency.degrees), dtype=bool)
     near_tail[adjacency.neighbours[adjacency.around(tail)]] = True
     near_tail[[head, tail]] = False
-    useful = near_tail[adjacency.neighbours[second]]
-    return _close(adjacency, np.stack([first[rows[useful]], second[useful]], axis=1), head, tail)
+    # Few of the triples around the middles lead on: whole ranges are looked at, and slots are given to those alone.
+    starts, stops = adjacency.offsets[middles].tolist(), adjacency.offsets[middles + 1].tolist()
+    reaches = [adjacency.neighbours[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    useful = np.flatnonzero(near_tail[np.concatenate(reaches)])
+    before = np.cumsum(reached) - reached
+    rows = np.searchsorted(before, useful, side="right") - 1
+    return np.stack([first[rows], useful - before[rows] + adjacency.offsets[middles[rows]]], axis=1)
 
 
-def _close(adjacency: Adjacency, slots: np.ndarray, head: int, tail: int) -> np.ndarray:
-    """Add a last triple to `tail` to slots (m, k) that began at `head`: (P, k + 1)."""
+def _close(adjacency: Adjacency, slots: np.ndarray, head: int, tail: int) -> Walks:
+    """Add the triples to `tail` to slots (m, k) that began at `head`."""
     ends = adjacency.neighbours[slots[:, -1]]
     slots = slots[(ends != head) & (ends != tail)]
     ends = adjacency.neighbours[slots[:, -1]]
@@ -100,12 +150,4 @@ def _close(adjacency: Adjacency, slots: np.ndarray, head: int, tail: int) -> np.
     leads_to = adjacency.neighbours[around]
     low, high = (np.searchsorted(leads_to, ends, side=side) for side in ("left", "right"))
     rows, places = ranges(low, high - low)
-    return np.concatenate([slots[rows], around[places][:, None]], axis=1)
-
-
-def _as_paths(slots: np.ndarray, adjacency: Adjacency, head: int) -> GraphPaths:
-    # The last slot is one around the tail: it leads back to the entity before.
-    starts = np.full((len(slots), 1), head)
-    middles = adjacency.neighbours[slots[:, :-1]]
-    tails = np.searchsorted(adjacency.offsets, slots[:, -1:], side="right") - 1
-    return GraphPaths(np.concatenate([starts, middles, tails], axis=1), adjacency.positions[slots])
+    return Walks(adjacency, head, tail, slots, rows, around[places])

@@ -33,7 +33,7 @@ import numpy as np
 
 from conve_tracin.data.adjacency import Adjacency
 from conve_tracin.data.graph import Graph
-from conve_tracin.influence.graph_paths import MAX_HOPS, GraphPaths, find_graph_paths
+from conve_tracin.influence.graph_paths import MAX_HOPS, GraphPaths, Walks, find_graph_paths, find_walks
 
 SUPPORT_WEIGHT = 0.5
 KIND_WEIGHT = 3.0
@@ -69,7 +69,7 @@ def best_first(ranked: Sequence[RankedPaths], limit: int | None = None) -> list[
 
 
 @dataclass(frozen=True, eq=False)
-class SparseSums:
+class SparseNumbers:
     """Numbers of all training triples, of which those at `positions` (m,), in ascending order, may differ from zero."""
 
     positions: np.ndarray
@@ -77,7 +77,7 @@ class SparseSums:
 
     def __getitem__(self, wanted: np.ndarray) -> np.ndarray:
         if not len(self.positions):
-            return np.zeros(len(wanted))
+            return np.zeros(np.shape(wanted))
         places = np.minimum(np.searchsorted(self.positions, wanted), len(self.positions) - 1)
         return np.where(self.positions[places] == wanted, self.values[places], 0.0)
 
@@ -113,10 +113,12 @@ class PathRanker:
         """The factor of each triple in a path's weight: (N,)."""
         return self.graph.weights
 
-    def rank(self, triple: Sequence[int], influences: np.ndarray, *, max_hops: int = MAX_HOPS) -> list[RankedPaths]:
+    def rank(
+        self, triple: Sequence[int], influences: np.ndarray | SparseNumbers, *, max_hops: int = MAX_HOPS
+    ) -> list[RankedPaths]:
         """Find and score the paths of a prediction (h, r, t) of up to `max_hops` triples.
 
-        `influences` (N,) are those of the training triples on it. The prediction itself is no path.
+        `influences` are those of the training triples on it, by their positions. The prediction itself is no path.
         """
         head, relation, tail = (int(value) for value in triple)
         found = [find_graph_paths(self.adjacency, head, tail, hops=hops) for hops in range(1, MAX_HOPS + 1)]
@@ -142,7 +144,32 @@ class PathRanker:
         steps = 2 * self.triples[paths.positions, 1] + forward
         return steps @ ((2 * self.graph.num_relations) ** np.arange(steps.shape[1]))
 
-    def _scores(self, paths: GraphPaths, relation: int, influences: np.ndarray, support: "SparseSums") -> np.ndarray:
+    def weigh(self, walks: Walks) -> tuple[np.ndarray, np.ndarray]:
+        """Number the kinds of P walks, as `kinds` does for paths, and compute their weights: (P,) twice."""
+        base = 2 * self.graph.num_relations
+        starts = np.concatenate([np.full((len(walks.beginnings), 1), walks.head), walks.middles], axis=1)
+        kinds, weights = np.zeros(len(starts), dtype=np.int64), np.ones(len(starts))
+        for place, slots in enumerate(walks.beginnings.T):
+            steps, factors = self._steps(slots, starts[:, place])
+            kinds += steps * base**place
+            weights *= factors
+        # The last slot is one around the tail: it leads back. Of many paths, each slot is looked up once.
+        slots, ends = walks.ends, slice(None)
+        if len(walks) > self.adjacency.degrees[walks.tail]:
+            slots, ends = self.adjacency.around(walks.tail), walks.ends - self.adjacency.offsets[walks.tail]
+        steps, factors = self._steps(slots, walks.tail)
+        kinds = kinds[walks.rows] + (steps ^ 1)[ends] * base ** walks.beginnings.shape[1]
+        return kinds, weights[walks.rows] * factors[ends]
+
+    def _steps(self, slots: np.ndarray, starts: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+        """Number the relations of slots (m,) and the ways they are walked from where they start; and their weights."""
+        positions = self.adjacency.positions[slots]
+        heads, relations, _ = np.take(self.triples, positions, axis=0).T
+        return 2 * relations + (heads == starts), self.weights[positions]
+
+    def _scores(
+        self, paths: GraphPaths, relation: int, influences: np.ndarray | SparseNumbers, support: SparseNumbers
+    ) -> np.ndarray:
         scores = np.zeros(len(paths))
         if not len(paths):
             return scores
@@ -154,12 +181,12 @@ class PathRanker:
         lifts = self.lifts(relation, paths.positions.shape[1])
         return scores + KIND_WEIGHT * np.array([lifts.get(kind, 0.0) for kind in self.kinds(paths).tolist()])
 
-    def _support(self, paths: GraphPaths) -> "SparseSums":
+    def _support(self, paths: GraphPaths) -> SparseNumbers:
         weights = self.weights[paths.positions].prod(axis=1)
         positions, places = np.unique(paths.positions[:, [0, -1]], return_inverse=True)
         places = places.reshape(-1, 2)
         sums = sum(np.bincount(places[:, column], weights, minlength=len(positions)) for column in (0, 1))
-        return SparseSums(positions, sums)
+        return SparseNumbers(positions, sums)
 
     def _groups(self, paths: GraphPaths, relation: int) -> np.ndarray:
         hops = paths.positions.shape[1]
@@ -180,7 +207,7 @@ class PathRanker:
 
 
 def log_places(
-    adjacency: Adjacency, triples: np.ndarray, scores: "np.ndarray | SparseSums", entity: int, positions: np.ndarray
+    adjacency: Adjacency, triples: np.ndarray, scores: np.ndarray | SparseNumbers, entity: int, positions: np.ndarray
 ) -> np.ndarray:
     """Compute the logarithms of places, 1 being the best, among an entity's triples of the same relation.
 
@@ -222,34 +249,50 @@ def kind_lifts(ranker: PathRanker, relation: int, hops: int) -> dict[int, float]
     related = related[generator.permutation(len(related))[: ranker.sampled_pairs]]
     mixed = np.stack([generator.permutation(related[:, 0]), generator.permutation(related[:, 1])], axis=1)
     mixed = mixed[~np.isin(mixed @ key, joined)]
-    (weight, paths, pairs), (weight_of_mixed, paths_of_mixed, pairs_of_mixed) = (
-        _weigh(ranker, pairs, hops) for pairs in (related, mixed)
-    )
-    lifts = {}
-    for kind in weight.keys() | weight_of_mixed.keys():
-        sums = [weight.get(kind, 0.0), weight_of_mixed.get(kind, 0.0)]
-        mean = sum(sums) / (paths.get(kind, 0) + paths_of_mixed.get(kind, 0))
-        chance = (sums[1] + mean) / max(pairs_of_mixed, 1)
-        lifts[kind] = float(np.log((sums[0] + mean) / max(pairs, 1) / chance))
-    return lifts
+    of_related, of_mixed = (_weigh(ranker, pairs, hops) for pairs in (related, mixed))
+    kinds = np.union1d(of_related.kinds, of_mixed.kinds)
+    (weights, paths), (chances, paths_of_mixed) = (each.of(kinds) for each in (of_related, of_mixed))
+    means = (weights + chances) / (paths + paths_of_mixed)
+    chances = (chances + means) / max(of_mixed.pairs, 1)
+    lifts = np.log((weights + means) / max(of_related.pairs, 1) / chances)
+    return dict(zip(kinds.tolist(), lifts.tolist(), strict=True))
 
 
-def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> tuple[dict[int, float], dict[int, int], int]:
-    """Sum the weights of the paths between pairs (m, 2) and count the paths, kind by kind; count the pairs, too."""
-    weights: dict[int, float] = {}
-    counts: dict[int, int] = {}
+@dataclass(frozen=True, eq=False)
+class WeighedKinds:
+    """Kinds of paths (m,) between some pairs: their weights (m,), how many paths they are (m,), and how many pairs."""
+
+    kinds: np.ndarray
+    weights: np.ndarray
+    paths: np.ndarray
+    pairs: int
+
+    def of(self, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weights and the numbers of paths of some kinds (M,), all of these among them: (M,) twice."""
+        places = np.searchsorted(kinds, self.kinds)
+        whole = np.zeros(len(kinds)), np.zeros(len(kinds))
+        whole[0][places], whole[1][places] = self.weights, self.paths
+        return whole
+
+
+def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> WeighedKinds:
+    """Sum the weights of the paths between pairs (m, 2), kind by kind."""
+    kinds, weights, paths = [np.empty(0, dtype=np.int64)], [np.empty(0)], [np.empty(0, dtype=np.int64)]
     used = found = 0
     for head, tail in pairs.tolist():
-        paths = find_graph_paths(ranker.adjacency, head, tail, hops=hops, max_steps=SAMPLED_STEPS)
-        kinds, places = np.unique(ranker.kinds(paths), return_inverse=True)
-        sums = np.bincount(places, ranker.weights[paths.positions].prod(axis=1), minlength=len(kinds))
-        for kind, total, count in zip(kinds.tolist(), sums.tolist(), np.bincount(places).tolist(), strict=True):
-            weights[kind] = weights.get(kind, 0.0) + total
-            counts[kind] = counts.get(kind, 0) + count
-        used, found = used + 1, found + len(paths)
+        walks = find_walks(ranker.adjacency, head, tail, hops=hops, max_steps=SAMPLED_STEPS)
+        if len(walks):
+            kinds_of_walks, weights_of_walks = ranker.weigh(walks)
+            of_pair, places = np.unique(kinds_of_walks, return_inverse=True)
+            kinds.append(of_pair)
+            weights.append(np.bincount(places, weights_of_walks))
+            paths.append(np.bincount(places))
+        used, found = used + 1, found + len(walks)
         if found > SAMPLED_PATHS:
             break
-    return weights, counts, used
+    of_all, places = np.unique(np.concatenate(kinds), return_inverse=True)
+    sums = (np.bincount(places, np.concatenate(each), minlength=len(of_all)) for each in (weights, paths))
+    return WeighedKinds(of_all, *sums, used)
 
 
 def _as_arrays(lifts: dict[int, float]) -> dict[str, np.ndarray]:

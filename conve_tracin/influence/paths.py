@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from conve_tracin.data.graph import Graph
-from conve_tracin.influence.method import Influence
-from conve_tracin.influence.path_ranking import PathRanker, best_first
+from conve_tracin.influence.method import Influence, Scores
+from conve_tracin.influence.path_ranking import PathRanker, SparseNumbers, best_first
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class PathFinder:
         self.max_hops = max_hops
         self.ranker = PathRanker(triples, num_entities, graph=graph)
 
-    def __call__(self, test_triple: Sequence[int], influences: Tensor) -> list[GraphPath]:
-        """Return the best paths of a prediction, for the influences (N,) of the training triples on it.
+    def __call__(self, test_triple: Sequence[int], influences: Tensor | Scores) -> list[GraphPath]:
+        """Return the best paths of a prediction, for the influences of the training triples on it, all (N,) or some.
 
         Of several triples that join the same two entities, a path takes those with which it stands first. Training
         triples that are the prediction itself are no path.
         """
-        scores = influences.numpy()
+        scores = _by_position(influences)
         ranked = self.ranker.rank(test_triple, scores, max_hops=self.max_hops)
         found: dict[tuple[int, ...], GraphPath] = {}
         for length, place in best_first(ranked):
@@ -84,7 +84,16 @@ class PathFinder:
                 break
         return list(found.values())
 
-    def _hop(self, ends: tuple[int, int], position: int, scores: np.ndarray) -> Hop:
+    def _hop(self, ends: tuple[int, int], position: int, scores: np.ndarray | SparseNumbers) -> Hop:
         head, relation, tail = self.triples[position].tolist()
         influence = Influence(head, relation, tail, scores[position].item(), position)
         return Hop(influence, forward=head == ends[0], others=len(self.ranker.adjacency.between(*ends)) - 1)
+
+
+def _by_position(influences: Tensor | Scores) -> np.ndarray | SparseNumbers:
+    """Return what gives the influences at positions in the training set."""
+    if isinstance(influences, Tensor):
+        return influences.numpy()
+    if influences.positions is None:
+        return influences.values.numpy()
+    return SparseNumbers(influences.positions.numpy(), influences.values.numpy())

@@ -4,7 +4,7 @@ Rank 1 of 18,000 entities is little where 136 of them can be an answer, and noth
 everything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,8 +22,11 @@ OTHER_QUESTIONS = 200
 SEED = 0
 # Of fewer questions asked, a share means nothing.
 TELLING = 10
-# Questions that are scored at once, at most.
+# Questions that are scored at once, at most, if they are scored against all entities.
 BATCH_SIZE = 64
+
+# The first entity of each chunk, and the scores of the chunk's entities, (B, k).
+Chunks = Iterable[tuple[int, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ def ask_others(
     training: np.ndarray,
     known: np.ndarray,
     num_entities: int,
+    *,
+    score_chunks: Callable[[np.ndarray], Chunks] | None = None,
 ) -> FirstAnswers:
     """Ask a sample of the questions that a relation answers in training.
 
@@ -136,6 +141,7 @@ def ask_others(
         relation: ids of the files, or ~r for the inverse of r.
         training, known: what is asked of and the answer, of training triples and of others known to be true, (M, 2).
         num_entities: K.
+        score_chunks: of a scorer, if it has them.
     """
     questions, answers = np.unique(training[:, 0]), np.unique(training[:, 1])
     asked = questions
@@ -148,15 +154,51 @@ def ask_others(
 
     def first_of(batch: slice) -> Tensor:
         queries = np.stack([asked[batch], np.full_like(asked[batch], relation)], axis=1)
-        scores = score_queries(queries, num_entities)  # (B, K)
-        for row, answers_known in zip(scores, known_of[batch], strict=True):
-            row[torch.from_numpy(answers_known)] = -torch.inf
-        return scores.topk(min(FIRST, num_entities)).indices  # (B, 10)
+        chunks = [(0, score_queries(queries, num_entities))] if score_chunks is None else score_chunks(queries)
+        return best_of_chunks(chunks, known_of[batch])  # (B, 10)
 
-    batch_size = choose_batch_size(num_entities, at_most=BATCH_SIZE)
+    batch_size = OTHER_QUESTIONS
+    if score_chunks is None:
+        batch_size = choose_batch_size(num_entities, at_most=BATCH_SIZE)
     parts = list(compute_in_batches(first_of, len(asked), batch_size=batch_size))
     first = torch.cat(parts).numpy() if parts else np.empty((0, FIRST), dtype=np.int64)
     return FirstAnswers(asked, first, known_of, len(questions), answers)
+
+
+@torch.no_grad()
+def best_of_chunks(chunks: Chunks, known: list[np.ndarray], count: int = FIRST) -> Tensor:
+    """Find the entities of highest score in each of B rows, known ones left out: (B, at most `count`), −1 for none.
+
+    Args:
+        chunks: the scores (B, k) of entities from a first one on, chunk by chunk; known ones are overwritten.
+        known: the known entities of each row.
+    """
+    rows = torch.arange(len(known)).repeat_interleave(torch.tensor([len(each) for each in known], dtype=torch.int64))
+    entities = torch.from_numpy(np.concatenate(known)) if known else rows
+    values, best = torch.empty(len(known), 0), torch.empty(len(known), 0, dtype=torch.int64)
+    for start, scores in chunks:
+        here = (entities >= start) & (entities < start + scores.shape[1])
+        scores[rows[here], entities[here] - start] = -torch.inf
+        risen = torch.arange(len(known))
+        if best.shape[1] == count:
+            # Most chunks change little.
+            risen = (scores.amax(dim=1) > values[:, -1]).nonzero()[:, 0]
+            scores = scores[risen]
+        found, places = scores.topk(min(count, scores.shape[1]))
+        found, places = torch.cat([values[risen], found], dim=1), torch.cat([best[risen], places + start], dim=1)
+        kept, order = found.topk(min(count, found.shape[1]))
+        if best.shape[1] < kept.shape[1]:
+            values, best = (each.new_empty(len(known), kept.shape[1]) for each in (kept, places))
+        values[risen], best[risen] = kept, places.gather(1, order)
+    return best.masked_fill_(values == -torch.inf, -1)
+
+
+def first_places(scores: Tensor, count: int) -> Tensor:
+    """Find the highest scores (K,) without sorting all: their places, best first, ties by place; (at most `count`,)."""
+    candidates = torch.arange(len(scores))
+    if count < len(scores) and not (least := scores.topk(count).values[-1]).isnan():
+        candidates = (~(scores < least)).nonzero()[:, 0]
+    return candidates[scores[candidates].sort(descending=True, stable=True).indices[:count]]
 
 
 def stand(
@@ -188,13 +230,13 @@ def stand(
     if categories is not None and categories.of[answer] != UNKNOWN:
         is_alike = torch.from_numpy(categories.of == categories.of[answer])
         in_category = rank_among(scores, answer, is_alike & is_rival, category=categories.name(answer))
-    values, best = scores.sort(descending=True, stable=True)
+    best = first_places(scores, FIRST)
     return Standing(
         among_answers=rank_among(scores, answer, has_answered & is_rival),
         in_category=in_category,
         best=tuple(
             Answer(one, value, bool(is_known[one]))
-            for one, value in zip(best[:FIRST].tolist(), values[:FIRST].tolist(), strict=True)
+            for one, value in zip(best.tolist(), scores[best].tolist(), strict=True)
         ),
         elsewhere=first_answers.of_others(entity, answer),
     )

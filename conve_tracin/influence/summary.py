@@ -283,7 +283,10 @@ def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, s
     others = known[known != tail]
     relation = int(triple[0, 1])
     first_answers = settings.samples.of(
-        relation, lambda: ask_others(scorer.score_queries, relation, answers, further, settings.num_entities)
+        relation,
+        lambda: ask_others(
+            scorer.score_queries, relation, answers, further, settings.num_entities, score_chunks=scorer.score_chunks
+        ),
     )
     return Place(
         score=scores[tail].item(),

@@ -77,7 +77,7 @@ def trace(
     describe: SummarySettings | None = None,
     summarised: bool = False,
     side: str = TAIL,
-    find_paths: Callable[[np.ndarray, Tensor], list[GraphPath]] | None = None,
+    find_paths: Callable[[np.ndarray, Scores], list[GraphPath]] | None = None,
     rank_reasons: Callable[[np.ndarray, Tensor], ReasonRanks | None] | None = None,
 ) -> Iterator[Trace]:
     """Trace each test triple (n, 3) to the training triples (N, 3), summed over the checkpoints.
@@ -93,8 +93,8 @@ def trace(
         progress: show progress bars.
         describe: score and rank each test triple among the entities of these mappings.
         summarised: also summarise all its influences; goes with `describe`.
-        find_paths: finds the paths of a test triple (3,), given the influences (N,); see `PathFinder`.
-        rank_reasons: ranks the known reasons of a test triple (3,), given the same.
+        find_paths: finds the paths of a test triple (3,), given the influences; see `PathFinder`.
+        rank_reasons: ranks the known reasons of a test triple (3,), given all influences (N,).
         side: "tail", or "head" to explain the score of (tail, inverse of the relation, head) instead.
 
     Raises InputError if heads are to be explained by a model without inverse triples.
@@ -127,9 +127,11 @@ def trace(
             traced = _described(
                 traced, scores, training_triples, scorer=loaded.scorer, describe=describe, summarised=summarised
             )
-            finders = {"paths": find_paths, "reasons": rank_reasons}
-            found = {name: find(test_triple, scores.dense()) for name, find in finders.items() if find is not None}
-            yield replace(traced, **found)
+            if find_paths is not None:
+                traced = replace(traced, paths=find_paths(test_triple, scores))
+            if rank_reasons is not None:
+                traced = replace(traced, reasons=rank_reasons(test_triple, scores.dense()))
+            yield traced
 
 
 def _described(

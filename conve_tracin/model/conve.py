@@ -59,6 +59,21 @@ class ConvE(nn.Module):
         nn.init.xavier_normal_(self.entity_embeddings.weight)
         nn.init.xavier_normal_(self.relation_embeddings.weight)
 
+    @classmethod
+    def with_empty_tables(cls, config: ConvEConfig) -> "ConvE":
+        """Build a model to load weights into: its embeddings are whatever the memory holds.
+
+        Random ones for a large graph take longer to draw than those of a checkpoint to read.
+        """
+        model = cls(**config.as_dict() | {"num_entities": 1, "num_relations": 1})
+        model.config = config
+        for name, rows in (("entity", config.num_entities), ("relation", config.num_relations)):
+            table = nn.Embedding.from_pretrained(torch.empty(rows, config.embedding_dim), freeze=False)
+            setattr(model, f"{name}_embeddings", table)
+        if config.entity_bias:
+            model.entity_bias = nn.Parameter(torch.empty(config.num_entities))
+        return model
+
     def encode(self, head: Tensor, relation: Tensor) -> Tensor:
         """Compute the query vectors q(h, r); head and relation are ids of shape (B,), the result is (B, d)."""
         return self.encode_rows(self.entity_embeddings(head), self.relation_embeddings(relation))

@@ -60,13 +60,13 @@ def forecast_training(sizes: Sizes, settings: Mapping[str, Any]) -> Forecast:
 
 def sizes_of(data: Mapping[str, Path], settings: Mapping[str, Any]) -> Sizes:
     """Read the sizes of a prepared graph and count the queries of an epoch of training."""
+    from conve_tracin.data.index import read_indexed
     from conve_tracin.data.queries import Queries, examples_of
-    from conve_tracin.data.triples import read_triples
     from conve_tracin.data.vocabulary import read_vocabulary
 
     entities = read_vocabulary(data["entity_to_id"], "entity")
     relations = read_vocabulary(data["relation_to_id"], "relation")
-    triples = read_triples(data["train"], entities, relations)
+    triples = read_indexed(data["train"], entities, relations)
     examples = examples_of(triples, inverse_triples=settings.get("inverse_triples", False))
     return Sizes(len(entities), len(relations), len(triples), _count_visits(Queries.distinct(examples), settings))
 

@@ -11,11 +11,13 @@ import pytest
 from influence_examples import TRAINING
 from native_files import ENTITIES, RELATIONS, arguments, files  # noqa: F401 - `files` is a fixture
 
+import predict_pytorch
 import tracin_pytorch
+import train_pytorch
 from conve_tracin import explain as explain_module
 from conve_tracin.data import index as index_module
 from conve_tracin.data.graph import Graph
-from conve_tracin.data.index import IndexPlace
+from conve_tracin.data.index import IndexPlace, read_indexed
 from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import StoredLabels, Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
@@ -327,3 +329,58 @@ def test_stored_labels_are_the_labels():
         stored.labels[len(labels)]
     with pytest.raises(InputError, match="did you mean 'café'"):
         stored.id_of("cafe")
+
+
+@pytest.fixture
+def beside(files):
+    """The index of the small graph, beside its file."""
+    vocabularies = vocabularies_of(files)
+    place = IndexPlace.of((files["train.txt"], files["entities.tsv"], files["relations.tsv"]))
+    return place.make(read_triples(files["train.txt"], *vocabularies), *vocabularies, place.stamps())
+
+
+def forbid_reading(monkeypatch, path):
+    """Let no one read the triples of a file as text."""
+
+    def read(asked, *arguments, **keywords):
+        assert Path(asked) != path
+        return read_triples(asked, *arguments, **keywords)
+
+    monkeypatch.setattr(index_module, "read_triples", read)
+
+
+def test_other_scripts_take_triples_from_an_index_that_is_there(files, beside, monkeypatch):
+    expected = read_triples(files["train.txt"], *vocabularies_of(files))
+    with monkeypatch.context() as patch:
+        forbid_reading(patch, files["train.txt"])
+        np.testing.assert_array_equal(read_indexed(files["train.txt"], *vocabularies_of(files)), expected)
+    # A file that has changed, or an index of other mappings, is not used.
+    files["train.txt"].write_text(files["train.txt"].read_text("utf-8").partition("\n")[0] + "\n", "utf-8")
+    np.testing.assert_array_equal(read_indexed(files["train.txt"], *vocabularies_of(files)), expected[:1])
+    entities, relations = vocabularies_of(files)
+    bare = Vocabulary("entity", entities.labels)
+    np.testing.assert_array_equal(read_indexed(files["train.txt"], bare, relations), expected[:1])
+
+
+def test_predictions_and_training_data_are_the_same_with_an_index(files, monkeypatch):
+    mappings = ["--entity-to-id", str(files["entities.tsv"]), "--relation-to-id", str(files["relations.tsv"])]
+    out, train = files["out.json"], str(files["train.txt"])
+
+    def predicted():
+        question = ["--head", "0", "--relation", "1", "--known", train, "--output", str(out)]
+        predict_pytorch.main(["--model-path", str(files["model.pt"]), *mappings, *question])
+        return out.read_bytes()
+
+    def splits():
+        command = ["--train", train, "--valid", train, "--test", train, *mappings, "--output-dir", str(out.parent)]
+        data = train_pytorch.read_data(train_pytorch.build_parser().parse_args(command))
+        return data.train, data.valid, data.test
+
+    expected = predicted(), splits()
+    vocabularies = vocabularies_of(files)
+    place = IndexPlace.of((train, files["entities.tsv"], files["relations.tsv"]))
+    place.make(read_triples(train, *vocabularies), *vocabularies, place.stamps())
+    forbid_reading(monkeypatch, files["train.txt"])
+    assert predicted() == expected[0]
+    for mine, its in zip(splits(), expected[1], strict=True):
+        np.testing.assert_array_equal(mine, its)

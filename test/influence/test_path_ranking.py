@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from conve_tracin.data.adjacency import Adjacency, triple_weights
+from conve_tracin.influence.graph_paths import find_graph_paths
 from conve_tracin.influence.path_ranking import (
     KIND_WEIGHT,
     SUPPORT_WEIGHT,
@@ -109,3 +110,35 @@ def test_no_paths():
     ranker = PathRanker(np.array([[0, 0, 1], [2, 0, 3]]), 5)
     assert best_first(ranker.rank((0, 0, 4), np.zeros(2))) == []
     assert best_first(ranker.rank((0, 0, 0), np.zeros(2))) == []
+
+
+def weighed_by_hand(ranker, pairs, hops):
+    """The weights of each kind, path by path: {kind: [weight]} and the number of pairs."""
+    weights = {}
+    for pair in pairs.tolist():
+        paths = find_graph_paths(ranker.adjacency, *pair, hops=hops)
+        for kind, positions in zip(ranker.kinds(paths).tolist(), paths.positions, strict=True):
+            weights.setdefault(kind, []).append(ranker.weights[positions].prod())
+    return weights, len(pairs)
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_lifts_are_those_of_a_loop_over_all_paths(hops):
+    random = np.random.default_rng(hops)
+    # Parallel triples, loops, and an entity that most others have a triple with.
+    hub = np.stack([np.arange(25), random.integers(0, 4, 25), np.full(25, 3)], axis=1)
+    triples = np.unique(np.concatenate([random.integers(0, [25, 4, 25], size=(150, 3)), hub]), axis=0)
+    ranker = PathRanker(triples, 25, sampled_pairs=20)
+    draws = np.random.default_rng(0)
+    pairs = triples[triples[:, 1] == 2][:, [0, 2]]
+    related = pairs[draws.permutation(len(pairs))[:20]]
+    mixed = np.stack([draws.permutation(related[:, 0]), draws.permutation(related[:, 1])], axis=1)
+    mixed = mixed[[pair not in pairs.tolist() for pair in mixed.tolist()]]
+    (one, number), (other, number_of_mixed) = (weighed_by_hand(ranker, each, hops) for each in (related, mixed))
+    expected = {}
+    for kind in one.keys() | other.keys():
+        both = one.get(kind, []), other.get(kind, [])
+        mean = sum(map(sum, both)) / sum(map(len, both))
+        expected[kind] = np.log((sum(both[0]) + mean) / number / ((sum(both[1]) + mean) / number_of_mixed))
+    assert len(expected) > hops
+    assert kind_lifts(ranker, 2, hops) == pytest.approx(expected, rel=1e-12, abs=1e-12)

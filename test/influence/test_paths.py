@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from conve_tracin.influence.method import Scores
 from conve_tracin.influence.path_ranking import best_first
 from conve_tracin.influence.paths import PathFinder
 
@@ -73,3 +74,17 @@ def test_a_relation_without_training_triples_has_paths_all_the_same(triples):
     others = triples[triples[:, 1] != 2]
     paths = PathFinder(others, 8, limit=10_000, max_hops=3)(PREDICTION, torch.zeros(len(others)))
     assert {path.entities for path in paths} == every_path(others, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_influences_of_some_triples_alone_give_the_same_paths(triples, dtype):
+    influences = torch.from_numpy(np.random.default_rng(4).normal(size=len(triples))).to(dtype)
+    influences[::2] = 0
+    felt = influences.nonzero()[:, 0]
+    find = PathFinder(triples, 8, limit=10_000, max_hops=3)
+    expected = find(PREDICTION, influences)
+    assert expected
+    assert find(PREDICTION, Scores(influences[felt], felt, len(triples))) == expected
+    assert find(PREDICTION, Scores.of_all(influences)) == expected
+    nothing = Scores(influences[:0], felt[:0], len(triples))
+    assert find(PREDICTION, nothing) == find(PREDICTION, torch.zeros(len(triples), dtype=dtype))

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import TEST, TRAIN, TREATS, VALID, make_small_conve
+from conve_examples import trained_conve
 
 from conve_tracin.data.categories import Categories, read_categories
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.influence import standing
+from conve_tracin.influence import scorers, standing
 from conve_tracin.influence.scorers import ConvEScorer
-from conve_tracin.influence.standing import FIRST, SEED, RelationSamples, ask_others
+from conve_tracin.influence.standing import FIRST, SEED, RelationSamples, ask_others, best_of_chunks, first_places
 from conve_tracin.influence.summary import SummarySettings, describe_prediction
 
 CATEGORIES = Categories(("Disease", "Drug"), np.array([1, 1, 0, 0, 0, -1]))
@@ -134,3 +135,33 @@ def test_the_most_specific_category_is_taken(tmp_path):
     nodes.write_text('{"id": "a", "category": "biolink:Disease"}\nno node\n')
     with pytest.raises(InputError, match=r"nodes\.jsonl:2: .*a node is an object"):
         read_categories(nodes, Vocabulary("entity", ("a",)))
+
+
+@pytest.mark.parametrize("entity_bias", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 30, 2048])
+def test_chunks_of_the_entities_find_what_all_at_once_do(entity_bias, size, monkeypatch):
+    monkeypatch.setattr(scorers, "ENTITIES_AT_ONCE", size)
+    scorer = ConvEScorer(trained_conve(entity_bias=entity_bias)[0].double())
+    random = np.random.default_rng(5)
+    training, known = random.integers(0, 30, size=(80, 2)), random.integers(0, 30, size=(20, 2))
+    whole = ask_others(scorer.score_queries, 1, training, known, 30)
+    chunked = ask_others(scorer.score_queries, 1, training, known, 30, score_chunks=scorer.score_chunks)
+    np.testing.assert_array_equal(chunked.first, whole.first)
+    np.testing.assert_array_equal(chunked.asked, whole.asked)
+
+
+def test_known_entities_are_never_among_the_best_of_chunks():
+    scores = torch.tensor([[5.0, 4, 3, 2, 1], [1, 2, 3, 4, 5], [0, 0, 0, 0, 0]])
+    known = [np.array([0, 2, 3]), np.array([], dtype=np.int64), np.arange(5)]
+    chunks = [(0, scores[:, :2].clone()), (2, scores[:, 2:4].clone()), (4, scores[:, 4:].clone())]
+    assert best_of_chunks(chunks, known, 3).tolist() == [[1, 4, -1], [4, 3, 2], [-1, -1, -1]]
+    assert best_of_chunks([(0, scores.clone())], known, 3).tolist() == [[1, 4, -1], [4, 3, 2], [-1, -1, -1]]
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 40])
+@pytest.mark.parametrize("nan", [0, 2, 20])
+def test_first_places_are_those_of_a_stable_sort(count, nan):
+    scores = torch.from_numpy(np.random.default_rng(count).integers(0, 6, 40).astype(float))
+    scores[:nan] = torch.nan
+    expected = scores.sort(descending=True, stable=True).indices[:count]
+    assert first_places(scores, count).tolist() == expected.tolist()

@@ -3,7 +3,9 @@ import torch
 from conve_examples import SIZES, random_triples, trained_conve
 
 from conve_tracin.checkpoint.conversion import convert_pytorch_to_pykeen_state_dict
+from conve_tracin.checkpoint.native import build_model
 from conve_tracin.checkpoint.pykeen import build_pykeen_conve
+from conve_tracin.checkpoint.schema import require_sound_weights
 from conve_tracin.errors import InputError
 from conve_tracin.model.conve import ConvE, ConvEConfig, is_statistic, weight_shapes
 
@@ -103,3 +105,31 @@ def test_shapes_without_a_model_are_those_of_the_model(setting, entity_bias):
     ]
     trained = [name for name, _ in model.named_parameters()]
     assert [name for name in weight_shapes(model.config) if not is_statistic(name)] == trained
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("entity_bias", [False, True])
+def test_a_built_model_has_a_checkpoints_weights_and_its_own_memory(entity_bias, dtype):
+    model, _ = trained_conve(entity_bias=entity_bias)
+    state = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
+    checkpoint = {"model_state_dict": state, "model_config": model.config.as_dict()}
+    built = build_model(checkpoint)
+    assert built.config == model.config
+    assert [name for name, _ in built.named_parameters()] == [name for name, _ in model.named_parameters()]
+    assert all(parameter.requires_grad for parameter in built.parameters())
+    assert not built.training
+    for name, weight in built.state_dict().items():
+        torch.testing.assert_close(weight, model.state_dict()[name], rtol=0, atol=0)
+        assert weight.data_ptr() != state[name].data_ptr()
+    triples = random_triples(20)
+    torch.testing.assert_close(built.score(*triples.T), model.score(*triples.T), rtol=0, atol=0)
+
+
+def test_finite_weights_whose_sum_is_not_are_sound():
+    largest = torch.finfo(torch.float32).max
+    require_sound_weights({"weight": torch.tensor([largest, largest])}, source="model.pt")
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(InputError, match=r"NaN or infinite"):
+            require_sound_weights({"weight": torch.tensor([largest, largest, bad, -largest])}, source="model.pt")
