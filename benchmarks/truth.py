@@ -135,7 +135,7 @@ def examine(args: argparse.Namespace) -> None:
     """Examine trained models: `reasons`, `paths` or `stability`."""
     from truth_lib.exams import reasons_exam, stability_exam
     from truth_lib.path_orders import paths_exam, scores_in_path_order
-    from truth_lib.trained import BOTH_SIDES, LABELS_ALONE, METHODS, require_methods
+    from truth_lib.trained import BOTH_SIDES, GAUSS_NEWTON, LABELS_ALONE, METHODS, require_methods
 
     methods = args.methods or list(METHODS)
     require_methods(methods)
@@ -144,7 +144,9 @@ def examine(args: argparse.Namespace) -> None:
         result = paths_exam(exam, args.through, methods)
     elif args.command == "stability":
         transform = partial(scores_in_path_order, exam)
-        result = stability_exam(exam, methods, transform=transform, transformed=(LABELS_ALONE, BOTH_SIDES))
+        result = stability_exam(
+            exam, methods, transform=transform, transformed=(GAUSS_NEWTON, LABELS_ALONE, BOTH_SIDES)
+        )
     else:
         result = reasons_exam(exam, methods)
     record_exam(args, exam, result)

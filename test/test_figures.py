@@ -95,10 +95,10 @@ STABILITY_ROWS = {
     "list of `gauss-newton`, fold c": ("fold c", "gauss-newton"),
     "list of `gauss-newton`, validation": ("validation", "gauss-newton"),
     "the page's paths first, fold c": (
-        "fold c", "gauss-newton, labels alone, both sides, in the order of ranked paths",
+        "fold c", "gauss-newton, in the order of ranked paths",
     ),
     "the page's paths first, validation": (
-        "validation", "gauss-newton, labels alone, in the order of ranked paths",
+        "validation", "gauss-newton, in the order of ranked paths",
     ),
 }  # fmt: skip
 BY_INFLUENCE = ("exams", "paths", "Hetionet, fold c, held out", "results", "weaker influence, analogies last")
@@ -257,7 +257,7 @@ FIGURES = [
             ("rule: shared (r, t)", "same (r, t)"),
             ("TracIn over all parameters, cross-entropy", "TracIn, all parameters"),
             ("`gauss-newton`, cross-entropy", "gauss-newton (recommended)"),
-            ("the same, a hundredth of the damping", "gauss-newton, damping 0.01"),
+            ("the same, `--damping 0.001`", "gauss-newton, damping 0.001"),
         )
     ),
     (EVIDENCE, "| perfect predictor | {} |", [("truth", "lds", "umls-kvsall-inverse-ce-tails", "ceiling")]),

@@ -116,7 +116,10 @@ GAUSS_NEWTON: dict[str, Method] = {
         for damping in (0.15, 0.5, 1.0, 1.5, 5.0)
     },
     "Gauss–Newton rows, without shares": partial(gauss_newton, NO_SHARES),
-    **{f"gauss-newton, damping {damping}": partial(gauss_newton, {"damping": damping}) for damping in (0.01, 0.1, 0.5)},
+    **{
+        f"gauss-newton, damping {damping}": partial(gauss_newton, {"damping": damping})
+        for damping in (0.001, 0.01, 0.1, 0.5)
+    },
     RECOMMENDED: partial(gauss_newton, {}),
 }
 # What `remove` removes by, besides the controls; the strongest simple rule is added there.

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,10 +69,8 @@ class BatchLoss(nn.Module):
             table,
             Targets(*tails),
             bias=model.entity_bias,
-            weights=queries.weights_by_tails(chosen) if config.query_weights == "tails" else None,
-            label_smoothing=config.label_smoothing,
-            low_precision=mixed_precision_dtype(config, chosen.device),
             compiled=self.compiled,
+            **self._settings(queries, chosen),
         )
 
     def _of_sample(self, queries: Queries, chosen: Tensor) -> Tensor:
@@ -93,10 +92,15 @@ class BatchLoss(nn.Module):
             sampled,
             sample_bias=None if bias is None else bias[sampled.entities],
             target_bias=None if bias is None else bias[sampled.tails],
-            weights=queries.weights_by_tails(chosen) if config.query_weights == "tails" else None,
-            label_smoothing=config.label_smoothing,
-            low_precision=mixed_precision_dtype(config, chosen.device),
+            **self._settings(queries, chosen),
         )
+
+    def _settings(self, queries: Queries, chosen: Tensor) -> dict[str, Any]:
+        return {
+            "weights": queries.weights_by_tails(chosen) if self.config.query_weights == "tails" else None,
+            "label_smoothing": self.config.label_smoothing,
+            "low_precision": mixed_precision_dtype(self.config, chosen.device),
+        }
 
 
 def samples_entities(config: TrainingConfig, model: ConvE) -> bool:
