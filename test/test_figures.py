@@ -214,6 +214,12 @@ FIGURES = [
         "README.md", "d = 200 | {} seconds a test triple | 2 CPU cores, {} GB |",
         [("scale", 1, "influence_seconds"), ("scale", 1, "peak_memory_gb")],
     ),
+    ("README.md", "from the second call on | {} processor seconds", [later_call(3, 10)]),
+    (
+        "README.md", "graphs, has {} ({} with `--damping 0.001`), and a rule {}:",
+        [("truth", "lds", "umls-kvsall-inverse-ce-tails", "methods", name, "mean")
+         for name in ("gauss-newton (recommended)", "gauss-newton, damping 0.001", "same (r, t)")],
+    ),
     ("README.md", "d = 200 | {} seconds a test triple | NVIDIA H100 |", [("scale_gpu", "influence_seconds")]),
     *(
         ("README.md", f"| training on an H200, {how} | {{}} queries a second | {{}} × a plain dense PyTorch loop |",
