@@ -18,7 +18,7 @@ from conve_tracin.influence.method import Influence, Method, Scores, rank_influe
 from conve_tracin.influence.paths import GraphPath
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.influence.summary import InfluenceSummary, Prediction, SummarySettings, describe_prediction, summarise
-from conve_tracin.settings import HEAD, TAIL
+from conve_tracin.settings import TAIL
 
 # Test triples in one pass over the training set: one score for each of them and each training triple is held.
 GROUP_SIZE = 16
@@ -108,10 +108,8 @@ def trace(
         strongest_of: list[list[set[int]]] = []
         for checkpoint in checkpoints:
             loaded = load(checkpoint)
-            if side == HEAD:
-                require_inverse_triples(loaded.scorer, checkpoint)
             title = f"{checkpoint.name}: {len(group)} test triple(s)" if progress else None
-            asked = group if side == TAIL else inverse_of(group)
+            asked = _asked(group, side, loaded.scorer, checkpoint)
             scores_of = _scores(
                 loaded.method, checkpoint, asked, training_triples, batch_size=batch_size, progress=title
             )
@@ -165,6 +163,14 @@ def with_counts(trace: Trace, counts: np.ndarray | None) -> Trace:
         proponents=counted(trace.proponents),
         opponents=counted(trace.opponents),
     )
+
+
+def _asked(group: np.ndarray, side: str, scorer: Scorer, checkpoint: Path) -> np.ndarray:
+    """Turn test triples (n, 3) round if their heads are to be explained; raises InputError if the model ranks none."""
+    if side == TAIL:
+        return group
+    require_inverse_triples(scorer, checkpoint)
+    return inverse_of(group)
 
 
 def require_inverse_triples(scorer: Scorer, checkpoint: Path) -> None:
