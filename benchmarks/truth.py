@@ -240,16 +240,14 @@ def setup_of(args: argparse.Namespace) -> Any:
     return setup
 
 
-def record(args: argparse.Namespace, setup: Any, result: dict[str, Any]) -> None:
-    """Add a result to the JSON file, and write the Markdown page beside it anew."""
+def record(args: argparse.Namespace, setup: Any, result: dict[str, Any], *, name: str | None = None) -> None:
+    """Add a result to the JSON file, under the setup's name or another, and write the Markdown page beside it anew."""
     from common import machine
     from truth_lib import tables
 
     command = shlex.join(["python", "benchmarks/truth.py", *sys.argv[1:]])
     result |= {"command": command, "machine": machine()}
-    share = getattr(args, "share_kept", 0.5)
-    name = setup.name if share == 0.5 else f"{setup.name}, {share:.0%} kept"
-    content = tables.merge_result(args.results, [args.command, name], result)
+    content = tables.merge_result(args.results, [args.command, name or setup.name], result)
     tables.write_report(args.results.with_suffix(".md"), content)
 
 
@@ -278,6 +276,8 @@ def lds(args: argparse.Namespace) -> None:
     from truth_lib.lds import bootstrap, linear_datamodeling_scores, noise_ceiling
     from truth_lib.methods import BASELINES, GAUSS_NEWTON, RECOMMENDED, TRACIN
 
+    if not args.share_kept:
+        raise InputError("--share-kept is 0; give a share above 0")
     setup = setup_of(args)
     full, halves = lds_trainings(args, setup)
     data = setup.load()
@@ -313,6 +313,7 @@ def lds(args: argparse.Namespace) -> None:
             "models": len(models),
             "retraining_minutes": sum(retraining.read_seconds(jobs) for jobs in halves) / 60,
         },
+        name=setup.name if args.share_kept == 0.5 else f"{setup.name}, {args.share_kept:g} kept",
     )
 
 
@@ -349,7 +350,9 @@ def remove(args: argparse.Namespace) -> None:
     }
     before = removal.summarize_removal(full, chosen)
     result = {"by_top_k": by_top_k, "before": before, "test_triples": len(test), "seeds": args.num_seeds}
-    record(args, setup, result | {"facts": args.facts.name if args.facts else None})
+    name = f"{setup.name}, {args.facts.stem}" if args.facts else setup.name
+    result = removal.with_earlier(args.results, name, result | {"facts": args.facts.name if args.facts else None})
+    record(args, setup, result, name=name)
 
 
 def planted(args: argparse.Namespace) -> None:

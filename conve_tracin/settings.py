@@ -393,6 +393,8 @@ DEFAULT_BATCH_SIZE = 256
 TRACIN = "tracin"
 
 GAUSS_NEWTON = "gauss-newton"
+# λ over the mean eigenvalue of a curvature where --damping is 1, for models trained with softmax cross-entropy.
+SOFTMAX_DAMPING = 1000.0
 
 # Each method's module; see `influence.method.Method`.
 METHODS = {
@@ -523,8 +525,8 @@ class TracInOptions:
     )  # fmt: skip
     damping: float = _influence(
         1.0, kind=positive_float,
-        help="of gauss-newton: what is added to a curvature, in units of its mean eigenvalue, or of 100 of them after "
-        "softmax cross-entropy; more of it makes influences smaller",
+        help="of gauss-newton: what is added to a curvature, in units of its mean eigenvalue, or of "
+        f"{SOFTMAX_DAMPING:,.0f} of them after softmax cross-entropy; more of it makes influences smaller",
         matters=(needs(method=GAUSS_NEWTON),),
     )  # fmt: skip
     learning_rate: float | None = _influence(
@@ -551,7 +553,7 @@ class TracInOptions:
     max_hops: int = _influence(3, help="triples in a path at most, 1 to 3", kind=hops, matters=(unless(paths=0),))
     use_last_layers_only: bool = _influence(
         False, help="track only the last tensors before the scoring layer; it agrees with retraining less",
-        matters=(_needs_tracin("it follows the three embedding rows"),),
+        matters=(_needs_tracin("it follows embedding rows"),),
     )  # fmt: skip
     num_last_layers: int = _influence(
         2, help="how many tensors that is", kind=positive_int,
@@ -588,7 +590,7 @@ class TracInOptions:
 
     last_layer_names: Sequence[str] | None = _engine(
         None, help="track exactly these parameters", many=True, metavar="NAME",
-        matters=(_needs_tracin("it follows the three embedding rows"),),
+        matters=(_needs_tracin("it follows embedding rows"),),
     )  # fmt: skip
     use_optimized_tracin: bool = _engine(
         False, help="the same scores by forward-mode passes, in far less time than the reference's backward loop"

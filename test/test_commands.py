@@ -1,5 +1,6 @@
 """The commands that are printed as the next step."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import run_tracin
 import train_pytorch
 from conve_tracin import commands
+from conve_tracin.cli import let_waiting_threads_sleep
 
 FILES = {name: Path(f"my data/{name}.txt") for name in ("train", "valid", "test", "entity_to_id", "relation_to_id")}
 
@@ -46,3 +48,12 @@ def test_names_beside_the_mapping_are_given(tmp_path):
     (tmp_path / "node_name_dict.txt").touch()
     found = commands.name_files_beside(tmp_path / "entity_to_id.tsv")
     assert found == {"node_name_dict": tmp_path / "node_name_dict.txt"}
+
+
+def test_a_user_decides_how_threads_wait(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    let_waiting_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    let_waiting_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"

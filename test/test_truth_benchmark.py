@@ -105,7 +105,7 @@ def test_the_curve_of_removals_is_of_what_was_retrained(setup, tmp_path, monkeyp
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["truth.py", *map(str, arguments)])
     truth.main()
-    result = json.loads(results.read_text())["remove"]["small-kvsall-inverse"]
+    result = json.loads(results.read_text())["remove"]["small-kvsall-inverse, facts"]
     assert result["test_triples"] == 6
     assert list(result["by_top_k"]) == ["1", "3"]
     one, three = result["by_top_k"].values()
@@ -121,6 +121,11 @@ def test_the_curve_of_removals_is_of_what_was_retrained(setup, tmp_path, monkeyp
     kept = ~removal.strongest_proponents(influence[removal.RECOMMENDED], 3)
     expected = [rank_tails(setup.train(data, data.train[kept], 5000 + seed), setup, data) for seed in range(2)]
     assert three[removal.RECOMMENDED]["mrr"] == pytest.approx((1 / np.array(expected)).mean())
+    monkeypatch.setattr(sys, "argv", [*sys.argv[: sys.argv.index("--top-k") + 1], "2", *sys.argv[-8:]])
+    truth.main()
+    merged = json.loads(results.read_text())["remove"]["small-kvsall-inverse, facts"]["by_top_k"]
+    assert {top_k: merged[top_k] for top_k in ("1", "3")} == result["by_top_k"]
+    assert merged["2"][removal.RECOMMENDED]["triples_removed"] > one[removal.RECOMMENDED]["triples_removed"]
     facts.write_text("e0\tr0\te0\n")
     monkeypatch.setattr(sys, "argv", ["truth.py", *map(str, arguments)])
     with pytest.raises(InputError, match=r"facts.tsv: 1 of 1 facts are no test triples"):
@@ -152,9 +157,11 @@ def test_planted_errors_are_false_and_change_tails_alone():
 def test_strongest_proponents_are_those_of_highest_score_whatever_their_size():
     influence = np.array([[0.1, -9.0, 3.0, 2.0], [5.0, 0.0, 0.0, -1.0]])
     assert removal.strongest_proponents(influence, 1).tolist() == [True, False, True, False]
-    ties = removal.strongest_proponents(np.zeros((1, 50)), 10)
+    ties = removal.strongest_proponents(np.ones((1, 50)), 10)
     assert ties.sum() == 10
     assert not ties[:10].all()  # ties are drawn by lot, not by position
+    # What has no influence, or speaks against the test triple, is no proponent.
+    assert removal.strongest_proponents(influence, 3).tolist() == [True, False, True, True]
 
 
 def test_random_triples_share_an_entity_where_they_should():

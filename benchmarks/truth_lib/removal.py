@@ -5,6 +5,7 @@ ranks first, remove the strongest proponents of all of them together, train anew
 retraining noise would count as explanation, so nothing and random triples are removed as well.
 """
 
+import json
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -39,13 +40,25 @@ def triples_ranked_first(ranks: np.ndarray, count: int, *, seed: int = 0) -> np.
     return np.sort(np.random.default_rng(seed).permutation(first)[:count])
 
 
-def strongest_proponents(influence: np.ndarray, top_k: int, *, seed: int = 0) -> np.ndarray:
-    """Mark the `top_k` training triples of highest score of each test triple, ties drawn by lot: (N,) bool."""
+def proponents_of_each(influence: np.ndarray, top_k: int, *, seed: int = 0) -> list[np.ndarray]:
+    """Find the `top_k` training triples of highest score above 0 of each test triple, ties drawn by lot: positions."""
     generator = np.random.default_rng(seed)
-    marked = np.zeros(influence.shape[1], dtype=bool)
+    found = []
     for scores in influence:
         lots = generator.permutation(len(scores))
-        marked[lots[np.argsort(-scores[lots], kind="stable")[:top_k]]] = True
+        strongest = lots[np.argsort(-scores[lots], kind="stable")[:top_k]]
+        found.append(strongest[scores[strongest] > 0])
+    return found
+
+
+def strongest_proponents(influence: np.ndarray, top_k: int, *, seed: int = 0) -> np.ndarray:
+    """Mark what `proponents_of_each` finds for scores (n, N): (N,) bool."""
+    return _marked(proponents_of_each(influence, top_k, seed=seed), influence.shape[1])
+
+
+def _marked(positions: Sequence[np.ndarray], num_triples: int) -> np.ndarray:
+    marked = np.zeros(num_triples, dtype=bool)
+    marked[np.concatenate([np.empty(0, dtype=np.int64), *positions])] = True
     return marked
 
 
@@ -62,17 +75,17 @@ def random_triples(test: np.ndarray, train: np.ndarray, top_k: int, *, share_ent
 def alike_triples(influence: np.ndarray, test: np.ndarray, train: np.ndarray, top_k: int, *, seed: int) -> np.ndarray:
     """Mark another triple for each that `strongest_proponents` marks: (N,) bool.
 
-    It has the same entity of the test triple, and its other entity occurs about as often in training. Nothing that is a
-    strongest proponent of any test triple is drawn.
+    It has the same entity of the test triple, and its other entity occurs about as often in training. Where all triples
+    of that entity are taken, any other stands in. No strongest proponent of any test triple is drawn.
     """
     generator = np.random.default_rng(seed)
-    proponents = strongest_proponents(influence, top_k)
+    of_each = proponents_of_each(influence, top_k)
+    proponents = _marked(of_each, len(train))
     log_degrees = np.log(np.maximum(np.bincount(train[:, [0, 2]].ravel()), 1))
     drawn = np.zeros(len(train), dtype=bool)
     done = np.zeros(len(train), dtype=bool)
-    for (head, _, tail), scores in zip(test, influence, strict=True):
-        top = strongest_proponents(scores[None], top_k)
-        for position in np.flatnonzero(top & ~done).tolist():
+    for (head, _, tail), strongest in zip(test, of_each, strict=True):
+        for position in strongest[~done[strongest]].tolist():
             done[position] = True
             ends = train[position, [0, 2]]
             shared = np.intersect1d(ends, (head, tail))
@@ -98,8 +111,9 @@ def triples_of_facts(path: Path, setup: Setup, test: np.ndarray) -> np.ndarray:
     relations = read_vocabulary(setup.data_dir / "relation_to_id.tsv", "relation")
     facts = np.unique(read_triples(path, entities, relations), axis=0)
     found = rows_of(test, facts)
-    if len(found) < len(facts):
-        raise InputError(f"{path}: {len(facts) - len(found)} of {len(facts)} facts are no test triples; leave them out")
+    missing = len(facts) - len(np.unique(test[found], axis=0))
+    if missing:
+        raise InputError(f"{path}: {missing} of {len(facts)} facts are no test triples; leave them out")
     return found
 
 
@@ -154,3 +168,16 @@ def removal_jobs(setup: Setup, cache: Path, removed: list[np.ndarray]) -> list[J
         path = cache / setup.name / f"without_{digest:08x}_seed_{seed}.npz"
         jobs.append(Job(path, setup, ~marked, 5000 + seed))
     return jobs
+
+
+def with_earlier(results: Path, name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Add what a file of results has of the same removal for other numbers of proponents, or by other names."""
+    if not results.is_file():
+        return result
+    earlier = json.loads(results.read_text(encoding="utf-8")).get("remove", {}).get(name, {})
+    if any(earlier.get(member) != result[member] for member in ("test_triples", "seeds")):
+        return result
+    both = {top_k: dict(by_name) for top_k, by_name in earlier["by_top_k"].items()}
+    for top_k, by_name in result["by_top_k"].items():
+        both[top_k] = both.get(top_k, {}) | by_name
+    return result | {"by_top_k": both}

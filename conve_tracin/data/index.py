@@ -181,7 +181,12 @@ class Index:
     def graph(self) -> Graph:
         """The training graph; what it sorts stays in the index."""
         sizes = (len(vocabulary) for vocabulary in self.vocabularies)
-        return Graph.of_listed(self._parts["listed"]["triples"], *sizes, keep=self.keep)
+        return Graph.of_listed(self.listed_triples, *sizes, keep=self.keep)
+
+    @property
+    def listed_triples(self) -> np.ndarray:
+        """The triples as the file lists them, (N, 3)."""
+        return self._parts["listed"]["triples"]
 
     def keep(self, name: str, make: Callable[[], Arrays]) -> Arrays:
         """Return the arrays of a name, or make and store them; if they cannot be stored, they are made only."""
@@ -224,7 +229,7 @@ def read_indexed(
     is_of_files = all(each is not None and Path(each).is_file() for each in sources)
     index = IndexPlace.of(sources).find() if is_of_files else None
     if index is not None:
-        return index.graph.listed_triples
+        return index.listed_triples
     return read_triples(path, entities, relations, skip_unknown=skip_unknown)
 
 

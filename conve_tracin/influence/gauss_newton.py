@@ -4,7 +4,8 @@ TracIn follows the plain gradient, in which the many directions that all queries
 apart. Here each of the embedding rows that carry the test triple's gradient is preconditioned with its own curvature,
 (H + λI)⁻¹∇s′, as in influence functions (Koh and Liang, 2017, https://arxiv.org/abs/1703.04730, equation 2); all other
 parameters rest. With binary cross-entropy these are the rows of head, relation and tail; with softmax cross-entropy the
-relation's rests as well, since its part agrees with neither retraining nor known reasons (docs/notes_curvature.md).
+relation's rests as well: its part is right only with a pass over all entities for each of the relation's queries, and
+adds nothing then (docs/notes_curvature.md).
 `curvature` has H, for models trained with either; λ is relative to H's mean eigenvalue. s′ is the score of the test
 triple, or with `both_sides` the sum of the scores of its two queries, (h, r, ?) and the inverse (t, r⁻¹, ?), in which
 training had a fact twice.
@@ -62,10 +63,7 @@ from conve_tracin.influence.expectations import expected_derivatives
 from conve_tracin.influence.method import Method, Scores, Triples, as_ids
 from conve_tracin.influence.scorers import LoadedModel
 from conve_tracin.model.conve import ConvE
-from conve_tracin.settings import GAUSS_NEWTON, TracInOptions, TrainingConfig
-
-# λ over the mean eigenvalue where --damping is 1, for models trained with softmax cross-entropy.
-SOFTMAX_DAMPING = 1000.0
+from conve_tracin.settings import GAUSS_NEWTON, SOFTMAX_DAMPING, TracInOptions, TrainingConfig
 
 
 def build(
@@ -188,8 +186,9 @@ class GaussNewton(Method):
     ) -> list[Scores]:
         """Compute the effects of N training triples, all of the model, on each of n test triples' scores.
 
-        Only the queries are looked at that share an entity or the relation with the test triple: all other effects are
-        zero. If the training weighs a repeated triple by how often it stands, so do the means over a query's tails.
+        Only the queries are looked at that share an entity with the test triple, or the relation where that moves: all
+        other effects are zero. If the training weighs a repeated triple by how often it stands, so do the means over a
+        query's tails.
         """
         training_triples = as_ids(training_triples)
         graph, curvature = self.graph_of(training_triples), self.curvature_for(training_triples)
@@ -221,14 +220,16 @@ class GaussNewton(Method):
     def self_products(self, triples: Triples, *, batch_size: int = 256, progress: str | None = None) -> Tensor:
         """Compute the effect of each triple's label on its own score: (N,) on the CPU.
 
-        It needs the curvature of every row that the triples touch: for graphs of some ten thousand entities.
+        It needs the curvature of every row that the triples touch: for graphs of some ten thousand entities. With
+        inverse triples, each side's label counts for that side's score.
         """
+        keywords = {"relation_moves": self.method.relation_moves, "batch_size": batch_size, "progress": progress}
         triples = as_ids(triples)
         curvature = self.curvature_for(triples)
         if not self.inverse_triples:
-            return leverages(self.model, triples, curvature, batch_size=batch_size, progress=progress)
+            return leverages(self.model, triples, curvature, **keywords)
         triples_of_both = examples_of(triples, inverse_triples=True)
-        both = leverages(self.model, triples_of_both, curvature, batch_size=batch_size, progress=progress)
+        both = leverages(self.model, triples_of_both, curvature, **keywords)
         return both[: len(triples)] + both[len(triples) :]
 
 
@@ -410,8 +411,8 @@ def touched_effects(
 ) -> tuple[np.ndarray, Tensor]:
     """Compute `gauss_newton_effects` of one test triple (3,), of the training triples that it touches alone.
 
-    A query's triples are looked at together, as they compete. Those of a query that has neither an entity nor the
-    relation of the test triple have no effect, since nothing moves that they depend on.
+    A query's triples are looked at together, as they compete. Those of a query that has neither an entity nor a moved
+    relation of the test triple are left out: all that moves for them is a rival that the model hardly believes in.
 
     Returns:
         Positions of the triples, in ascending order, (m,), and their effects, (m,).
@@ -518,10 +519,11 @@ def leverages(
     triples: np.ndarray,
     curvature: RowCurvature,
     *,
+    relation_moves: bool = True,
     batch_size: int = 1024,
     progress: str | None = None,
 ) -> Tensor:
-    """Compute ∇s(z)ᵀ(H + λI)⁻¹∇s(z) over the three rows of each triple z: (N,), the effect of its label on itself.
+    """Compute ∇s(z)ᵀ(H + λI)⁻¹∇s(z) over the rows of each triple z: (N,), the effect of its label on itself.
 
     `triples` (N, 3) have the model's relation ids. A planted error stands out because only its own label supports it.
     `progress` is what to call the work on a progress bar over the rows; none is shown without.
@@ -545,11 +547,9 @@ def leverages(
     by_head = torch.where(one_row, by_head + by_tail, by_head)
     by_tail = torch.where(one_row, 0, by_tail)
     own_effects = columns.new_zeros(len(columns), dtype=model.entity_embeddings.weight.dtype)
-    sides = (
-        (columns[:, 0], by_head, curvature.entity),
-        (columns[:, 1], by_relation, curvature.relation),
-        (columns[:, 2], by_tail, curvature.entity),
-    )
+    sides = [(columns[:, 0], by_head, curvature.entity), (columns[:, 2], by_tail, curvature.entity)]
+    if relation_moves:
+        sides.append((columns[:, 1], by_relation, curvature.relation))
     number_of_rows = sum(len(rows.unique()) for rows, _, _ in sides)
     with tqdm(total=number_of_rows, desc=progress, unit="row", disable=progress is None) as bar:
         for rows, gradients, matrix_of in sides:

@@ -110,7 +110,8 @@ def find_walks(
         return Walks(adjacency, head, tail, np.empty((0, hops - 1), dtype=np.int64), nothing, nothing)
     if hops == 1:
         ends = adjacency.between(tail, head)
-        return Walks(adjacency, head, tail, np.empty((1, 0), dtype=np.int64), np.zeros_like(ends), ends)
+        walks = Walks(adjacency, head, tail, np.empty((1, 0), dtype=np.int64), np.zeros_like(ends), ends)
+        return walks.fewest(max_paths)
     first = adjacency.around(head)
     beginnings = first[:, None] if hops == 2 else _two_slots(adjacency, head, tail, max_steps)
     return _close(adjacency, beginnings, head, tail).fewest(max_paths)

@@ -25,6 +25,9 @@ TILE_QUERIES = 1024
 # A thread that finishes early takes another block.
 BLOCKS_OF_A_THREAD = 4
 
+# Tiles are cut to fill all blocks, but not to fewer entities than these.
+MIN_TILE_ENTITIES = 256
+
 # The blocks' sums for the queries hold no more numbers than these, unless each thread has only one block.
 MAX_BLOCK_SUMS = 2**24
 
@@ -98,18 +101,28 @@ class TiledPasses:
         self._log2_queries = queries * LOG2_E
         self._log2_bias = None if bias is None else bias * LOG2_E
         tile_queries = min(len(queries), TILE_QUERIES)
-        tile_entities = chunk_size or TILE_SCORES // tile_queries
+        tile_entities = chunk_size or self._entities_in_a_tile(TILE_SCORES // tile_queries)
         self._rows = cut_into_chunks(len(queries), tile_queries)
         self._tile_scores = tile_queries * min(tile_entities, len(entities))
         chunks = cut_into_chunks(len(entities), tile_entities)
         self._blocks = [chunks[block] for block in cut_into_chunks(len(chunks), self._chunks_in_a_block(len(chunks)))]
 
-    def _chunks_in_a_block(self, chunks: int) -> int:
+    def _most_blocks(self) -> int:
         threads = torch.get_num_threads()
-        if threads == 1:
-            return chunks
-        blocks = max(threads, min(BLOCKS_OF_A_THREAD * threads, MAX_BLOCK_SUMS // self.queries.numel()))
-        return math.ceil(chunks / blocks)
+        most = max(threads, min(BLOCKS_OF_A_THREAD * threads, MAX_BLOCK_SUMS // self.queries.numel()))
+        return 1 if threads == 1 else most
+
+    def _entities_in_a_tile(self, most: int) -> int:
+        """Return how many entities, at most so many, give all blocks equally many tiles."""
+        blocks = self._most_blocks()
+        if blocks == 1:
+            return most
+        tiles_of_a_block = math.ceil(len(self.entities) / (most * blocks))
+        equal = math.ceil(len(self.entities) / (tiles_of_a_block * blocks))
+        return max(equal, min(most, MIN_TILE_ENTITIES))
+
+    def _chunks_in_a_block(self, chunks: int) -> int:
+        return math.ceil(chunks / self._most_blocks())
 
     def binary(self) -> tuple[Tensor, Tensor]:
         """Sum softplus(s) − everywhere · s over the scores of each query, (B,) in float64, and take the derivative.

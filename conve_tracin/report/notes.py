@@ -167,7 +167,9 @@ def ranks_in_words(reasons: ReasonRanks) -> str:
         f"{value:.2f} among the {end}'s own" for end, value in (("head", reasons.head_auc), ("tail", reasons.tail_auc))
         if value is not None
     ]  # fmt: skip
-    area = f"; AUC {' and '.join(among)} (0.5 is chance; by lot p = {reasons.p_value:.2g})" if among else ""
+    area = (
+        f"; AUC {' and '.join(among)} (0.5 is chance; p = {reasons.p_value:.2g} against random order)" if among else ""
+    )
     ranked = "reason has rank" if len(ranks) == 1 else "reasons have the ranks"
     return f"{len(ranks):,} known {ranked} {listed} of {reasons.num_triples:,} training triples{area}."
 
@@ -178,7 +180,9 @@ def summary_in_words(summary: ReasonsSummary) -> str:
         f"{value:.2f} among the {end}'s own" for end, value in (("head", summary.head_auc), ("tail", summary.tail_auc))
         if value is not None
     ]  # fmt: skip
-    area = f"; AUC {' and '.join(areas)} (0.5 is chance; by lot p = {summary.p_value:.2g})" if areas else ""
+    area = (
+        f"; AUC {' and '.join(areas)} (0.5 is chance; p = {summary.p_value:.2g} against random order)" if areas else ""
+    )
     return (
         f"Known reasons of {count(summary.predictions, 'prediction')}: MRR {summary.mean_reciprocal_rank:.3f}, "
         f"MAP {summary.mean_average_precision:.3f}{area}"

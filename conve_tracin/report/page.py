@@ -36,7 +36,7 @@ from conve_tracin.report.palette import Palette
 from conve_tracin.report.path_graph import ACROSS, DOWN, Orientation, assign_lanes, draw_paths
 from conve_tracin.report.tables import prediction_as_json, warnings_about
 from conve_tracin.report.template import render_page
-from conve_tracin.settings import GAUSS_NEWTON, HEAD, TAIL, TRACIN, TracInOptions
+from conve_tracin.settings import GAUSS_NEWTON, HEAD, SOFTMAX_DAMPING, TAIL, TRACIN, TracInOptions
 
 METHODS = {
     TRACIN: "TracIn: learning rate × product of the loss gradients of training triple and prediction, "
@@ -100,7 +100,8 @@ def settings_of(options: TracInOptions) -> dict[str, str]:
     settings = {}
     if options.method == GAUSS_NEWTON:
         settings["Damping"] = (
-            f"{options.damping:g} × a row's mean eigenvalue, or 1,000 of them after softmax cross-entropy"
+            f"{options.damping:g} × a row's mean eigenvalue, "
+            f"or {SOFTMAX_DAMPING:,.0f} of them after softmax cross-entropy"
         )
     else:
         settings["Tracked parameters"] = _tracked_parameters(options)

@@ -247,18 +247,19 @@ def test_expected_derivatives_are_those_of_the_log_sum(case, triples):
         assert value == (pytest.approx(derivatives[query].item(), abs=1e-10) if concerned else 0)
 
 
+@pytest.mark.parametrize("ends", [(4, 4), (2, 5)])
 @pytest.mark.parametrize("name", CASES)
-def test_effects_are_what_the_training_objective_loses_with_a_triple(triples, name):
+def test_effects_are_what_the_training_objective_loses_with_a_triple(triples, name, ends):
     """Along the tangent, the objective without a triple less the objective with it, by its own derivative."""
     approach, query_weights, inverse, bias = CASES[name]
     model = make_model(RELATIONS * (2 if inverse else 1), entity_bias=bias)
-    test_triple = np.array([[4, 1, 4]])
+    test_triple = np.array([[ends[0], 1, ends[1]]])
     method = GaussNewtonMethod.for_training(approach, damping=0.03, loss="ce", query_weights=query_weights)
     effects = gauss_newton_effects(model, test_triple, triples, method, inverse_triples=inverse)[0]
     curvature = training_curvature(model, triples, method.curvature, inverse_triples=inverse)
     model_test = test_triple * [1, 2 if inverse else 1, 1]
     (tangent,) = method.tangents(model, model_test, curvature, inverse_triples=inverse)
-    assert set(tangent.entity_rows) == {4}
+    assert set(tangent.entity_rows) == set(ends)
     assert not tangent.relation_rows
 
     def objective(kept, step):
@@ -273,7 +274,7 @@ def test_effects_are_what_the_training_objective_loses_with_a_triple(triples, na
 
     start = torch.tensor(0.0).double()
     whole = jacrev(lambda step: objective(triples, step))(start)
-    touching = np.flatnonzero((triples[:, [0, 2]] == 4).any(axis=1))
+    touching = np.flatnonzero(np.isin(triples[:, [0, 2]], ends).any(axis=1))
     assert len(touching) > 5
     for place in touching:
         if (triples == triples[place]).all(axis=1).sum() > 1 and approach == "kvsall":

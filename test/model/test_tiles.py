@@ -110,3 +110,18 @@ def test_blocks_sums_stay_small(monkeypatch):
         assert [chunk.start for block in passes._blocks for chunk in block] == list(range(1000))
         counts.append(len(passes._blocks))
     assert counts == [1, 12, 5, 3]
+
+
+@pytest.mark.parametrize("batch_size", [100, 256, 1500])
+@pytest.mark.parametrize("num_entities", [14_541, 18_503, 5_000])
+def test_all_threads_have_blocks_of_like_sizes(batch_size, num_entities):
+    queries, entities = torch.zeros(batch_size, 2), torch.zeros(num_entities, 2)
+    for threads in (2, 16):
+        with torch_threads(threads):
+            passes = TiledPasses(
+                queries, entities, None, factors=queries[:, 0], everywhere=0.0, entity_grad=entities, bias_grad=None
+            )
+        sizes = [sum(chunk.stop - chunk.start for chunk in block) for block in passes._blocks]
+        assert sum(sizes) == num_entities
+        assert len(sizes) >= threads
+        assert min(sizes[:-1]) == max(sizes)
