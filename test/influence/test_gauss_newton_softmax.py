@@ -247,6 +247,11 @@ def test_expected_derivatives_are_those_of_the_log_sum(case, triples):
         assert value == (pytest.approx(derivatives[query].item(), abs=1e-10) if concerned else 0)
 
 
+def repeats_in_query(triples, place):
+    of_query = triples[(triples[:, :2] == triples[place, :2]).all(axis=1)]
+    return len(np.unique(of_query, axis=0)) < len(of_query)
+
+
 @pytest.mark.parametrize("ends", [(4, 4), (2, 5)])
 @pytest.mark.parametrize("name", CASES)
 def test_effects_are_what_the_training_objective_loses_with_a_triple(triples, name, ends):
@@ -279,6 +284,8 @@ def test_effects_are_what_the_training_objective_loses_with_a_triple(triples, na
     for place in touching:
         if (triples == triples[place]).all(axis=1).sum() > 1 and approach == "kvsall":
             continue  # training has it once, and goes on having it
+        if (approach, query_weights) == ("kvsall", "equal") and repeats_in_query(triples, place):
+            continue  # the mean over a query's tails is of what is listed, unless the method drops repeats (`scores`)
         without = jacrev(lambda step, place=place: objective(np.delete(triples, place, axis=0), step))(start)
         assert effects[place].item() == pytest.approx((without - whole).item(), rel=1e-5, abs=1e-7)
 
