@@ -59,6 +59,11 @@ def test_paths(said, row):
     assert str(exams.PATHS[said]) == range_of([result[row]["mean"]["first_reason"]["mean"] for result in results])
 
 
+def test_after_training_anew():
+    results = recorded("exams")["mechanism"]["Hetionet, fold a"]["results"]
+    assert {name: written(results[name]["mrr_by_seed"][0]) for name in exams.AFTER} == exams.AFTER
+
+
 def test_agreement_of_seeds():
     results = [recorded("exams")["stability"][examined(part, SUFFIX)]["results"] for part in PARTS[:2]]
     assert str(exams.SHARED_BY_SEEDS) == range_of(
