@@ -244,6 +244,11 @@ FIGURES = [
         "README.md", "d = 200 | {} seconds a test triple | 2 CPU cores, {} GB |",
         [("scale", 1, "influence_seconds"), ("scale", 1, "peak_memory_gb")],
     ),
+    (
+        "docs/tracin.md", "takes {} for a later call on the 16 million triples, {} for three more (",
+        [("scale", 10, "this", "second call", "cpu"), ("scale", 10, "this", "loop of 3", "cpu")],
+    ),
+    ("docs/tracin.md", "and {} for 20 test triples in one call.", [("scale", 10, "this", "one call for 20", "cpu")]),
     ("README.md", "from the second call on | {} processor seconds", [later_call(3, 10)]),
     (
         "README.md", "graphs, has {} ({} with `--damping 0.001`), and a rule {}:",
