@@ -130,7 +130,8 @@ def main() -> None:
         runs.append(dict(zip(influences, content["results"], strict=True)))
     result = {"runs": [{kind: summary_of(one) for kind, one in each.items()} for each in runs], **counts_of(runs)}
     result |= {"command": shlex.join(["python", "benchmarks/verification.py", *sys.argv[1:]]), "machine": machine()}
-    write_json(args.results, result)
+    earlier = json.loads(args.results.read_text(encoding="utf-8")) if args.results.is_file() else {}
+    write_json(args.results, earlier | result)
     print(json.dumps(result))
 
 
