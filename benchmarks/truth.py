@@ -344,11 +344,12 @@ def remove(args: argparse.Namespace) -> None:
     # All removals with a seed before the next seed, so that an interrupted run has whole comparisons.
     in_order = itertools.chain(*zip(*jobs.values(), strict=True))
     retraining.run_jobs(in_order, workers=args.workers, description=f"{setup.name}, removed")
+    first = chosen[retraining.read_ranks(full[:1])[0, chosen] == 1]
     by_top_k = {
-        str(top_k): {name: removal.summarize_removal(jobs[top_k, name], chosen) for name in names}
+        str(top_k): {name: removal.summarize_removal(jobs[top_k, name], chosen, first) for name in names}
         for top_k in args.top_k
     }
-    before = removal.summarize_removal(full, chosen)
+    before = removal.summarize_removal(full, chosen, first)
     result = {"by_top_k": by_top_k, "before": before, "test_triples": len(test), "seeds": args.num_seeds}
     name = f"{setup.name}, {args.facts.stem}" if args.facts else setup.name
     result = removal.with_earlier(args.results, name, result | {"facts": args.facts.name if args.facts else None})

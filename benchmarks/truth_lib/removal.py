@@ -145,9 +145,13 @@ def influences_of(names: Iterable[str], models: Sequence[Any], setup: Setup, tes
     return influences
 
 
-def summarize_removal(jobs: Sequence[Job], measured: np.ndarray) -> dict[str, Any]:
-    """Summarize retrainings, one for each seed, on the test triples at positions `measured` (n,)."""
-    ranks = read_ranks(jobs)[:, measured]  # (seeds, n)
+def summarize_removal(jobs: Sequence[Job], measured: np.ndarray, first: np.ndarray) -> dict[str, Any]:
+    """Summarize retrainings, one for each seed, on the test triples at positions `measured` (n,).
+
+    `first` (m,) are those of them that the explained model ranks first, as all are in Kelpie's protocol.
+    """
+    every_rank = read_ranks(jobs)
+    ranks, of_first = every_rank[:, measured], every_rank[:, first]  # (seeds, n) and (seeds, m)
     by_seed = (1 / ranks).mean(axis=1)
     error = by_seed.std(ddof=1) / np.sqrt(len(by_seed)) if len(by_seed) > 1 else 0.0
     return {
@@ -156,6 +160,11 @@ def summarize_removal(jobs: Sequence[Job], measured: np.ndarray) -> dict[str, An
         "mrr_standard_error": float(error),
         "hits@1": float((ranks <= 1).mean()),
         "score": float(read_scores(jobs)[:, measured].mean()),
+        "first_before": {
+            "test_triples": len(first),
+            "mrr": float((1 / of_first).mean()) if len(first) else None,
+            "hits@1": float((of_first <= 1).mean()) if len(first) else None,
+        },
     }
 
 

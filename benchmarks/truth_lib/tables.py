@@ -87,6 +87,17 @@ def _cell(interval: dict[str, float]) -> str:
     return f"{shortest(interval['mean'])} ({shortest(interval['low'])} to {shortest(interval['high'])})"
 
 
+_REMOVAL = (
+    "of each", "removed", "triples", "filtered tail MRR after", "Hits@1", "mean score",
+    "of those ranked first before: MRR, Hits@1",
+)  # fmt: skip
+
+
+def _first_before(value: dict[str, Any]) -> str:
+    of_first = value.get("first_before")
+    return f"{shortest(of_first['mrr'])}, {shortest(of_first['hits@1'])}" if of_first else "–"
+
+
 def _removal_lines(results: dict[str, Any]) -> list[str]:
     lines = ["## Remove and retrain", ""] if results else []
     for name, result in results.items():
@@ -99,6 +110,7 @@ def _removal_lines(results: dict[str, Any]) -> list[str]:
                 shortest(value["mrr"]) + (f" ± {shortest(value['mrr_standard_error'])}" if several else ""),
                 shortest(value["hits@1"]),
                 f"{value['score']:.2f}",
+                _first_before(value),
             ]
             for top_k, by_removal in result["by_top_k"].items()
             for removed, value in by_removal.items()
@@ -112,7 +124,7 @@ def _removal_lines(results: dict[str, Any]) -> list[str]:
             f"{name}: {result['test_triples']} {facts}{known}, the strongest proponents of all removed together, "
             f"{result['seeds']} seed{'s' * several}; {_origin(result)}",
             "",
-            *markdown_table(["of each", "removed", "triples", "filtered tail MRR after", "Hits@1", "mean score"], rows),
+            *markdown_table(_REMOVAL, rows),
             "",
         ]
     return lines
