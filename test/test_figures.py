@@ -172,7 +172,7 @@ FIGURES = [
              ("triples_removed",), ("first_before", "mrr"), ("first_before", "hits@1"),
          )])
         for row, bold, removed in (
-            ("none", "", "nothing"), ("others of the same entities and degrees", "", ALIKE),
+            ("nothing at all", "", "nothing"), ("others of the same entities and degrees", "", ALIKE),
             ("**Gauss–Newton**", "**", "gauss-newton (recommended)"),
         )
     ),
