@@ -45,7 +45,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--triples", type=int, default=16_000_000)
-    parser.add_argument("--entities", type=int, default=ENTITIES)
+    parser.add_argument("--entities", type=int, default=ENTITIES, help="with --commands: of a synthetic graph")
     parser.add_argument("--test-triples", type=int, default=1)
     parser.add_argument("--embedding-size", default="8x4", help="height x width of an embedding")
     parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH_SIZE)

@@ -11,7 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import truth
-from truth_lib import lds, planted, removal, retraining
+from truth_lib import lds, planted, removal, retraining, tables
 from truth_lib.setups import Setup, rank_tails
 
 from conve_tracin.data.triples import write_triples
@@ -91,6 +91,15 @@ def test_others_alike_share_an_entity_and_have_a_degree_as_near_as_is_left(seed)
         distances = sorted(abs(np.log(degree) - np.log(wanted)) for degree in other_degrees(free))
         # Three draws, each among the five nearest that were left; sorting pairs them up no worse.
         assert abs(np.log(found) - np.log(wanted)) <= distances[min(len(distances) - 1, 3 + removal.NEAREST)] + 1e-9
+
+
+def test_a_removal_of_facts_that_none_ranks_first_has_its_row():
+    nothing = {"test_triples": 0, "mrr": None, "hits@1": None}
+    first = {"test_triples": 2, "mrr": 0.75, "hits@1": 0.5}
+    value = {"triples_removed": 3, "mrr": 0.2, "mrr_standard_error": 0.0, "hits@1": 0.0, "score": -1.0}
+    assert tables._first_before(value | {"first_before": nothing}) == "–"
+    assert tables._first_before(value | {"first_before": first}) == ".750, .500"
+    assert tables._first_before(value) == "–"
 
 
 def test_the_curve_of_removals_is_of_what_was_retrained(setup, tmp_path, monkeypatch):

@@ -95,7 +95,9 @@ _REMOVAL = (
 
 def _first_before(value: dict[str, Any]) -> str:
     of_first = value.get("first_before")
-    return f"{shortest(of_first['mrr'])}, {shortest(of_first['hits@1'])}" if of_first else "–"
+    if not of_first or not of_first["test_triples"]:
+        return "–"
+    return f"{shortest(of_first['mrr'])}, {shortest(of_first['hits@1'])}"
 
 
 def _removal_lines(results: dict[str, Any]) -> list[str]:
