@@ -21,7 +21,7 @@ entity is the head of a query and a possible tail of the same query, the two par
 concerns one of K tails in the queries of one head, and is left out (its size is in docs/notes_curvature.md).
 """
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,21 +32,23 @@ from conve_tracin.data.graph import Keep
 from conve_tracin.data.queries import Queries
 from conve_tracin.data.sorted_queries import SortedQueries
 from conve_tracin.errors import InputError
+from conve_tracin.influence.beliefs import (
+    KEPT_FROM,
+    SCORES_AT_ONCE,
+    VECTORS_AT_ONCE,
+    Beliefs,
+    Entities,
+    log_normalizers,
+)
 from conve_tracin.influence.engine.jacobians import HEAD, RELATION, Activations, RowJacobians
 from conve_tracin.influence.engine.passes import encode_queries
 from conve_tracin.model.conve import ConvE
 
-# Query vectors whose scores against a chunk of the entities are held at once.
-VECTORS_AT_ONCE = 1024
 # Rows of Jacobians, or directions, that are held at once; a direction passes through feature maps of size F.
 JACOBIAN_ROWS = 16_384
 DIRECTIONS = 2048
-# Queries of a row from which its curvature is kept for later runs.
-KEPT_FROM = 64
 # Entities whose part of a query's curvature is added at once.
 ENTITIES_AT_ONCE = 16_384
-# Scores that are held at once, so that they stay in a core's cache.
-SCORES_AT_ONCE = 2**19
 # From this many directions for each query on, it is cheaper to multiply them with the whole Jacobian.
 WHOLE_JACOBIANS_FROM = 6
 # The mean eigenvalue of a row whose scores are all beyond ±70 or so. Its effects would grow without bound as it falls,
@@ -91,63 +93,23 @@ class CurvatureConfig:
     sampled_per_dimension: int = 10
     seed: int = 0
 
+    def most_queries(self, model: ConvE) -> int:
+        """Return how many queries of a head or relation of a model its curvature is computed from."""
+        return min(self.max_encoded_queries, self._most_sampled(model))
+
+    def most_probes(self, model: ConvE) -> int:
+        """Return how many random vectors a row of a model has."""
+        return min(self.probes, self._most_sampled(model))
+
+    def _most_sampled(self, model: ConvE) -> float:
+        num_entities, dim = model.entity_embeddings.weight.shape
+        return self.sampled_per_dimension * dim if num_entities > self.max_entities else math.inf
+
     def __post_init__(self) -> None:
         if not self.damping > 0:
             raise InputError(f"damping is {self.damping}; give a number above 0")
         if self.loss not in ("bce", "ce"):
             raise InputError(f"loss is {self.loss!r}; the curvature is known for 'bce' and 'ce'")
-
-
-@dataclass(frozen=True)
-class Entities:
-    """What sums over entities run over: rows (M, d), their biases (M,), and how many each stands for, (M,).
-
-    None stands for no biases, and for one each.
-    """
-
-    rows: Tensor
-    bias: Tensor | None
-    factors: Tensor | None = None
-
-    @classmethod
-    def of(cls, model: ConvE) -> "Entities":
-        """Take all entities of a model."""
-        bias = model.entity_bias
-        return cls(model.entity_embeddings.weight.detach(), None if bias is None else bias.detach())
-
-    def take(self, ids: Tensor, factors: Tensor) -> "Entities":
-        """Take some of all entities, (M,)."""
-        return Entities(self.rows[ids], None if self.bias is None else self.bias[ids], factors)
-
-    def split(self, size: int) -> Iterator["Entities"]:
-        """Go through them, `size` at a time."""
-        for start in range(0, len(self.rows), size):
-            parts = (None if each is None else each[start : start + size] for each in (self.bias, self.factors))
-            yield Entities(self.rows[start : start + size], *parts)
-
-    def scores(self, vectors: Tensor) -> Tensor:
-        """Score them for query vectors (B, d): (B, M)."""
-        scores = vectors @ self.rows.T
-        return scores if self.bias is None else scores.add_(self.bias)
-
-    @torch.no_grad()
-    def softmax_moments(self, vectors: Tensor, *, size: int = 4096) -> tuple[Tensor, Tensor]:
-        """Compute log Σ_k exp(s_k) and ē = Σ_k p_k e_k of query vectors (B, d): (B,) and (B, d).
-
-        The sums run with the largest score so far taken off (Milakov and Gimelshein, 2018,
-        https://arxiv.org/abs/1805.02867, algorithm 3).
-        """
-        largest = vectors.new_full((len(vectors), 1), -torch.inf)
-        total, weighted = vectors.new_zeros(len(vectors), 1), torch.zeros_like(vectors)
-        for part in self.split(size):
-            scores = part.scores(vectors)
-            before, largest = largest, torch.maximum(largest, scores.amax(dim=1, keepdim=True))
-            shrink, exponentials = (before - largest).exp(), (scores - largest).exp()
-            if part.factors is not None:
-                exponentials *= part.factors
-            total = total * shrink + exponentials.sum(dim=1, keepdim=True)
-            weighted = weighted * shrink + exponentials @ part.rows
-        return (largest + total.log())[:, 0], weighted / total
 
 
 class RowCurvature:
@@ -173,6 +135,7 @@ class RowCurvature:
         self.queries = queries
         self.config = config
         self._keep = keep
+        self.beliefs = Beliefs(model, queries, draws=config.most_probes(model), seed=config.seed, keep=keep)
         self.table = model.entity_embeddings.weight.detach()
         self._sampled: tuple[Tensor, Tensor, Tensor | None] | None = None
         self._entities: dict[int, Tensor] = {}
@@ -183,9 +146,14 @@ class RowCurvature:
     def entity(self, entity: int) -> Tensor:
         """Return H of an entity's row, as tail and as head together: (d, d)."""
         if entity not in self._entities:
-            as_head = self._kept("head", entity, self.queries.of_head(entity), side=HEAD)
-            self._entities[entity] = self.as_tail(entity) + as_head
+            self._entities[entity] = self.as_tail(entity) + self.as_head(entity)
         return self._entities[entity]
+
+    def as_head(self, entity: int) -> Tensor:
+        """Compute H of an entity as head of its queries: (d, d)."""
+        if self.config.loss == "ce" and len(self.table) > self.config.max_entities:
+            return self._from_draws(entity)
+        return self._kept("head", entity, self.queries.of_head(entity), side=HEAD)
 
     def relation(self, relation: int) -> Tensor:
         """Return H of a relation's row: (d, d)."""
@@ -239,11 +207,13 @@ class RowCurvature:
         normalizers = None if normalizers is None else normalizers[others]
         curvature = self._weighted_gram(entity, sample[others], vectors[others], normalizers) * scale
         kept = known
+        normalizers = self.beliefs.of_tail(entity) if self.config.loss == "ce" else None
         if len(known) > self.config.max_tail_queries:
-            kept = _sample(known, self.config.max_tail_queries, self._generator(2, entity))
+            places = _sample(torch.arange(len(known)), self.config.max_tail_queries, self._generator(2, entity))
+            kept = known[places]
+            normalizers = None if normalizers is None else normalizers[places]
         if len(kept):
-            vectors = self._encode(kept)
-            gram = self._weighted_gram(entity, kept, vectors, self._normalizers(kept, vectors))
+            gram = self._weighted_gram(entity, kept, self._encode(kept), normalizers)
             curvature += gram * (len(known) / len(kept))
         return curvature
 
@@ -306,25 +276,16 @@ class RowCurvature:
         if len(chosen) == 0:
             return curvature
         total = len(chosen)
-        most_queries, most_probes = self.config.max_encoded_queries, self.config.probes
+        chosen = chosen[self._sampled_places(total, side, row)]
         exact_rows = self.config.exact_jacobian_rows
         if len(self.table) > self.config.max_entities:
-            most = self.config.sampled_per_dimension * len(curvature)
-            most_queries, most_probes = min(most_queries, most), min(most_probes, most)
             exact_rows = min(exact_rows, len(curvature) ** 2)
-        if total > most_queries:
-            chosen = _sample(chosen, most_queries, self._generator(side, row))
-        if side not in self._jacobians:
-            self._jacobians[side] = RowJacobians(self.model, side)
         exact = len(chosen) * len(curvature) <= exact_rows
-        probes = max(1, -(-most_probes // len(chosen)))
+        probes = max(1, -(-self.config.most_probes(self.model) // len(chosen)))
         signs = np.random.default_rng([self.config.seed, side, row])
         rows_at_once = JACOBIAN_ROWS // len(curvature) if exact else DIRECTIONS // probes
         for batch in chosen.split(max(1, rows_at_once)):
-            heads, relations = self._pairs(batch)
-            activations = self._jacobians[side](
-                self.table[heads], self.model.relation_embeddings.weight[relations].detach()
-            )
+            activations = self._activations(batch, side)
             if exact:
                 self._add_exactly(curvature, activations, batch)
             else:
@@ -332,6 +293,34 @@ class RowCurvature:
                 pulled = _pull_back(activations, signed).flatten(0, 1)  # (P·B, d)
                 curvature += pulled.T @ pulled / probes
         return curvature * (total / len(chosen))
+
+    @torch.no_grad()
+    def _from_draws(self, head: int) -> Tensor:
+        """Estimate H of a head from entities k that are drawn with their p: n_q Jᵀ(e_k − ē)(e_k − ē)ᵀJ has its mean."""
+        curvature = self.table.new_zeros(self.table.shape[1], self.table.shape[1])
+        chosen, beliefs = self.queries.of_head(head), self.beliefs.of_head(head)
+        total = len(chosen)
+        if total == 0:
+            return curvature
+        places = self._sampled_places(total, HEAD, head)
+        count = beliefs.drawn.shape[1]
+        for part in places.split(max(1, DIRECTIONS // count)):
+            directions = self.table[beliefs.drawn[part]] - beliefs.means[part, None]  # (B, m, d)
+            directions *= self._importance(chosen[part]).sqrt()[:, None, None]
+            pulled = _pull_back(self._activations(chosen[part], HEAD), directions.transpose(0, 1)).flatten(0, 1)
+            curvature += pulled.T @ pulled / count
+        return curvature * (total / len(places))
+
+    def _sampled_places(self, total: int, side: int, row: int) -> Tensor:
+        """Say which of the `total` queries of a row its curvature is computed from, in some order: (M,)."""
+        places, most = torch.arange(total), self.config.most_queries(self.model)
+        return places if total <= most else _sample(places, most, self._generator(side, row))
+
+    def _activations(self, ids: Tensor, side: int) -> Activations:
+        if side not in self._jacobians:
+            self._jacobians[side] = RowJacobians(self.model, side)
+        heads, relations = self._pairs(ids)
+        return self._jacobians[side](self.table[heads], self.model.relation_embeddings.weight[relations].detach())
 
     def _entities_for(self, ids: Tensor) -> Entities:
         """Return what the inner sums of queries (B,) run over: all entities, or their tails and a sample of others."""
@@ -402,24 +391,6 @@ class RowCurvature:
         # Seeded by the row, so that its curvature does not depend on which rows were asked for before it.
         seed = np.random.SeedSequence([self.config.seed, kind, row]).generate_state(1)[0]
         return torch.Generator().manual_seed(int(seed))
-
-
-@torch.no_grad()
-def softmax_moments(model: ConvE, vectors: Tensor, *, size: int = 4096) -> tuple[Tensor, Tensor]:
-    """Compute what `Entities.softmax_moments` does, over all entities of a model."""
-    return Entities.of(model).softmax_moments(vectors, size=size)
-
-
-@torch.no_grad()
-def log_normalizers(entities: Entities, vectors: Tensor) -> Tensor:
-    """Compute log Σ_k exp(s_k) of query vectors (B, d): (B,)."""
-    total = vectors.new_full((len(vectors),), -torch.inf)
-    for part in entities.split(max(256, SCORES_AT_ONCE // len(vectors))):
-        scores = part.scores(vectors)
-        if part.factors is not None:
-            scores += part.factors.log()
-        total = torch.logaddexp(total, scores.logsumexp(dim=1))
-    return total
 
 
 def _logistic_roots(scores: Tensor) -> Tensor:

@@ -9,53 +9,60 @@ import torch
 from torch import Tensor
 
 from conve_tracin.data.queries import Queries
-from conve_tracin.influence.curvature import softmax_moments
+from conve_tracin.data.sorted_queries import SortedQueries
+from conve_tracin.influence.beliefs import Beliefs
 from conve_tracin.influence.engine.jacobians import moved_query_vectors
+from conve_tracin.influence.engine.passes import encode_queries
 from conve_tracin.influence.engine.tangent import ConvETangent
 from conve_tracin.model.conve import ConvE
 
 
 @torch.no_grad()
-def expected_derivatives(model: ConvE, tangent: ConvETangent, queries: Queries, *, batch_size: int = 256) -> Tensor:
-    """Compute Σ_k p_qk ṡ_qk of each training query along a tangent that moves rows alone: (Q,) on the model's device.
+def expected_derivatives(tangent: ConvETangent, beliefs: Beliefs, ids: Tensor, *, batch_size: int = 256) -> Tensor:
+    """Compute Σ_k p_qk ṡ_qk of training queries along a tangent that moves entities' rows alone: (M,) on the CPU.
 
-    With ē = Σ_k p_k e_k it is q̇·ē + Σ_e p_e q·ė_e over the moved entities e. Each query costs a pass over all entities,
-    so that those which neither start from a moved entity nor know one as a tail are passed over, and have 0: p_e is
-    next to nothing there, and a moved relation alone does little.
+    With ē = Σ_k p_k e_k it is q̇·ē + Σ_e p_e q·ė_e over the moved entities e; q̇ is zero where the query does not start
+    from one of them. Each query costs a pass over all entities, so that those which neither start from a moved entity
+    nor know one as a tail are passed over, and have 0: p_e is next to nothing there.
+
+    Args:
+        tangent: what moves.
+        beliefs: of the model; what it lacks is computed.
+        ids: of queries in `beliefs.queries`, in ascending order, (M,); all with a moved entity at an end are there.
+        batch_size: queries that are encoded at once.
     """
-    table = model.entity_embeddings.weight
-    expected = torch.zeros(len(queries), dtype=table.dtype, device=table.device)
-    for batch in queries_of_entities(list(tangent.entity_rows), queries).split(batch_size):
-        heads, relations = queries.heads[batch], queries.relations[batch]
-        rows = (model.entity_embeddings(heads), model.relation_embeddings(relations))
-        directions = (
-            _directions(rows[0], heads, tangent.entity_rows),
-            _directions(rows[1], relations, tangent.relation_rows),
-        )
-        vectors, derivatives = moved_query_vectors(model, rows, directions)  # (B, d) twice
-        normalizers, means = softmax_moments(model, vectors)
-        values = (derivatives * means).sum(dim=1)  # (B,)
-        for row, direction in tangent.entity_rows.items():
-            scores = vectors @ table[row]
-            if model.entity_bias is not None:
-                scores = scores + model.entity_bias[row]
-            values += (scores - normalizers).exp() * (vectors @ direction)
-        expected[batch] = values
+    model, queries, table = beliefs.model, beliefs.queries, beliefs.model.entity_embeddings.weight
+    expected = torch.zeros(len(ids), dtype=table.dtype)
+    for entity in tangent.entity_rows:
+        found, normalizers = queries.with_tail(entity), beliefs.of_tail(entity)
+        for part in torch.arange(len(found)).split(batch_size):
+            vectors = encode_queries(model, *_pairs(queries, found[part], table.device))
+            values = _of_moved_tails(model, tangent, vectors, normalizers[part])
+            expected[torch.searchsorted(ids, found[part])] = values.cpu()
+    # Those that start from a moved entity come last: there the query moves, too.
+    for entity, direction in tangent.entity_rows.items():
+        found, (normalizers, means, _) = queries.of_head(entity), beliefs.of_head(entity)
+        for part in torch.arange(len(found)).split(batch_size):
+            heads, relations = _pairs(queries, found[part], table.device)
+            rows = model.entity_embeddings(heads), model.relation_embeddings(relations)
+            directions = direction.expand_as(rows[0]), torch.zeros_like(rows[1])
+            vectors, derivatives = moved_query_vectors(model, rows, directions)  # (B, d) twice
+            values = (derivatives * means[part]).sum(dim=1)
+            values += _of_moved_tails(model, tangent, vectors, normalizers[part])
+            expected[torch.searchsorted(ids, found[part])] = values.cpu()
     return expected
 
 
-def queries_of_entities(entities: list[int], queries: Queries) -> Tensor:
-    """Find the queries that start from one of some entities, or know one of them as a tail: ids (M,)."""
-    wanted = torch.tensor(entities, dtype=torch.int64, device=queries.heads.device)
-    concerned = torch.isin(queries.heads, wanted)
-    positions = torch.isin(queries.tails, wanted).nonzero()[:, 0]
-    concerned[torch.searchsorted(queries.offsets, positions, right=True) - 1] = True
-    return concerned.nonzero()[:, 0]
+def _of_moved_tails(model: ConvE, tangent: ConvETangent, vectors: Tensor, normalizers: Tensor) -> Tensor:
+    """Compute Σ_e p_e q·ė_e over the moved entities, for query vectors (B, d) and their normalizers (B,): (B,)."""
+    values = torch.zeros_like(normalizers)
+    for entity, direction in tangent.entity_rows.items():
+        scores = vectors @ model.entity_embeddings.weight[entity]
+        if model.entity_bias is not None:
+            scores = scores + model.entity_bias[entity]
+        values += (scores - normalizers).exp() * (vectors @ direction)
+    return values
 
 
-def _directions(rows: Tensor, ids: Tensor, moved: dict[int, Tensor]) -> Tensor:
-    """Lay the directions of the moved rows beside those (B, d) of `ids` (B,), zero for the others: (B, d)."""
-    directions = torch.zeros_like(rows)
-    for row, direction in moved.items():
-        directions[ids == row] = direction
-    return directions
+def _pairs(queries: Queries | SortedQueries, ids: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    return tuple(column.to(device) for column in queries.pairs(ids))

@@ -392,7 +392,15 @@ def gauss_newton_effects(
     model_triples = examples_of(training_triples, inverse_triples=inverse_triples)
     model_tests = with_relation_rows(test_triples, inverse_triples=inverse_triples)
     tangents = method.tangents(model, model_tests, curvature, inverse_triples=inverse_triples)
-    effects = example_effects(model, tangents, model_triples, method, batch_size=batch_size, progress=progress)
+    effects = example_effects(
+        tangents,
+        model_triples,
+        method,
+        curvature=curvature,
+        queries=torch.arange(len(curvature.queries), device=curvature.queries.device),
+        batch_size=batch_size,
+        progress=progress,
+    )
     if inverse_triples:
         effects = effects[:, : len(training_triples)] + effects[:, len(training_triples) :]
     for out, tangent, test, model_test in zip(effects, tangents, test_triples, model_tests, strict=True):
@@ -422,7 +430,9 @@ def touched_effects(
     (tangent,) = method.tangents(model, model_test, curvature, inverse_triples=inverse)
     touched = queries.touching(list(tangent.entity_rows), list(tangent.relation_rows))
     examples = queries.examples(touched)
-    by_example = example_effects(model, [tangent], queries.rows_of(examples), method, batch_size=batch_size)[0]
+    by_example = example_effects(
+        [tangent], queries.rows_of(examples), method, curvature=curvature, queries=touched, batch_size=batch_size
+    )[0]
     positions, places = np.unique(examples % len(queries.triples), return_inverse=True)
     effects = by_example.new_zeros(len(positions)).index_add_(0, torch.from_numpy(places), by_example)
     here = np.take(queries.triples, positions, axis=0)
@@ -431,20 +441,21 @@ def touched_effects(
 
 
 def example_effects(
-    model: ConvE,
     tangents: list[ConvETangent],
     examples: np.ndarray,
     method: GaussNewtonMethod,
     *,
+    curvature: RowCurvature,
+    queries: Tensor,
     batch_size: int,
     progress: str | None = None,
 ) -> Tensor:
     """Compute w · (ṡ_t − competition · rivals) of examples (M, 3) in the model's relation ids: (n, M).
 
-    The examples are all that their queries have.
+    The examples are all that the `queries` (Q,) have, ids of `curvature.queries` in ascending order.
     """
-    effects = label_effects(model, tangents, examples, batch_size=batch_size, progress=progress)
-    effects -= rival_effects(model, tangents, effects, examples, method)
+    effects = label_effects(curvature.model, tangents, examples, batch_size=batch_size, progress=progress)
+    effects -= rival_effects(tangents, effects, examples, method, curvature=curvature, queries=queries)
     if method.label_weights != "one":
         effects *= label_weights(examples, method.label_weights).to(effects)
     return effects
@@ -466,19 +477,23 @@ def add_label_shares(
 
 
 def rival_effects(
-    model: ConvE, tangents: list[ConvETangent], effects: Tensor, triples: np.ndarray, method: GaussNewtonMethod
+    tangents: list[ConvETangent],
+    effects: Tensor,
+    examples: np.ndarray,
+    method: GaussNewtonMethod,
+    *,
+    curvature: RowCurvature,
+    queries: Tensor,
 ) -> Tensor:
-    """Compute competition · rivals for the label effects (n, N) of triples (N, 3) along n tangents: (n, N)."""
+    """Compute competition · rivals for the label effects (n, M) of examples (M, 3), see `example_effects`: (n, M)."""
     if not method.competition:
         return torch.zeros(())
     if method.rivals == "tails":
-        return method.competition * query_means(effects, triples)
-    index = group_by_query(triples)
-    queries = Queries.from_index(index, model.entity_embeddings.weight.device)
-    expected = torch.stack([expected_derivatives(model, tangent, queries).cpu() for tangent in tangents])  # (n, Q)
-    rivals = expected[:, query_places(index)]
+        return method.competition * query_means(effects, examples)
+    expected = [expected_derivatives(tangent, curvature.beliefs, queries) for tangent in tangents]
+    rivals = torch.stack(expected)[:, query_places(group_by_query(examples))]  # (n, M)
     if method.rivals == "either":
-        rivals = torch.where(other_tails(triples) > 0, query_means(effects, triples), rivals)
+        rivals = torch.where(other_tails(examples) > 0, query_means(effects, examples), rivals)
     return method.competition * rivals
 
 

@@ -8,7 +8,8 @@ from torch.func import functional_call, hessian, jacrev
 
 from conve_tracin.data.queries import Queries, distinct_triples, with_inverse_triples
 from conve_tracin.errors import InputError
-from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature, softmax_moments
+from conve_tracin.influence.beliefs import Entities
+from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
 from conve_tracin.influence.expectations import expected_derivatives
 from conve_tracin.influence.gauss_newton import (
     GaussNewtonMethod,
@@ -199,7 +200,7 @@ def test_sampled_queries_are_unbiased(case):
 def test_moments_are_those_of_the_softmax_whatever_the_chunk(case, size):
     model, _, _, queries, _ = case
     vectors = model.encode(queries.heads, queries.relations).detach() * 30  # exponentials beyond every float
-    normalizers, means = softmax_moments(model, vectors, size=size)
+    normalizers, means = Entities.of(model).softmax_moments(vectors, size=size)
     scores = model.score_queries(vectors).detach()
     torch.testing.assert_close(normalizers, scores.logsumexp(dim=1))
     torch.testing.assert_close(means, scores.softmax(dim=1) @ model.entity_embeddings.weight.detach())
@@ -232,7 +233,8 @@ def moved_along(model, tangent, step):
 
 def test_expected_derivatives_are_those_of_the_log_sum(case, triples):
     model, _, _, queries, config = case
-    (tangent,) = gauss_newton_tangents(model, triples[:1], RowCurvature(model, queries, config))
+    curvature = RowCurvature(model, queries, config)
+    (tangent,) = gauss_newton_tangents(model, triples[:1], curvature, relation_moves=False)
 
     def log_sums(step):
         return functional_call(model, moved_along(model, tangent, step), (queries.heads, queries.relations)).logsumexp(
@@ -241,7 +243,9 @@ def test_expected_derivatives_are_those_of_the_log_sum(case, triples):
 
     derivatives = jacrev(log_sums)(torch.tensor(0.0).double()).detach()
     entities = set(tangent.entity_rows)
-    for query, value in enumerate(expected_derivatives(model, tangent, queries, batch_size=4).tolist()):
+    everything = torch.arange(len(queries))
+    expected = expected_derivatives(tangent, curvature.beliefs, everything, batch_size=4)
+    for query, value in enumerate(expected.tolist()):
         tails = queries.tails[queries.offsets[query] : queries.offsets[query + 1]].tolist()
         concerned = int(queries.heads[query]) in entities or entities & set(tails)
         assert value == (pytest.approx(derivatives[query].item(), abs=1e-10) if concerned else 0)

@@ -10,7 +10,9 @@ from torch.func import jacrev, jvp, vmap
 
 from conve_tracin.data.graph import Graph
 from conve_tracin.data.queries import Queries, examples_of
+from conve_tracin.influence import beliefs as beliefs_module
 from conve_tracin.influence import curvature as curvature_module
+from conve_tracin.influence.beliefs import Draws, Entities
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
 from conve_tracin.influence.engine.jacobians import HEAD, RELATION, RowJacobians, moved_query_vectors
 from conve_tracin.influence.engine.passes import encode_queries
@@ -114,8 +116,34 @@ def test_sampled_entities_are_unbiased(triples, exact_jacobian_rows):
     assert abs(traces.mean() - exact) < 4 * standard_error
 
 
+def test_a_curvature_from_drawn_entities_is_unbiased(triples):
+    queries, model = Queries.distinct(triples), make_model(RELATIONS)
+    head = int(queries.heads.mode().values)
+    assert len(queries.of_head(head)) > 2
+    exact = RowCurvature(model, queries, CurvatureConfig(loss="ce")).as_head(head)
+    sampled = {"loss": "ce", "max_entities": 5, "max_encoded_queries": 2, "probes": 6}
+    drawn = torch.stack(
+        [RowCurvature(model, queries, CurvatureConfig(seed=seed, **sampled)).as_head(head) for seed in range(400)]
+    )
+    standard_error = drawn.std(dim=0) / len(drawn) ** 0.5
+    assert (standard_error.diagonal() > 0).all()
+    assert ((drawn.mean(dim=0) - exact).abs() < 4.5 * standard_error + 1e-12).all()
+
+
+@pytest.mark.parametrize("size", [3, 100])
+def test_entities_are_drawn_as_the_softmax_believes(size):
+    model = make_model(RELATIONS)
+    vectors = model.encode(torch.tensor([0, 1]), torch.tensor([0, 1])).detach() * 3
+    draws = Draws(2, 20_000, torch.Generator().manual_seed(0))
+    Entities.of(model).softmax_moments(vectors, size=size, draws=draws)
+    shares = torch.stack([row.bincount(minlength=ENTITIES) for row in draws.entities]) / 20_000
+    expected = model.score_queries(vectors).detach().softmax(dim=1)
+    assert ((shares - expected).abs() < 4.5 * (expected * (1 - expected) / 20_000).sqrt() + 1e-12).all()
+
+
 def test_curvatures_that_are_kept_are_not_computed_again(triples, monkeypatch):
-    monkeypatch.setattr(curvature_module, "KEPT_FROM", 1)
+    for module in (curvature_module, beliefs_module):
+        monkeypatch.setattr(module, "KEPT_FROM", 1)
     queries, kept = Queries.distinct(triples), {}
 
     def keep(name, make):
@@ -123,11 +151,17 @@ def test_curvatures_that_are_kept_are_not_computed_again(triples, monkeypatch):
 
     first = RowCurvature(make_model(RELATIONS), queries, CurvatureConfig(loss="ce"), keep=keep)
     expected = first.relation(0), first.entity(1)
-    assert set(kept) == {"relation-0", "head-1", "sample"}
+    entity = int(queries.tails[0])
+    believed, normalizers = first.beliefs.of_head(1), first.beliefs.of_tail(entity)
+    assert set(kept) == {"relation-0", "head-1", "sample", "beliefs-1", f"normalizers-{entity}"}
     kept["relation-0"] = {"curvature": 2 * kept["relation-0"]["curvature"]}
+    kept[f"normalizers-{entity}"] = {"normalizers": 2 * kept[f"normalizers-{entity}"]["normalizers"]}
     later = RowCurvature(make_model(RELATIONS), queries, CurvatureConfig(loss="ce"), keep=keep)
     torch.testing.assert_close(later.relation(0), 2 * expected[0])
     torch.testing.assert_close(later.entity(1), expected[1])
+    torch.testing.assert_close(later.beliefs.of_tail(entity), 2 * normalizers)
+    for mine, before in zip(later.beliefs.of_head(1), believed, strict=True):
+        torch.testing.assert_close(mine, before)
 
 
 SIZES = [
