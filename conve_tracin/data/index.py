@@ -32,8 +32,8 @@ VERSION = 2
 FEWEST_TRIPLES = 100_000
 # Arrays below this many bytes are read, not mapped: an empty file cannot be mapped.
 SMALL = 2**16
-# Models whose curvatures are kept; each takes a few megabytes, or tens for wide ones.
-MODELS_KEPT = 4
+# Models of which something is kept, with each setting that it depends on: mostly megabytes, tens for wide models.
+MODELS_KEPT = 8
 
 CONTENTS = "contents.json"
 # Beside the arrays of a structure: their names. What another process is deleting has lost some of them.

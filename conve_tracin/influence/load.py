@@ -169,6 +169,8 @@ class CheckpointLoader:
         # A training that goes on may have written another epoch there while this one was read.
         if self.index is not None and stamp is not None and stamp == _stamp_of(path):
             method.keep_of_settings = partial(self.index.keep_of_model, path, stamp)
+            image = self.options.embedding_height, self.options.embedding_width
+            loaded.scorer.keep = method.keep_of_settings(("scores", image))
         weight = self.learning_rates[path] if method.uses_learning_rate else 1 / len(self.learning_rates)
         return TracedCheckpoint(loaded.scorer, method, weight)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from conve_tracin.checkpoint.conversion import NATIVE_TO_PYKEEN, PYKEEN_TO_NATIVE
 from conve_tracin.checkpoint.pykeen import as_native_conve, relation_rows, score_pykeen
+from conve_tracin.data.graph import Keep
 from conve_tracin.data.queries import with_relation_rows
 from conve_tracin.device import compute_in_batches
 from conve_tracin.errors import InputError
@@ -46,12 +47,14 @@ class Scorer(nn.Module, ABC):
     Attributes:
         model: the scored model; parameters have its names.
         inverse_triples: it has inverse relations, and relation r of the files is its row 2r.
+        keep: may return arrays that are kept from an earlier time, of the same model and training triples.
     """
 
     def __init__(self, model: nn.Module, *, inverse_triples: bool) -> None:
         super().__init__()
         self.model = model
         self.inverse_triples = inverse_triples
+        self.keep: Keep = lambda _, make: make()
         self.eval()
 
     @property

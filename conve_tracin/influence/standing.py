@@ -4,6 +4,7 @@ Rank 1 of 18,000 entities is little where 136 of them can be an answer, and noth
 everything.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from conve_tracin.data.categories import UNKNOWN, Categories
+from conve_tracin.data.graph import Arrays, Keep
 from conve_tracin.device import compute_in_batches
 from conve_tracin.ranking import choose_batch_size
 
@@ -133,6 +135,7 @@ def ask_others(
     num_entities: int,
     *,
     score_chunks: Callable[[np.ndarray], Chunks] | None = None,
+    keep: Keep = lambda _, make: make(),
 ) -> FirstAnswers:
     """Ask a sample of the questions that a relation answers in training.
 
@@ -142,6 +145,7 @@ def ask_others(
         training, known: what is asked of and the answer, of training triples and of others known to be true, (M, 2).
         num_entities: K.
         score_chunks: of a scorer, if it has them.
+        keep: may return arrays that are kept from an earlier time, of the same model and training triples.
     """
     questions, answers = np.unique(training[:, 0]), np.unique(training[:, 1])
     asked = questions
@@ -160,8 +164,13 @@ def ask_others(
     batch_size = OTHER_QUESTIONS
     if score_chunks is None:
         batch_size = choose_batch_size(num_entities, at_most=BATCH_SIZE)
-    parts = list(compute_in_batches(first_of, len(asked), batch_size=batch_size))
-    first = torch.cat(parts).numpy() if parts else np.empty((0, FIRST), dtype=np.int64)
+
+    def ask() -> Arrays:
+        parts = list(compute_in_batches(first_of, len(asked), batch_size=batch_size))
+        return {"first": torch.cat(parts).numpy() if parts else np.empty((0, FIRST), dtype=np.int64)}
+
+    digest = hashlib.sha256(np.ascontiguousarray(known)).hexdigest()[:16]
+    first = keep(f"standing-{relation}-{digest}", ask)["first"]
     return FirstAnswers(asked, first, known_of, len(questions), answers)
 
 

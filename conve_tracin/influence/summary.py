@@ -285,7 +285,13 @@ def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, s
     first_answers = settings.samples.of(
         relation,
         lambda: ask_others(
-            scorer.score_queries, relation, answers, further, settings.num_entities, score_chunks=scorer.score_chunks
+            scorer.score_queries,
+            relation,
+            answers,
+            further,
+            settings.num_entities,
+            score_chunks=scorer.score_chunks,
+            keep=scorer.keep,
         ),
     )
     return Place(

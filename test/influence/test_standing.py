@@ -150,6 +150,22 @@ def test_chunks_of_the_entities_find_what_all_at_once_do(entity_bias, size, monk
     np.testing.assert_array_equal(chunked.asked, whole.asked)
 
 
+def test_answers_that_are_kept_are_those_of_the_same_known_triples(graph):
+    training, known, scores = graph
+    kept = {}
+
+    def ask_again(known, scores):
+        keep = lambda name, make: kept[name] if name in kept else kept.setdefault(name, make())  # noqa: E731
+        return ask_others(lambda queries, _: scores[queries[:, 0]].clone(), 7, training, known, 90, keep=keep)
+
+    first = ask_again(known, scores)
+    np.testing.assert_array_equal(first.first, ask(graph).first)
+    np.testing.assert_array_equal(ask_again(known, -scores).first, first.first)
+    other = ask_again(known[1:], -scores)
+    np.testing.assert_array_equal(other.first, ask((training, known[1:], -scores)).first)
+    assert len(kept) == 2
+
+
 def test_known_entities_are_never_among_the_best_of_chunks():
     scores = torch.tensor([[5.0, 4, 3, 2, 1], [1, 2, 3, 4, 5], [0, 0, 0, 0, 0]])
     known = [np.array([0, 2, 3]), np.array([], dtype=np.int64), np.arange(5)]
