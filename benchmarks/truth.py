@@ -349,6 +349,8 @@ def remove(args: argparse.Namespace) -> None:
         str(top_k): {name: removal.summarize_removal(jobs[top_k, name], chosen, first) for name in names}
         for top_k in args.top_k
     }
+    for top_k in args.top_k:
+        removal.add_falls(by_top_k[str(top_k)], {name: jobs[top_k, name] for name in names}, chosen)
     before = removal.summarize_removal(full, chosen, first)
     result = {"by_top_k": by_top_k, "before": before, "test_triples": len(test), "seeds": args.num_seeds}
     name = f"{setup.name}, {args.facts.stem}" if args.facts else setup.name

@@ -122,6 +122,10 @@ def test_the_curve_of_removals_is_of_what_was_retrained(setup, tmp_path, monkeyp
     assert 1 <= one[removal.RECOMMENDED]["triples_removed"] <= 6
     assert one[removal.RECOMMENDED]["triples_removed"] < three[removal.RECOMMENDED]["triples_removed"] <= 18
     assert one[removal.ALIKE]["triples_removed"] == one[removal.RECOMMENDED]["triples_removed"]
+    for than, member in ((removal.NOTHING, "fall_below_nothing"), (removal.ALIKE, "fall_below_others")):
+        fall = three[removal.RECOMMENDED][member]
+        assert fall["mean"] == pytest.approx(three[than]["score"] - three[removal.RECOMMENDED]["score"], abs=1e-6)
+        assert fall["low"] <= fall["mean"] <= fall["high"]
 
     setup = truth.setup_of(truth.parse_args(list(map(str, arguments))))
     data = setup.load()

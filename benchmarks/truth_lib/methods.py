@@ -124,7 +124,7 @@ GAUSS_NEWTON: dict[str, Method] = {
 }
 # What `remove` removes by, besides the controls; the strongest simple rule is added there.
 REMOVED_BY: dict[str, Method] = {
-    RECOMMENDED: GAUSS_NEWTON[RECOMMENDED],
+    **{name: GAUSS_NEWTON[name] for name in (RECOMMENDED, "gauss-newton, damping 0.01", "gauss-newton, damping 0.001")},
     "Gauss–Newton rows, labels alone": partial(gauss_newton, LABELS_ALONE),
     "TracIn, embeddings alone": TRACIN["TracIn, embeddings alone"],
     "TracIn, all parameters": TRACIN["TracIn, all parameters"],

@@ -5,9 +5,11 @@ ranks first, remove the strongest proponents of all of them together, train anew
 retraining noise would count as explanation, so nothing and random triples are removed as well.
 """
 
+import itertools
 import json
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence.removal import rows_of
+from truth_lib.lds import bootstrap
 from truth_lib.methods import BASELINES, RECOMMENDED, REMOVED_BY
 from truth_lib.retraining import Job, read_ranks, read_scores
 from truth_lib.setups import Setup
@@ -166,6 +169,18 @@ def summarize_removal(jobs: Sequence[Job], measured: np.ndarray, first: np.ndarr
             "hits@1": float((of_first <= 1).mean()) if len(first) else None,
         },
     }
+
+
+def add_falls(summaries: dict[str, dict[str, Any]], jobs: dict[str, Sequence[Job]], measured: np.ndarray) -> None:
+    """Say how far scores fall below those without the controls, paired by test triple, where these were removed, too.
+
+    `summaries` and `jobs` have the same names; `measured` are positions of test triples, (n,).
+    """
+    scores = {name: read_scores(of_one)[:, measured].mean(axis=0) for name, of_one in jobs.items()}
+    for name, than in itertools.product(jobs, (NOTHING, ALIKE)):
+        if name not in (than, NOTHING) and than in scores:
+            member = f"fall_below_{'nothing' if than == NOTHING else 'others'}"
+            summaries[name][member] = asdict(bootstrap(scores[than] - scores[name]))
 
 
 def removal_jobs(setup: Setup, cache: Path, removed: list[np.ndarray]) -> list[Job]:

@@ -83,13 +83,15 @@ def _lds_lines(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def _cell(interval: dict[str, float]) -> str:
+def _cell(interval: dict[str, float] | None) -> str:
+    if interval is None:
+        return "–"
     return f"{shortest(interval['mean'])} ({shortest(interval['low'])} to {shortest(interval['high'])})"
 
 
 _REMOVAL = (
     "of each", "removed", "triples", "filtered tail MRR after", "Hits@1", "mean score",
-    "of those ranked first before: MRR, Hits@1",
+    "of those ranked first before: MRR, Hits@1", "fall of the score below nothing removed", "below the others removed",
 )  # fmt: skip
 
 
@@ -113,6 +115,7 @@ def _removal_lines(results: dict[str, Any]) -> list[str]:
                 shortest(value["hits@1"]),
                 f"{value['score']:.2f}",
                 _first_before(value),
+                *(_cell(value.get(f"fall_below_{than}")) for than in ("nothing", "others")),
             ]
             for top_k, by_removal in result["by_top_k"].items()
             for removed, value in by_removal.items()
