@@ -210,8 +210,8 @@ class RowCurvature:
         normalizers = self.beliefs.of_tail(entity) if self.config.loss == "ce" else None
         if len(known) > self.config.max_tail_queries:
             places = _sample(torch.arange(len(known)), self.config.max_tail_queries, self._generator(2, entity))
-            kept = known[places]
-            normalizers = None if normalizers is None else normalizers[places]
+            kept = known[places.to(known.device)]
+            normalizers = None if normalizers is None else normalizers[places.to(self.table.device)]
         if len(kept):
             gram = self._weighted_gram(entity, kept, self._encode(kept), normalizers)
             curvature += gram * (len(known) / len(kept))
@@ -276,7 +276,7 @@ class RowCurvature:
         if len(chosen) == 0:
             return curvature
         total = len(chosen)
-        chosen = chosen[self._sampled_places(total, side, row)]
+        chosen = chosen[self._sampled_places(total, side, row).to(chosen.device)]
         exact_rows = self.config.exact_jacobian_rows
         if len(self.table) > self.config.max_entities:
             exact_rows = min(exact_rows, len(curvature) ** 2)
@@ -305,9 +305,10 @@ class RowCurvature:
         places = self._sampled_places(total, HEAD, head)
         count = beliefs.drawn.shape[1]
         for part in places.split(max(1, DIRECTIONS // count)):
-            directions = self.table[beliefs.drawn[part]] - beliefs.means[part, None]  # (B, m, d)
-            directions *= self._importance(chosen[part]).sqrt()[:, None, None]
-            pulled = _pull_back(self._activations(chosen[part], HEAD), directions.transpose(0, 1)).flatten(0, 1)
+            ids, here = chosen[part.to(chosen.device)], part.to(self.table.device)
+            directions = self.table[beliefs.drawn[here]] - beliefs.means[here][:, None]  # (B, m, d)
+            directions *= self._importance(ids).sqrt()[:, None, None]
+            pulled = _pull_back(self._activations(ids, HEAD), directions.transpose(0, 1)).flatten(0, 1)
             curvature += pulled.T @ pulled / count
         return curvature * (total / len(places))
 

@@ -35,21 +35,21 @@ def expected_derivatives(tangent: ConvETangent, beliefs: Beliefs, ids: Tensor, *
     expected = torch.zeros(len(ids), dtype=table.dtype)
     for entity in tangent.entity_rows:
         found, normalizers = queries.with_tail(entity), beliefs.of_tail(entity)
-        for part in torch.arange(len(found)).split(batch_size):
-            vectors = encode_queries(model, *_pairs(queries, found[part], table.device))
-            values = _of_moved_tails(model, tangent, vectors, normalizers[part])
-            expected[torch.searchsorted(ids, found[part])] = values.cpu()
+        for part, of_part in zip(found.split(batch_size), normalizers.split(batch_size), strict=True):
+            vectors = encode_queries(model, *_pairs(queries, part, table.device))
+            values = _of_moved_tails(model, tangent, vectors, of_part)
+            expected[torch.searchsorted(ids, part).cpu()] = values.cpu()
     # Those that start from a moved entity come last: there the query moves, too.
     for entity, direction in tangent.entity_rows.items():
-        found, (normalizers, means, _) = queries.of_head(entity), beliefs.of_head(entity)
-        for part in torch.arange(len(found)).split(batch_size):
-            heads, relations = _pairs(queries, found[part], table.device)
+        parts = (of_all.split(batch_size) for of_all in (queries.of_head(entity), *beliefs.of_head(entity)[:2]))
+        for part, normalizers, means in zip(*parts, strict=True):
+            heads, relations = _pairs(queries, part, table.device)
             rows = model.entity_embeddings(heads), model.relation_embeddings(relations)
             directions = direction.expand_as(rows[0]), torch.zeros_like(rows[1])
             vectors, derivatives = moved_query_vectors(model, rows, directions)  # (B, d) twice
-            values = (derivatives * means[part]).sum(dim=1)
-            values += _of_moved_tails(model, tangent, vectors, normalizers[part])
-            expected[torch.searchsorted(ids, found[part])] = values.cpu()
+            values = (derivatives * means).sum(dim=1)
+            values += _of_moved_tails(model, tangent, vectors, normalizers)
+            expected[torch.searchsorted(ids, part).cpu()] = values.cpu()
     return expected
 
 

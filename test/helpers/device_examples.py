@@ -1,5 +1,7 @@
 """Methods and trainings that every device must run alike."""
 
+from dataclasses import replace
+
 import torch
 from conftest import TRAIN
 from influence_examples import TRAINING
@@ -10,6 +12,14 @@ from conve_tracin.influence.scorers import ConvEScorer
 from conve_tracin.influence.training_loss import Objective, TrainingLoss
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.loop import TrainingData, train
+
+
+def with_sampled_entities(method):
+    """Estimate the method's curvature as on a graph of many entities."""
+    curvature = replace(method.method.curvature, max_entities=4)
+    method.method = replace(method.method, curvature=curvature)
+    return method
+
 
 METHODS = {
     "reference": lambda model: TracInReferencePyTorch(model).method,
@@ -22,6 +32,10 @@ METHODS = {
     ),
     "bfloat16": lambda model: TracInAnalyzerPyTorch(model, use_mixed_precision=True, rescored=20).method,
     "gauss-newton, kvsall": lambda model: GaussNewton(model, training_approach="kvsall"),
+    "gauss-newton, cross-entropy": lambda model: GaussNewton(model, training_approach="1vsall", loss="ce"),
+    "gauss-newton, sampled entities": lambda model: with_sampled_entities(
+        GaussNewton(model, training_approach="1vsall", loss="ce")
+    ),
     "gauss-newton, 1vsall": lambda model: GaussNewton(model, training_approach="1vsall"),
 }
 
