@@ -7,6 +7,7 @@ import tarfile
 import pytest
 import torch
 
+import prepare_data
 import train_pytorch
 from benchmarks.accuracy import reproduce
 
@@ -78,15 +79,36 @@ def test_each_stage_resumes_from_the_one_before_and_a_run_that_was_stopped_withi
     assert {name: again[name] for name in reproduce.METRICS} == {name: result[name] for name in reproduce.METRICS}
 
 
-@pytest.mark.parametrize("given", ["umls", "umls --num-epochs 2", "nations --random-seed 7", "umls --random-seed 42"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "umls", "umls --num-epochs 2", "nations --random-seed 7", "umls --random-seed 42",
+        "mine --recommended --with entity-sample 9 --with loss ce",
+    ],
+)  # fmt: skip
 def test_the_command_of_a_result_gives_it_again(given):
     words = reproduce.command_of(
         reproduce.parse_args([*given.split(), "--data", "here", "--output-dir", "there"])
     ).split()
     assert words[:2] == ["python", "benchmarks/accuracy/reproduce.py"]
-    names = ("recipe", "num_epochs", "random_seed")
+    names = ("recipe", "recommended", "changes", "num_epochs", "random_seed")
     again, first = (vars(reproduce.parse_args(arguments)) for arguments in (words[2:], given.split()))
     assert {name: again[name] for name in names} == {name: first[name] for name in names}
+
+
+def test_a_name_without_a_recipe_needs_the_recommended_training(capsys):
+    with pytest.raises(SystemExit):
+        reproduce.parse_args(["mine"])
+    assert "there is no recipe mine; give one of fb15k-237, kinships, " in capsys.readouterr().err
+
+
+def test_what_is_recommended_is_what_preparing_advises(graph_files, tmp_path, capsys):
+    splits = [str(getattr(graph_files, split)) for split in reproduce.SPLITS]
+    prepare_data.main(["--triples", *splits, "--output-dir", str(tmp_path / "data")])
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Next: ")]
+    settings = reproduce.recommended_settings(tmp_path / "data")
+    assert settings.pop("eval-frequency") == 5
+    assert command.endswith(" ".join(reproduce.flags(settings)))
 
 
 def test_a_seeds_result_stands_beside_the_others(tmp_path, capsys):

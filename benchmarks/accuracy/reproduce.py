@@ -4,11 +4,12 @@
     python benchmarks/accuracy/reproduce.py umls
     python benchmarks/accuracy/reproduce.py fb15k-237 --data FB15k-237.tar.gz
     python benchmarks/accuracy/reproduce.py umls --recommended
+    python benchmarks/accuracy/reproduce.py hetionet --recommended --data FOLDER --with entity-sample 4096
 
 A recipe is a JSON file beside this script: flags of train_pytorch.py and their values, and under "then" what changes
-after the last of its epochs, for a next stage that resumes from there. `--recommended` takes the one training that the
-documents recommend in place of the data set's own recipe. A run that was stopped goes on from its newest checkpoint.
-The last line is JSON, which also goes into --results.
+after the last of its epochs, for a next stage that resumes from there. `--recommended` takes the training that
+prepare_data.py advises for a graph of that size in place of a recipe, so that any name will do. A run that was stopped
+goes on from its newest checkpoint. The last line is JSON, which also goes into --results.
 """
 
 import argparse
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import common  # noqa: E402
+from conve_tracin.commands import advised_training  # noqa: E402
 
 RECIPES = Path(__file__).resolve().parent
 RECOMMENDED = "recommended"
@@ -34,8 +36,10 @@ METRICS = ("mean_reciprocal_rank", "hits@1", "hits@3", "hits@10")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=sorted({path.stem for path in RECIPES.glob("*.json")} - {RECOMMENDED}))
-    parser.add_argument("--recommended", action="store_true", help="train as the documents recommend for any graph")
+    recipes = sorted(path.stem for path in RECIPES.glob("*.json"))
+    parser.add_argument("recipe", help=f"one of {', '.join(recipes)}; with --recommended any name")
+    parser.add_argument("--recommended", action="store_true", help="train as prepare_data.py advises for the size")
+    parser.add_argument("--with", dest="changes", nargs=2, action="append", default=[], metavar=("FLAG", "VALUE"))
     parser.add_argument(
         "--data", type=Path, help="folder or tar.gz with train.txt, valid.txt, test.txt (default: what PyKEEN brings)"
     )
@@ -44,7 +48,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-epochs", type=int, help="fewer epochs than the recipe's, where time is short")
     parser.add_argument("--no-gpu", action="store_true", help="train on the CPU even where there is a GPU")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.json")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.recommended and args.recipe not in recipes:
+        parser.error(f"there is no recipe {args.recipe}; give one of {', '.join(recipes)}, or --recommended")
+    return args
+
+
+def recommended_settings(data: Path) -> dict[str, Any]:
+    """Return the flags, without their dashes, that are advised for prepared files, and their values."""
+    counts = [sum(1 for _ in (data / name).open("rb")) for name in ("train.txt", "entity_to_id.tsv")]
+    advised = advised_training(counts[0], num_entities=counts[1])
+    return {name.replace("_", "-"): value for name, value in advised.items()} | {"eval-frequency": 5}
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -134,7 +148,8 @@ def command_of(args: argparse.Namespace) -> str:
     epochs = "" if args.num_epochs is None else f" --num-epochs {args.num_epochs}"
     seed = "" if args.random_seed == DEFAULT_SEED else f" --random-seed {args.random_seed}"
     recommended = " --recommended" if args.recommended else ""
-    return f"python benchmarks/accuracy/reproduce.py {args.recipe}{recommended}{epochs}{seed}"
+    changes = "".join(f" --with {flag} {value}" for flag, value in args.changes)
+    return f"python benchmarks/accuracy/reproduce.py {args.recipe}{recommended}{changes}{epochs}{seed}"
 
 
 def record(path: Path, name: str, result: dict[str, Any]) -> None:
@@ -147,12 +162,13 @@ def record(path: Path, name: str, result: dict[str, Any]) -> None:
 def main() -> None:
     """Prepare, train, and print what the model reaches."""
     args = parse_args()
-    name = f"{args.recipe}, {RECOMMENDED}" if args.recommended else args.recipe
-    settings = read_recipe(RECOMMENDED if args.recommended else args.recipe) | {"random-seed": args.random_seed}
-    if args.no_gpu:
-        settings["no-gpu"] = True
+    name = ", ".join([args.recipe, *[RECOMMENDED] * args.recommended, *map(" ".join, args.changes)])
     output_dir = args.output_dir or Path("accuracy") / name
     prepare(args.recipe, args.data, output_dir / "data")
+    recipe = recommended_settings(output_dir / "data") if args.recommended else read_recipe(args.recipe)
+    settings = recipe | dict(args.changes) | {"random-seed": args.random_seed}
+    if args.no_gpu:
+        settings["no-gpu"] = True
     stages = stages_of(settings, args.num_epochs)
     reached = train(stages, output_dir / "data", output_dir / f"model-{args.random_seed}")
     result = {"command": command_of(args), "seed": args.random_seed, "machine": common.machine(), **reached}
