@@ -105,6 +105,8 @@ STABILITY_ROWS = {
         "validation", "gauss-newton, in the order of ranked paths",
     ),
 }  # fmt: skip
+FOUR_MODELS = "Hetionet, fold c, four models"
+AGREEMENT = ("heads_own", "tails_own", "ten_strongest")
 BY_INFLUENCE = ("exams", "paths", "Hetionet, fold c, held out", "results", "weaker influence, analogies last")
 
 
@@ -241,6 +243,18 @@ FIGURES = [
               for measure in ("first_reason", "first_whole_path") for what in ("mean", "low", "high")),
         ],
     ),
+    *(
+        (EVIDENCE, f"| {row} | {{}}, {{}}, {{}} |",
+         [("exams", "reasons", FOUR_MODELS, "results", "gauss-newton", sums, measure, "mean")
+          for measure in ("reciprocal_rank", "head_auc", "tail_auc")])
+        for row, sums in (("one model", "mean"), ("four models summed", "sum"))
+    ),
+    *(
+        (EVIDENCE, f"{before}| {{}}, {{}}, {{}} | {{}}, {{}}, {{}} |",
+         [("exams", "stability", FOUR_MODELS, "results", method, models, measure, "mean")
+          for method in ("gauss-newton", "gauss-newton, in the order of ranked paths") for measure in AGREEMENT])
+        for before, models in (("| .240, .663, .852 ", "1"), ("| two models summed | ", "2"))
+    ),
     (
         EVIDENCE, "two models summed have {}, {} and {}.",
         [("exams", "reasons", examined("fold c", SOFTMAX), "results", "gauss-newton", "sum", measure, "mean")
@@ -268,7 +282,7 @@ FIGURES = [
     *(
         (EVIDENCE, f"| {row} | {{}} | {{}} | {{}} |",
          [("exams", "stability", examined(fold, SOFTMAX), "results", method, "1", measure, "mean")
-          for measure in ("heads_own", "tails_own", "ten_strongest")])
+          for measure in AGREEMENT])
         for row, (fold, method) in STABILITY_ROWS.items()
     ),
     *(
