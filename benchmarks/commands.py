@@ -24,8 +24,12 @@ def write_inputs(
     *,
     size: tuple[int, int],
     training: dict[str, Any],
+    has_one_relation: bool = False,
 ) -> None:
-    """Write a graph with labels, and a model of random weights, unless they are there from an earlier run."""
+    """Write a graph with labels, and a model of random weights, unless they are there from an earlier run.
+
+    The test triples are random ones, or of one relation as candidates are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     labels = {
         "entity": np.array([f"CURIE:{number:07d}" for number in range(num_entities)]),
@@ -38,7 +42,10 @@ def write_inputs(
         with (folder / "train.txt").open("w", encoding="utf-8") as file:
             for block in np.array_split(triples, max(1, len(triples) // 500_000)):
                 file.writelines("\t".join(line) + "\n" for line in _labelled(block, labels))
-    chosen = triples[np.random.default_rng(0).choice(len(triples), min(200, len(triples)), replace=False)]
+    generator = np.random.default_rng(0)
+    if has_one_relation:
+        triples = triples[triples[:, 1] == generator.choice(triples[:, 1])]
+    chosen = triples[generator.choice(len(triples), min(200, len(triples)), replace=False)]
     text = "".join("\t".join(line) + "\n" for line in _labelled(chosen, labels))
     (folder / "test_triples.txt").write_text(text, encoding="utf-8")
     torch.manual_seed(0)

@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--forecast", type=Path, nargs="+", metavar="FOLDER", help="estimate training on such folders")
     parser.add_argument("--data", type=Path, help="with --commands: a graph as published, instead of a synthetic one")
     parser.add_argument("--softmax", action="store_true", help="with --commands: a model of the advised training")
+    parser.add_argument("--one-relation", action="store_true", help="with --commands: test triples as candidates are")
     parser.add_argument("--loop", type=int, default=20, help="with --commands: calls after the second one")
     parser.add_argument("--many", type=int, default=0, help="with --commands: test triples of one call")
     parser.add_argument("--against", type=Path, metavar="DIR", help="with --commands: another version's root")
@@ -102,7 +103,9 @@ def time_commands(args: argparse.Namespace) -> dict[str, Any]:
     else:
         graph = common.read_split(args.data)
     training = ADVISED if args.softmax else {"training_approach": "kvsall"}
-    commands.write_inputs(args.commands, *graph, size=(height, width), training=training)
+    commands.write_inputs(
+        args.commands, *graph, size=(height, width), training=training, has_one_relation=args.one_relation
+    )
     measured = commands.measure_commands(
         args.commands,
         loop=args.loop,
@@ -118,6 +121,7 @@ def time_commands(args: argparse.Namespace) -> dict[str, Any]:
         "entities": graph[1],
         "relations": graph[2],
         "embedding_dim": height * width,
+        "test_triples": "of one relation" if args.one_relation else "random",
         "training": training,
         **measured,
     }

@@ -180,12 +180,14 @@ FIGURES = [
         )
     ),
     *(
-        (EVIDENCE, f"| {bold}{row}, French Royalty{bold} |" + f" {bold}{{}}, {{}}{bold} |" * 2,
+        (EVIDENCE, f"| {bold}{row}, French Royalty{bold} |" + f" {bold}{{}}, {{}}{bold} |" * 3,
          [("truth", "remove", "french-royalty-kvsall-inverse-ce-tails", "by_top_k", top_k, removed, name)
-          for top_k in ("1", "10") for name in ("mrr", "score")])
+          for top_k in ("1", "4", "10") for name in ("mrr", "score")])
         for row, bold, removed in (
             ("nothing", "", "nothing"), ("others of the same entities and degrees", "", ALIKE),
             ("Gauss–Newton", "**", "gauss-newton (recommended)"),
+            ("Gauss–Newton, `--damping 0.01`", "", "gauss-newton, damping 0.01"),
+            ("Gauss–Newton, `--damping 0.001`", "", "gauss-newton, damping 0.001"),
         )
     ),
     (
