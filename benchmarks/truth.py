@@ -102,6 +102,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_exam_arguments(mechanism)
     mechanism.add_argument("--num-seeds", type=positive_int, default=3, help="trainings of each kind")
     mechanism.add_argument("--removals", nargs="+", help="names of what is removed; all without")
+    mechanism.add_argument("--strongest-by", default="gauss-newton", help="the method whose strongest are removed")
     mechanism.add_argument("--device", default="cpu", help="where models are trained: cpu, cuda, cuda:1, …")
     mechanism.add_argument("--workers", type=positive_int, default=1, help="trainings side by side, one thread each")
     graph = commands.add_parser("plant-graph", help="write a graph whose reasons are known, and the reasons")
@@ -183,16 +184,17 @@ def record_exam(args: argparse.Namespace, exam: Any, result: dict[str, Any]) -> 
 def mechanism(args: argparse.Namespace) -> None:
     """Train again without the known reasons, and without others, and see what the predictions lose."""
     from truth_lib import mechanism, retraining
-    from truth_lib.trained import GAUSS_NEWTON
+    from truth_lib.trained import require_methods
 
     from conve_tracin.device import choose_device
 
+    require_methods([args.strongest_by])
     names = [mechanism.NOTHING, *(name for name in args.removals or mechanism.REMOVALS if name != mechanism.NOTHING)]
     require_names(names, mechanism.REMOVALS)
     exam = read_exam(args)
     setup = mechanism.setup_of(exam.models[0], args.data, choose_device(args.device))
     retraining.require_same_setup(setup, args.cache)
-    influences = exam.scores(GAUSS_NEWTON)[0]
+    influences = exam.scores(args.strongest_by)[0]
     removed = {
         name: [mechanism.removed_triples(exam, influences, name, seed=seed) for seed in range(args.num_seeds)]
         for name in names

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
-from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
+from conve_tracin.influence.gauss_newton import GaussNewton, GaussNewtonMethod
 from conve_tracin.influence.scorers import LAST_LAYERS, ConvEScorer
 from conve_tracin.influence.training_loss import Objective, TrainingLoss
 from conve_tracin.model.conve import ConvE
@@ -48,11 +48,11 @@ def without_embeddings(model: ConvE, setup: Setup, test: np.ndarray, train: np.n
     return tracin(names, model, setup, test, train)
 
 
-def recommended_method(setup: Setup, *, damping: float = 1.0) -> GaussNewtonMethod:
+def recommended_method(setup: Setup) -> GaussNewtonMethod:
     """Return the Gauss–Newton method with the constants for models that are trained as the setup says."""
     config = setup.config
     return GaussNewtonMethod.for_training(
-        config.training_approach, damping=damping, loss=config.loss, query_weights=config.query_weights
+        config.training_approach, loss=config.loss, query_weights=config.query_weights
     )
 
 
@@ -60,10 +60,18 @@ def gauss_newton(
     settings: dict[str, float], model: ConvE, setup: Setup, test: np.ndarray, train: np.ndarray
 ) -> np.ndarray:
     """Score by the row-wise Gauss–Newton method; `settings` replace the constants of the recommended one."""
-    method = recommended_method(setup, damping=settings.get("damping", 1.0))
-    method = replace(method, **{name: value for name, value in settings.items() if name != "damping"})
-    inverse = setup.config.inverse_triples
-    return gauss_newton_effects(model, test, train, method, inverse_triples=inverse).numpy()
+    config = setup.config
+    found = GaussNewton(
+        model,
+        training_approach=config.training_approach,
+        loss=config.loss,
+        query_weights=config.query_weights,
+        damping=settings.get("damping", 1.0),
+        inverse_triples=config.inverse_triples,
+        training_triples=train,
+    )
+    found.method = replace(found.method, **{name: value for name, value in settings.items() if name != "damping"})
+    return found.products(test, train).numpy()
 
 
 @torch.no_grad()

@@ -151,6 +151,8 @@ METHODS: dict[str, ScoreTriples] = {
     TRACIN_ALL: tracin(None),
     GAUSS_NEWTON: gauss_newton(),
     "gauss-newton, a tenth of the damping": gauss_newton(damping=0.1),
+    "gauss-newton, a thirtieth of the damping": gauss_newton(damping=1 / 30),
+    "gauss-newton, a hundredth of the damping": gauss_newton(damping=0.01),
     "gauss-newton, a thousandth of the damping": gauss_newton(damping=0.001),
     "gauss-newton, one side, a tenth of the damping": gauss_newton(damping=0.1, both_sides=False),
     "gauss-newton for binary models": gauss_newton(as_binary=True),
