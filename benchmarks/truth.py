@@ -12,7 +12,7 @@ import argparse
 import itertools
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,7 @@ def add_lds_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--share-kept", type=fraction, default=0.5, help="of the training triples in each part")
     parser.add_argument("--num-seeds", type=positive_int, default=3, help="models trained on each part")
     parser.add_argument("--num-test", type=positive_int, default=100, help="test triples")
+    parser.add_argument("--methods", nargs="+", help="names of the methods that are measured; all without")
     parser.add_argument(
         "--skip-test", type=non_negative_int, default=0, help="leave out so many, on which a choice was made"
     )
@@ -136,7 +137,7 @@ def examine(args: argparse.Namespace) -> None:
     """Examine trained models: `reasons`, `paths` or `stability`."""
     from truth_lib.exams import reasons_exam, stability_exam
     from truth_lib.path_orders import paths_exam, scores_in_path_order
-    from truth_lib.trained import BOTH_SIDES, GAUSS_NEWTON, LABELS_ALONE, METHODS, require_methods
+    from truth_lib.trained import BOTH_SIDES, GAUSS_NEWTON, HUNDREDFOLD, LABELS_ALONE, METHODS, require_methods
 
     methods = args.methods or list(METHODS)
     require_methods(methods)
@@ -146,7 +147,7 @@ def examine(args: argparse.Namespace) -> None:
     elif args.command == "stability":
         transform = partial(scores_in_path_order, exam)
         result = stability_exam(
-            exam, methods, transform=transform, transformed=(GAUSS_NEWTON, LABELS_ALONE, BOTH_SIDES)
+            exam, methods, transform=transform, transformed=(GAUSS_NEWTON, HUNDREDFOLD, LABELS_ALONE, BOTH_SIDES)
         )
     else:
         result = reasons_exam(exam, methods)
@@ -190,7 +191,7 @@ def mechanism(args: argparse.Namespace) -> None:
 
     require_methods([args.strongest_by])
     names = [mechanism.NOTHING, *(name for name in args.removals or mechanism.REMOVALS if name != mechanism.NOTHING)]
-    require_names(names, mechanism.REMOVALS)
+    require_names("--removals", names, mechanism.REMOVALS)
     exam = read_exam(args)
     setup = mechanism.setup_of(exam.models[0], args.data, choose_device(args.device))
     retraining.require_same_setup(setup, args.cache)
@@ -206,11 +207,11 @@ def mechanism(args: argparse.Namespace) -> None:
     record_exam(args, exam, mechanism.summarize_removals(jobs))
 
 
-def require_names(names: Sequence[str], known: Sequence[str]) -> None:
-    """Raise InputError where --removals names what there is not."""
+def require_names(option: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise InputError where an option names what there is not."""
     for name in names:
         if name not in known:
-            raise InputError(f"--removals: there is no {name!r}; give one of: {'; '.join(known)}")
+            raise InputError(f"{option}: there is no {name!r}; give one of: {'; '.join(known)}")
 
 
 def plant_graph(args: argparse.Namespace) -> None:
@@ -280,6 +281,10 @@ def lds(args: argparse.Namespace) -> None:
 
     if not args.share_kept:
         raise InputError("--share-kept is 0; give a share above 0")
+    chosen_methods = TRACIN | GAUSS_NEWTON
+    require_names("--methods", args.methods or (), chosen_methods)
+    if args.methods:
+        chosen_methods = {name: chosen_methods[name] for name in dict.fromkeys([*args.methods, RECOMMENDED])}
     setup = setup_of(args)
     full, halves = lds_trainings(args, setup)
     data = setup.load()
@@ -291,7 +296,7 @@ def lds(args: argparse.Namespace) -> None:
     models = [retraining.read_model(job) for job in full]
 
     scores: dict[str, np.ndarray] = {}
-    for name, method in tqdm((BASELINES | TRACIN | GAUSS_NEWTON).items(), desc="methods"):
+    for name, method in tqdm([*BASELINES.items(), *chosen_methods.items()], desc="methods"):
         influence = method(models[0], setup, test, data.train)
         scores[name] = linear_datamodeling_scores(influence, kept, measured.mean(axis=0))
         if name == RECOMMENDED:
@@ -325,7 +330,7 @@ def remove(args: argparse.Namespace) -> None:
     from truth_lib.setups import rank_tails
 
     names = args.removals or [name for name in removal.REMOVALS if name != removal.SUMMED or args.num_models > 1]
-    require_names(names, removal.REMOVALS)
+    require_names("--removals", names, removal.REMOVALS)
     setup = setup_of(args)
     data = setup.load()
     full = retraining.full_jobs(setup, args.cache, num_seeds=args.num_models)

@@ -394,7 +394,7 @@ TRACIN = "tracin"
 
 GAUSS_NEWTON = "gauss-newton"
 # λ over the mean eigenvalue of a curvature where --damping is 1, for models trained with softmax cross-entropy.
-SOFTMAX_DAMPING = 1000.0
+SOFTMAX_DAMPING = 10.0
 
 # Each method's module; see `influence.method.Method`.
 METHODS = {
@@ -521,7 +521,7 @@ class TracInOptions:
 
     method: str = _influence(
         TRACIN, choices=METHODS,
-        help="tracin: the documented definition; gauss-newton: what finds known reasons best",
+        help="tracin: the documented definition; gauss-newton: what agrees best with retraining",
     )  # fmt: skip
     damping: float = _influence(
         1.0, kind=positive_float,

@@ -126,13 +126,13 @@ GAUSS_NEWTON: dict[str, Method] = {
     "Gauss–Newton rows, without shares": partial(gauss_newton, NO_SHARES),
     **{
         f"gauss-newton, damping {damping}": partial(gauss_newton, {"damping": damping})
-        for damping in (0.001, 0.01, 0.1, 0.5)
+        for damping in (0.1, 0.5, 10.0, 100.0)
     },
     RECOMMENDED: partial(gauss_newton, {}),
 }
 # What `remove` removes by, besides the controls; the strongest simple rule is added there.
 REMOVED_BY: dict[str, Method] = {
-    **{name: GAUSS_NEWTON[name] for name in (RECOMMENDED, "gauss-newton, damping 0.01", "gauss-newton, damping 0.001")},
+    **{name: GAUSS_NEWTON[name] for name in (RECOMMENDED, "gauss-newton, damping 100.0", "gauss-newton, damping 0.1")},
     "Gauss–Newton rows, labels alone": partial(gauss_newton, LABELS_ALONE),
     "TracIn, embeddings alone": TRACIN["TracIn, embeddings alone"],
     "TracIn, all parameters": TRACIN["TracIn, all parameters"],

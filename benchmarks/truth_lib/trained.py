@@ -145,16 +145,16 @@ BOTH_SIDES = "gauss-newton, labels alone, both sides"
 TRACIN_ALL = "TracIn, all parameters"
 TRACIN_ROWS = "TracIn, embeddings alone"
 NOTHING_ELSE = {"competition": 0.0, "same_tail_share": 0.0, "same_query_share": 0.0}
+HUNDREDFOLD = "gauss-newton, a hundred times the damping"
 METHODS: dict[str, ScoreTriples] = {
     "TracIn, last layers": tracin(LAST_LAYERS[:2]),
     TRACIN_ROWS: tracin(EMBEDDINGS),
     TRACIN_ALL: tracin(None),
     GAUSS_NEWTON: gauss_newton(),
     "gauss-newton, a tenth of the damping": gauss_newton(damping=0.1),
-    "gauss-newton, a thirtieth of the damping": gauss_newton(damping=1 / 30),
-    "gauss-newton, a hundredth of the damping": gauss_newton(damping=0.01),
-    "gauss-newton, a thousandth of the damping": gauss_newton(damping=0.001),
-    "gauss-newton, one side, a tenth of the damping": gauss_newton(damping=0.1, both_sides=False),
+    "gauss-newton, ten times the damping": gauss_newton(damping=10.0),
+    HUNDREDFOLD: gauss_newton(damping=100.0),
+    "gauss-newton, one side, ten times the damping": gauss_newton(damping=10.0, both_sides=False),
     "gauss-newton for binary models": gauss_newton(as_binary=True),
     LABELS_ALONE: gauss_newton(as_binary=True, **NOTHING_ELSE),
     "gauss-newton, labels alone, damping 0.1": gauss_newton(as_binary=True, damping=0.1, **NOTHING_ELSE),
