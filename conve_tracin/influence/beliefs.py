@@ -195,7 +195,7 @@ class Beliefs:
 def log_normalizers(entities: Entities, vectors: Tensor) -> Tensor:
     """Compute log Σ_k exp(s_k) of query vectors (B, d): (B,)."""
     total = vectors.new_full((len(vectors),), -torch.inf)
-    for part in entities.split(max(256, SCORES_AT_ONCE // len(vectors))):
+    for part in entities.split(max(256, SCORES_AT_ONCE // max(len(vectors), 1))):
         scores = part.scores(vectors)
         if part.factors is not None:
             scores += part.factors.log()

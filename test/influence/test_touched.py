@@ -1,6 +1,7 @@
 """Effects of the touched triples alone, against the formula written out over all of them."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,18 @@ def test_a_triple_that_shares_nothing_is_not_looked_at():
     (scores,) = GaussNewton(make_model(RELATIONS), training_approach="1vsall").scores([[0, 0, 1]], triples)
     assert scores.positions.tolist() == [0, 1, 2, 4]  # the third one competes with the last
     assert scores.total == 5
+
+
+@pytest.mark.parametrize("max_entities", [4, 100])
+def test_an_entity_that_training_has_at_one_end_only_is_no_error(max_entities):
+    triples = np.array([[0, 0, 1], [0, 1, 2], [3, 1, 1], [5, 2, 6], [3, 1, 2]])
+    found = GaussNewton(make_model(RELATIONS), training_approach="1vsall", loss="ce")
+    curvature = replace(found.method.curvature, max_entities=max_entities, max_tail_queries=2)
+    found.method = replace(found.method, curvature=curvature)
+    never_a_tail, never_seen, seen = found.products([[0, 0, 2], [7, 0, 8], [3, 1, 1]], triples)
+    assert never_a_tail[[0, 1]].all()
+    assert not never_seen.any()
+    assert seen[[2, 4]].all()
 
 
 @pytest.mark.parametrize("inverse", [False, True])
