@@ -204,10 +204,7 @@ def build_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoi
     """
     config = require_conve(checkpoint, source=source)
     model = ConvE.with_empty_tables(config)
-    types = {name: value.dtype for name, value in model.state_dict().items()}
-    # A copy of the tables would take longer than reading them.
-    state = {name: value.to(types[name]).contiguous() for name, value in checkpoint["model_state_dict"].items()}
-    model.load_state_dict(state, strict=True, assign=True)
+    model.load_state_dict(checkpoint["model_state_dict"], strict=True)
     require_sound_weights(model.state_dict(), source=source)
     return model.eval()
 
