@@ -347,7 +347,16 @@ FIGURES = [
         [("scale", 10, "this", "second call", "cpu"), ("scale", 10, "this", "loop of 3", "cpu")],
     ),
     ("docs/tracin.md", "and {} for 20 test triples in one call.", [("scale", 10, "this", "one call for 20", "cpu")]),
+    (
+        "docs/tracin.md", "relation take {} seconds on two free cores.",
+        [("scale", 11, "this", "one call for 100", "seconds")],
+    ),
+    (
+        "docs/tracin.md", "such a model takes {} processor seconds, and two more, one of them about a hub, {}.",
+        [("scale", 12, "this", "second call", "cpu"), ("scale", 12, "this", "loop of 2", "cpu")],
+    ),
     ("README.md", "from the second call on | {} processor seconds", [later_call(3, 10)]),
+    ("README.md", "of one relation | {} seconds, start-up", [("scale", 11, "this", "one call for 100", "seconds")]),
     ("README.md", "d = 200 | {} seconds a test triple | NVIDIA H100 |", [("scale_gpu", "influence_seconds")]),
     *(
         ("README.md", f"| training on an H200, {how} | {{}} queries a second | {{}} × a plain dense PyTorch loop |",
@@ -513,19 +522,6 @@ FIGURES = [
             ("10⁵ triples, 2,500 entities", 6, 2, 10),
             ("10⁶ triples, 25,000 entities", 5, 2, 10),
             ("1.6·10⁷ triples, 400,000 entities", 3, 10, 100),
-        )
-    ),
-    ("docs/tracin.md", "a later call on the 16 million triples takes {} processor seconds", [later_call(7, 2)]),
-    ("docs/tracin.md", "A call on UMLS takes {}, more than half of them to load torch: {} times as fast",
-     [later_call(4, 20), ("scale", 4, "ratio of the loops", "cpu")]),
-    ("docs/tracin.md", "A later call on FB15k-237 takes {}.", [later_call(8, 2)]),
-    *(
-        ("docs/training.md", f"| {words} | {{}} | {{}} GB |",
-         [("scale", 9, "training", triples, name) for name in ("hours", "peak_memory_gb")])
-        for words, triples in (
-            ("10⁵ triples, 2,500 entities", "100000"),
-            ("10⁶ triples, 25,000 entities", "1000000"),
-            ("1.6·10⁷ triples, 400,000 entities", "16000000"),
         )
     ),
     *(
