@@ -351,6 +351,18 @@ FIGURES = [
         "docs/tracin.md", "relation take {} seconds on two free cores.",
         [("scale", 11, "this", "one call for 100", "seconds")],
     ),
+    ("docs/tracin.md", "A call on UMLS takes {}, more than half of them to load torch: {} times as fast",
+     [later_call(4, 20), ("scale", 4, "ratio of the loops", "cpu")]),
+    ("docs/tracin.md", "A later call on FB15k-237 takes {}.", [later_call(8, 2)]),
+    *(
+        ("docs/training.md", f"| {words} | {{}} | {{}} GB |",
+         [("scale", 9, "training", triples, name) for name in ("hours", "peak_memory_gb")])
+        for words, triples in (
+            ("10⁵ triples, 2,500 entities", "100000"),
+            ("10⁶ triples, 25,000 entities", "1000000"),
+            ("1.6·10⁷ triples, 400,000 entities", "16000000"),
+        )
+    ),
     (
         "docs/tracin.md", "such a model takes {} processor seconds, and two more, one of them about a hub, {}.",
         [("scale", 12, "this", "second call", "cpu"), ("scale", 12, "this", "loop of 2", "cpu")],
