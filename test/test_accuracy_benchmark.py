@@ -99,7 +99,7 @@ def test_the_command_of_a_result_gives_it_again(given):
 def test_a_name_without_a_recipe_needs_the_recommended_training(capsys):
     with pytest.raises(SystemExit):
         reproduce.parse_args(["mine"])
-    assert "there is no recipe mine; give one of fb15k-237, kinships, " in capsys.readouterr().err
+    assert "there is no recipe mine; give one of fb15k-237, french-royalty, " in capsys.readouterr().err
 
 
 def test_what_is_recommended_is_what_preparing_advises(graph_files, tmp_path, capsys):

@@ -318,6 +318,11 @@ FIGURES = [
           *accuracy(recipe, "mean_reciprocal_rank")])
         for name, recipe in (("UMLS", "umls"), ("Kinships", "kinships"), ("Nations", "nations"))
     ),
+    (
+        EVIDENCE, "| French Royalty, recommended | {} | {} | {}, {}, {} |",
+        [*accuracy("french-royalty, recommended", "mean_reciprocal_rank", "hits@10"),
+         *(("accuracy", "french-royalty", seed, "mean_reciprocal_rank") for seed in "123")],
+    ),
     *(
         (EVIDENCE, f"| {row} | " + ", ".join(["{}"] * seeds) + " | " + ", ".join(["{}"] * seeds) + " |",
          [("accuracy", name, str(seed + 1), *path)
