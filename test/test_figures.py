@@ -319,6 +319,11 @@ FIGURES = [
         for name, recipe in (("UMLS", "umls"), ("Kinships", "kinships"), ("Nations", "nations"))
     ),
     (
+        EVIDENCE, "test triples first, and has {} over these, the two rules {} and {}.",
+        [("exams", "reasons", "French Royalty, as advised", "results", row, "mean", "reciprocal_rank", "mean")
+         for row in ("gauss-newton", "rule: joins both ends, or else touches one", "rule: on a path of two hops")],
+    ),
+    (
         EVIDENCE, "| French Royalty, recommended | {} | {} | {}, {}, {} |",
         [*accuracy("french-royalty, recommended", "mean_reciprocal_rank", "hits@10"),
          *(("accuracy", "french-royalty", seed, "mean_reciprocal_rank") for seed in "123")],
