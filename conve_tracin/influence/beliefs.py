@@ -127,7 +127,7 @@ class Beliefs:
     Args:
         model: ConvE in eval mode.
         queries: the distinct training queries with their tails, in the model's relation ids.
-        draws: entities drawn for all queries of a head together, at least one for each of them.
+        draws: entities drawn for all queries of a head together, at least one for each of them unless it is 0.
         seed: of the drawing.
         keep: may return arrays that are kept from an earlier time: those of entities in many queries.
     """
@@ -137,7 +137,7 @@ class Beliefs:
         model: ConvE,
         queries: Queries | SortedQueries,
         *,
-        draws: int = 1,
+        draws: int = 0,
         seed: int = 0,
         keep: Keep = lambda _, make: make(),
     ) -> None:

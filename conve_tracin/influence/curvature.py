@@ -135,7 +135,9 @@ class RowCurvature:
         self.queries = queries
         self.config = config
         self._keep = keep
-        self.beliefs = Beliefs(model, queries, draws=config.most_probes(model), seed=config.seed, keep=keep)
+        # Where all entities are summed over, none are drawn.
+        draws = config.most_probes(model) if len(model.entity_embeddings.weight) > config.max_entities else 0
+        self.beliefs = Beliefs(model, queries, draws=draws, seed=config.seed, keep=keep)
         self.table = model.entity_embeddings.weight.detach()
         self._sampled: tuple[Tensor, Tensor, Tensor | None] | None = None
         self._entities: dict[int, Tensor] = {}
