@@ -12,8 +12,7 @@ import argparse
 import itertools
 import shlex
 import sys
-from collections.abc import Collection, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -272,11 +271,11 @@ def retrain(args: argparse.Namespace) -> None:
 
 
 def lds(args: argparse.Namespace) -> None:
-    """Measure the linear datamodeling score of every method."""
+    """Measure the linear datamodeling score of every method, for the score as a tail and for that of both sides."""
     import numpy as np
     from tqdm import tqdm
     from truth_lib import retraining
-    from truth_lib.lds import bootstrap, linear_datamodeling_scores, noise_ceiling
+    from truth_lib.lds import agreement, sums_of_parts
     from truth_lib.methods import BASELINES, GAUSS_NEWTON, RECOMMENDED, TRACIN
 
     if not args.share_kept:
@@ -291,28 +290,29 @@ def lds(args: argparse.Namespace) -> None:
     shuffled = np.random.default_rng(7).permutation(len(data.test))
     chosen = np.sort(shuffled[args.skip_test : args.skip_test + args.num_test])
     test = data.test[chosen]
-    measured = np.stack([retraining.read_scores(jobs)[:, chosen] for jobs in halves])  # (seeds, M, n)
     kept = np.stack([job.kept for job in halves[0]])  # (M, N)
     models = [retraining.read_model(job) for job in full]
 
-    scores: dict[str, np.ndarray] = {}
+    predicted: dict[str, np.ndarray] = {}
     for name, method in tqdm([*BASELINES.items(), *chosen_methods.items()], desc="methods"):
-        influence = method(models[0], setup, test, data.train)
-        scores[name] = linear_datamodeling_scores(influence, kept, measured.mean(axis=0))
+        sums = sums_of_parts(method(models[0], setup, test, data.train), kept)  # (M, n)
+        predicted[name] = sums
         if name == RECOMMENDED:
             for count, model in enumerate(models[1:], start=2):
-                influence = influence + method(model, setup, test, data.train)
-                name_of_sum = f"{RECOMMENDED}, {count} models summed"
-                scores[name_of_sum] = linear_datamodeling_scores(influence, kept, measured.mean(axis=0))
-    best_rule = max(BASELINES, key=lambda name: scores[name].mean())
+                sums = sums + sums_of_parts(method(model, setup, test, data.train), kept)
+                predicted[f"{RECOMMENDED}, {count} models summed"] = sums
+
+    def agreement_with(read: Callable[[Iterable[Any]], np.ndarray]) -> dict[str, Any]:
+        measured = np.stack([read(jobs)[:, chosen] for jobs in halves])  # (seeds, M, n)
+        return agreement(predicted, measured, rules=BASELINES, recommended=RECOMMENDED)
+
+    sides = {"both_sides": agreement_with(retraining.read_scores_of_sides)} if args.inverse_triples else {}
     record(
         args,
         setup,
         {
-            "ceiling": noise_ceiling(measured),
-            "methods": {name: asdict(bootstrap(values)) for name, values in scores.items()},
-            "best_baseline": best_rule,
-            "recommended_above_best_baseline": asdict(bootstrap(scores[RECOMMENDED] - scores[best_rule])),
+            **agreement_with(retraining.read_scores),
+            **sides,
             "halves": args.num_halves,
             "share_kept": args.share_kept,
             "seeds": args.num_seeds,

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import truth
 from truth_lib import lds, planted, removal, retraining, tables
+from truth_lib.methods import BASELINES, RECOMMENDED
 from truth_lib.setups import Setup, rank_tails
 
 from conve_tracin.data.triples import write_triples
@@ -58,6 +60,35 @@ def test_true_additive_influence_reaches_the_noise_ceiling():
     scores = lds.linear_datamodeling_scores(influence, halves, measured.mean(axis=0))
     assert scores.mean() == pytest.approx(lds.noise_ceiling(measured), abs=0.02)
     assert scores.mean() == pytest.approx(np.sqrt(3 / 4), abs=0.03)  # signal 1, noise 1/3
+
+
+def test_the_command_measures_both_sides_of_what_was_retrained(setup, tmp_path):
+    results = tmp_path / "truth.json"
+    arguments = [
+        "lds", "--data", setup.data_dir, "--inverse-triples", "--num-epochs", 1, "--batch-size", 16,
+        "--embedding-height", 2, "--embedding-width", 4, "--num-halves", 4, "--num-seeds", 2, "--num-models", 1,
+        "--num-test", 4, "--methods", "TracIn, last layers", "--cache", tmp_path / "cache", "--results", results,
+    ]  # fmt: skip
+    truth.lds(truth.parse_args([str(argument) for argument in arguments]))
+    (found,) = json.loads(results.read_text())["lds"].values()
+    chosen = np.sort(np.random.default_rng(7).permutation(6)[:4])
+    test, train = setup.load().test[chosen], setup.load().train
+    same_tail = (test[:, None, 2] == train[None, :, 2]).astype(float)  # (n, N)
+    folder = tmp_path / "cache/small-kvsall-inverse"
+    stored = [
+        [np.load(folder / f"half_{part:03d}_seed_{seed}.npz")["scores"] for part in range(4)] for seed in range(2)
+    ]
+    measured = np.mean(stored, axis=0)[:, chosen]  # (M, n, 2)
+    kept = retraining.random_parts(len(train), 4)
+    for place, scores in ((found, measured[..., 0]), (found["both_sides"], measured.sum(axis=2))):
+        expected = [spearmanr(kept @ same_tail[i], scores[:, i]).statistic for i in range(4)]
+        assert place["methods"]["same tail"]["mean"] == pytest.approx(np.mean(expected))
+        rules = {name: place["methods"][name]["mean"] for name in BASELINES}
+        assert rules[place["best_baseline"]] == max(rules.values())
+        above = place["methods"][RECOMMENDED]["mean"] - max(rules.values())
+        assert place["recommended_above_best_baseline"]["mean"] == pytest.approx(above)
+    page = results.with_suffix(".md").read_text()
+    assert "plus that of its inverse" in page
 
 
 def test_halves_keep_half_and_do_not_depend_on_their_number():

@@ -4,7 +4,9 @@ For each test triple: the rank correlation, over random halves of the training s
 the triples in the half and the score that models trained on that half give the test triple.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +31,12 @@ def linear_datamodeling_scores(influence: np.ndarray, halves: np.ndarray, measur
         halves: which training triples each half keeps, (M, N) bool.
         measured: score of each test triple after retraining on each half, (M, n), averaged over seeds.
     """
-    return rank_correlations(halves.astype(np.float64) @ influence.astype(np.float64).T, measured)
+    return rank_correlations(sums_of_parts(influence, halves), measured)
+
+
+def sums_of_parts(influence: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Sum the scores (n, N) of the training triples that each part (M, N) keeps: (M, n)."""
+    return parts.astype(np.float64) @ influence.astype(np.float64).T
 
 
 def noise_ceiling(measured: np.ndarray) -> float | None:
@@ -61,3 +68,24 @@ def bootstrap(values: np.ndarray, *, seed: int = 0) -> Interval:
     means = values[generator.integers(0, len(values), (BOOTSTRAP_SAMPLES, len(values)))].mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def agreement(
+    predicted: Mapping[str, np.ndarray], measured: np.ndarray, *, rules: Collection[str], recommended: str
+) -> dict[str, Any]:
+    """Compare what each method predicts with what retraining gave, as plain values.
+
+    Args:
+        predicted: by each method's name, the summed scores of each part, (M, n).
+        measured: score of each test triple after retraining on each part, (seeds, M, n).
+        rules: the names of the methods that look at no model.
+        recommended: the name of the method that is compared with the best of these.
+    """
+    scores = {name: rank_correlations(sums, measured.mean(axis=0)) for name, sums in predicted.items()}
+    best_rule = max(rules, key=lambda name: scores[name].mean())
+    return {
+        "ceiling": noise_ceiling(measured),
+        "methods": {name: asdict(bootstrap(values)) for name, values in scores.items()},
+        "best_baseline": best_rule,
+        "recommended_above_best_baseline": asdict(bootstrap(scores[recommended] - scores[best_rule])),
+    }

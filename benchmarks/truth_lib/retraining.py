@@ -95,6 +95,11 @@ def read_scores(jobs: Iterable[Job]) -> np.ndarray:
     return np.stack([np.load(job.path)["scores"][:, 0] for job in jobs])
 
 
+def read_scores_of_sides(jobs: Iterable[Job]) -> np.ndarray:
+    """Read the scores of the measured triples, of a triple and its inverse summed: (len(jobs), n)."""
+    return np.stack([np.load(job.path)["scores"].sum(axis=1) for job in jobs])
+
+
 def read_ranks(jobs: Iterable[Job]) -> np.ndarray:
     """Read the filtered ranks of the measured triples as tails: (len(jobs), n)."""
     return np.stack([np.load(job.path)["ranks"] for job in jobs])

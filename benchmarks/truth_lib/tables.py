@@ -53,17 +53,7 @@ def _origin(result: dict[str, Any]) -> str:
 def _lds_lines(results: dict[str, Any]) -> list[str]:
     if not results:
         return []
-    setups = list(results)
-    methods = dict.fromkeys(method for name in setups for method in results[name]["methods"])
-    ceilings = [results[name]["ceiling"] for name in setups]
-    rows = [
-        ["perfect predictor (from the seeds' agreement)", *("–" if c is None else shortest(c) for c in ceilings)],
-    ]
-    for method in methods:
-        cells = [results[name]["methods"].get(method) for name in setups]
-        rows.append([method, *("–" if cell is None else _cell(cell) for cell in cells)])
-    above = [results[name]["recommended_above_best_baseline"] for name in setups]
-    rows.append(["recommended above the best simple rule, paired", *(_cell(cell) for cell in above)])
+    of_both = {name: result["both_sides"] for name, result in results.items() if "both_sides" in result}
     counts = [
         f"- {name}: {result['halves']} random parts × {result['seeds']} seeds, {result['test_triples']} test triples, "
         f"{result['models']} models, {result['retraining_minutes']:.0f} minutes of retraining; {_origin(result)}"
@@ -76,9 +66,35 @@ def _lds_lines(results: dict[str, Any]) -> list[str]:
         "training triples and the score that models trained on it give the test triple: mean and 95 % bootstrap "
         "interval over test triples.",
         "",
-        *markdown_table(["scores", *setups], rows),
+        *_lds_table(results),
         "",
+        *(_both_sides_lines(of_both) if of_both else ()),
         *counts,
+        "",
+    ]
+
+
+def _lds_table(results: dict[str, Any]) -> list[str]:
+    setups = list(results)
+    methods = dict.fromkeys(method for name in setups for method in results[name]["methods"])
+    ceilings = [results[name]["ceiling"] for name in setups]
+    rows = [
+        ["perfect predictor (from the seeds' agreement)", *("–" if c is None else shortest(c) for c in ceilings)],
+    ]
+    for method in methods:
+        cells = [results[name]["methods"].get(method) for name in setups]
+        rows.append([method, *("–" if cell is None else _cell(cell) for cell in cells)])
+    above = [results[name]["recommended_above_best_baseline"] for name in setups]
+    rows.append(["recommended above the best simple rule, paired", *(_cell(cell) for cell in above)])
+    return markdown_table(["scores", *setups], rows)
+
+
+def _both_sides_lines(results: dict[str, Any]) -> list[str]:
+    return [
+        "The same for the score of the test triple plus that of its inverse, from the same retrainings. With "
+        "cross-entropy, the influences of `gauss-newton` are on this sum.",
+        "",
+        *_lds_table(results),
         "",
     ]
 
