@@ -57,7 +57,7 @@ def test_true_additive_influence_reaches_the_noise_ceiling():
     halves = retraining.random_parts(300, 200)
     truth = halves @ influence.T  # (M, n)
     measured = truth + generator.normal(size=(3, *truth.shape)) * truth.std(axis=0)
-    scores = lds.linear_datamodeling_scores(influence, halves, measured.mean(axis=0))
+    scores = lds.rank_correlations(lds.sums_of_parts(influence, halves), measured.mean(axis=0))
     assert scores.mean() == pytest.approx(lds.noise_ceiling(measured), abs=0.02)
     assert scores.mean() == pytest.approx(np.sqrt(3 / 4), abs=0.03)  # signal 1, noise 1/3
 

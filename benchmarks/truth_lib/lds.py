@@ -23,17 +23,6 @@ def rank_correlations(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray
     return (ranks[0] * ranks[1]).sum(axis=0) / np.maximum(norms[0] * norms[1], 1e-12)
 
 
-def linear_datamodeling_scores(influence: np.ndarray, halves: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Compute the score of each test triple: (n,).
-
-    Args:
-        influence: scores of the training triples for each test triple, (n, N).
-        halves: which training triples each half keeps, (M, N) bool.
-        measured: score of each test triple after retraining on each half, (M, n), averaged over seeds.
-    """
-    return rank_correlations(sums_of_parts(influence, halves), measured)
-
-
 def sums_of_parts(influence: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """Sum the scores (n, N) of the training triples that each part (M, N) keeps: (M, n)."""
     return parts.astype(np.float64) @ influence.astype(np.float64).T
