@@ -433,6 +433,8 @@ FIGURES = [
         [(*place, "methods", rule, "mean") for place, rule in zip(AGREEMENTS, BEST_RULES, strict=True)],
     ),
     ("README.md", "alone, Hetionet has {}, as", [(*TAIL_ALONE[2], "methods", "gauss-newton (recommended)", "mean")]),
+    ("README.md", "and have {}, {} and {} there.",
+     [(*place, "methods", "TracIn, all parameters", "mean") for place in TAIL_ALONE]),
     ("README.md", "A perfect predictor would have {} on", [(*BOTH_SIDES[2], "ceiling")]),
     ("README.md", "Four models together have {}.",
      [("exams", "reasons", FOUR_MODELS, "results", "gauss-newton", "sum", "tail_auc", "mean")]),

@@ -43,11 +43,13 @@ PLANTED = {GAUSS_NEWTON: Range(".80", ".90"), "tracin": Range(".01", ".02")}
 # Rank correlation with models retrained on half the triples, over UMLS, Kinships and Nations, KvsAll.
 AGREEMENT = {GAUSS_NEWTON: Range(".63", ".71"), "tracin": Range("−.03", ".41")}
 BEST_RULE = Range(".55", ".58")
-# The same with cross-entropy and weights by tails, of the scores of both sides: on UMLS, and on Hetionet.
-AGREEMENT_CE = {GAUSS_NEWTON: ".47", "tracin": ".12"}
-BEST_RULE_CE = ".41"
-AGREEMENT_HETIONET = {GAUSS_NEWTON: ".32", "tracin": ".04"}
-BEST_RULE_HETIONET = ".23"
+# The same with cross-entropy and weights by tails, of the score that each method's influences are on: on UMLS, and on
+# Hetionet.
+EXPLAINED = {GAUSS_NEWTON: "score of a triple and its inverse", "tracin": "score of a triple as a tail"}
+AGREEMENT_CE = {GAUSS_NEWTON: ".47", "tracin": ".20"}
+BEST_RULE_CE = {GAUSS_NEWTON: ".41", "tracin": ".50"}
+AGREEMENT_HETIONET = {GAUSS_NEWTON: ".32", "tracin": ".00"}
+BEST_RULE_HETIONET = {GAUSS_NEWTON: ".23", "tracin": ".20"}
 
 
 def measured_of(method: str, training_config: Mapping[str, Any], num_entities: int) -> list[str]:
@@ -97,9 +99,9 @@ def _on_hetionet(method: str) -> list[str]:
         paths,
         used,
         "Models like this one were also trained again on random halves of the triples. The rank correlation of the "
-        "missing triples' influences with the change of the score of a triple and its inverse is "
-        f"{AGREEMENT_HETIONET[method]} (1 is perfect); that of the best simple rule, which counts triples with two "
-        f"labels in common, is {BEST_RULE_HETIONET}.",
+        f"missing triples' influences with the change of the {EXPLAINED[method]} is {AGREEMENT_HETIONET[method]} (1 is "
+        "perfect); that of the best simple rule, which counts triples with two labels in common, is "
+        f"{BEST_RULE_HETIONET[method]}.",
     ]
 
 
@@ -109,9 +111,9 @@ def _on_small_graphs(method: str, *, is_recommended: bool, is_ce: bool) -> list[
             "It was not examined with models trained like this one, only with those of --loss bce, and of --loss ce "
             "--query-weights tails."
         ]
-    agreement, rule = (AGREEMENT_CE, BEST_RULE_CE) if is_recommended else (AGREEMENT, BEST_RULE)
+    agreement, rule = (AGREEMENT_CE, BEST_RULE_CE[method]) if is_recommended else (AGREEMENT, BEST_RULE)
     graphs = "UMLS" if is_recommended else "UMLS, Kinships and Nations"
-    scores = "score of a triple and its inverse changes" if is_recommended else "scores change"
+    scores = f"{EXPLAINED[method]} changes" if is_recommended else "scores change"
     return [
         f"It was examined on {graphs} (at most {SMALL} entities): models like this one were trained again without a "
         f"random half of the triples, many times. Do the influences of the missing triples tell how the {scores}? "
