@@ -239,9 +239,9 @@ def main(argv: list[str] | None = None) -> None:
 def rank(args: argparse.Namespace) -> tuple[RankedTriples, "Names"]:
     """Read what the arguments name, and rank the test triples."""
     from conve_tracin.checkpoint.native import (
-        build_model,
         load_checkpoint,
         require_matching_mappings,
+        take_model,
         uses_inverse_triples,
     )
     from conve_tracin.data.names import read_names_from
@@ -251,7 +251,7 @@ def rank(args: argparse.Namespace) -> tuple[RankedTriples, "Names"]:
     names = read_names_from(args)
     checkpoint = load_checkpoint(args.model_path)
     require_matching_mappings(checkpoint, names.entities, names.relations, source=args.model_path)
-    model = build_model(checkpoint, source=args.model_path).to(choose_device(args.device)).eval()
+    model = take_model(checkpoint, source=args.model_path).to(choose_device(args.device)).eval()
     splits = tuple(
         read_triples(path, names.entities, names.relations, skip_unknown=args.skip_unknown)
         for path in (args.train, args.valid, args.test)

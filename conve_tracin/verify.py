@@ -18,11 +18,11 @@ from conve_tracin.checkpoint.native import (
     CONVERTED,
     PYKEEN_STATE_DICT,
     PYKEEN_TRAINING_LOOP,
-    build_model,
     detect_format,
     read_checkpoint_file,
     require_matching_mappings,
     require_native,
+    take_model,
 )
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.queries import digest_of_triples, inverse_of, known_tails, with_relation_rows
@@ -220,7 +220,7 @@ def read_model(options: VerificationOptions, names: Names) -> tuple[dict[str, An
             "verify a model of train_pytorch.py"
         )
     require_native(checkpoint, source=path)
-    model = build_model(checkpoint, source=path)
+    model = take_model(checkpoint, source=path)
     require_matching_mappings(checkpoint, names.entities, names.relations, source=path)
     return checkpoint, model
 

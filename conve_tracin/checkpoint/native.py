@@ -198,13 +198,26 @@ def require_native(content: Mapping[str, Any], *, source: str | Path) -> None:
 
 
 def build_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoint") -> ConvE:
-    """Build the ConvE of a native checkpoint, in eval mode, weights loaded strictly.
+    """Build the ConvE of a native checkpoint, in eval mode, weights loaded strictly, in memory of its own.
 
     Raises InputError if weights and sizes disagree or a weight is not finite; `source` names the file.
     """
-    config = require_conve(checkpoint, source=source)
-    model = ConvE.with_empty_tables(config)
-    model.load_state_dict(checkpoint["model_state_dict"], strict=True)
+    return _build(checkpoint, source, copy=True)
+
+
+def take_model(checkpoint: Mapping[str, Any], *, source: str | Path = "checkpoint") -> ConvE:
+    """Do the same with the checkpoint's own weights: a large table is in memory once, and what changes it, both."""
+    return _build(checkpoint, source, copy=False)
+
+
+def _build(checkpoint: Mapping[str, Any], source: str | Path, *, copy: bool) -> ConvE:
+    model = ConvE.with_empty_tables(require_conve(checkpoint, source=source))
+    kinds = {name: weight.dtype for name, weight in model.state_dict().items()}
+    weights = {
+        name: weight.detach().to(kinds[name], copy=copy).contiguous()
+        for name, weight in checkpoint["model_state_dict"].items()
+    }
+    model.load_state_dict(weights, strict=True, assign=True)
     require_sound_weights(model.state_dict(), source=source)
     return model.eval()
 

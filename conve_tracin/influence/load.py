@@ -16,7 +16,6 @@ from conve_tracin.checkpoint.native import (
     NATIVE,
     PYKEEN_STATE_DICT,
     PYKEEN_TRAINING_LOOP,
-    build_model,
     detect_format,
     history_as_text,
     load_checkpoint,
@@ -25,6 +24,7 @@ from conve_tracin.checkpoint.native import (
     require_matching_mappings,
     require_native,
     require_same_digests,
+    take_model,
     uses_inverse_triples,
 )
 from conve_tracin.checkpoint.pykeen import load_pykeen_model, read_pykeen_file, saved_mapping_digest
@@ -219,7 +219,7 @@ class CheckpointLoader:
 
     def _load_native(self, path: Path) -> LoadedModel:
         checkpoint = load_checkpoint(path)
-        model = build_model(checkpoint, source=path).to(self.device)
+        model = take_model(checkpoint, source=path).to(self.device)
         require_matching_mappings(checkpoint, self.entities, self.relations, source=path)
         self._say(f"{path}: a native checkpoint, {_epoch(checkpoint.get('epoch'))}")
         self._warn_of_other_triples(checkpoint.get("training_triples_digest"), path)

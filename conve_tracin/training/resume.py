@@ -13,12 +13,12 @@ import torch
 from conve_tracin import parallel
 from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_checkpoint, epoch_in
 from conve_tracin.checkpoint.native import (
-    build_model,
     history_as_text,
     load_checkpoint,
     read_checkpoint_outline,
     require_same_digests,
     save_checkpoint,
+    take_model,
 )
 from conve_tracin.checkpoint.schema import (
     first_difference,
@@ -110,7 +110,7 @@ def restore(
     require_same_digests(checkpoint, mapping_digest, source=path)
     changed = list(changes_on_resuming(checkpoint["training_config"], config))
     require_same_training(changed, source=path)
-    sizes = build_model(checkpoint, source=path).config.as_dict()
+    sizes = take_model(checkpoint, source=path).config.as_dict()
     resized = list(changes_on_resuming(sizes, state.model.config))
     require_same_sizes(resized, source=path)
     if checkpoint["epoch"] > config.num_epochs:

@@ -3,7 +3,7 @@ import torch
 from conve_examples import SIZES, random_triples, trained_conve
 
 from conve_tracin.checkpoint.conversion import convert_pytorch_to_pykeen_state_dict
-from conve_tracin.checkpoint.native import build_model
+from conve_tracin.checkpoint.native import build_model, take_model
 from conve_tracin.checkpoint.pykeen import build_pykeen_conve
 from conve_tracin.checkpoint.schema import require_sound_weights
 from conve_tracin.errors import InputError
@@ -125,6 +125,18 @@ def test_a_built_model_has_a_checkpoints_weights_and_its_own_memory(entity_bias,
         assert weight.data_ptr() != state[name].data_ptr()
     triples = random_triples(20)
     torch.testing.assert_close(built.score(*triples.T), model.score(*triples.T), rtol=0, atol=0)
+
+
+def test_a_taken_model_is_the_built_one_in_the_checkpoints_memory():
+    model, _ = trained_conve()
+    state = {name: weight.double() if name == "fc.weight" else weight for name, weight in model.state_dict().items()}
+    checkpoint = {"model_state_dict": state, "model_config": model.config.as_dict()}
+    taken, built = take_model(checkpoint), build_model(checkpoint)
+    assert not taken.training
+    assert all(parameter.requires_grad for parameter in taken.parameters())
+    for name, weight in taken.state_dict().items():
+        torch.testing.assert_close(weight, built.state_dict()[name], rtol=0, atol=0)
+        assert (weight.data_ptr() == state[name].data_ptr()) == (name != "fc.weight")
 
 
 def test_finite_weights_whose_sum_is_not_are_sound():
