@@ -14,6 +14,7 @@ from torch import Tensor
 from conve_tracin.data.graph import Keep
 from conve_tracin.data.queries import Queries
 from conve_tracin.data.sorted_queries import SortedQueries
+from conve_tracin.influence.engine.batches import map_on_all_cores
 from conve_tracin.influence.engine.passes import encode_queries
 from conve_tracin.model.conve import ConvE
 
@@ -57,7 +58,6 @@ class Entities:
         scores = vectors @ self.rows.T
         return scores if self.bias is None else scores.add_(self.bias)
 
-    @torch.no_grad()
     def softmax_moments(
         self, vectors: Tensor, *, size: int = 4096, draws: "Draws | None" = None
     ) -> tuple[Tensor, Tensor]:
@@ -66,18 +66,25 @@ class Entities:
         The sums run with the largest score so far taken off (Milakov and Gimelshein, 2018,
         https://arxiv.org/abs/1805.02867, algorithm 3). `draws` of B queries are filled on the way.
         """
-        largest = vectors.new_full((len(vectors), 1), -torch.inf)
-        total, weighted = vectors.new_zeros(len(vectors), 1), torch.zeros_like(vectors)
-        for part in self.split(size):
+
+        @torch.no_grad()
+        def sums_of(part: Entities) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             scores = part.scores(vectors)
-            before, largest = largest, torch.maximum(largest, scores.amax(dim=1, keepdim=True))
-            shrink, exponentials = (before - largest).exp(), (scores - largest).exp()
+            top = scores.amax(dim=1, keepdim=True)
+            exponentials = scores.sub_(top).exp_()
             if part.factors is not None:
                 exponentials *= part.factors
-            total = total * shrink + exponentials.sum(dim=1, keepdim=True)
-            weighted = weighted * shrink + exponentials @ part.rows
+            return top, exponentials, exponentials.sum(dim=1, keepdim=True), exponentials @ part.rows
+
+        largest = vectors.new_full((len(vectors), 1), -torch.inf)
+        total, weighted = vectors.new_zeros(len(vectors), 1), torch.zeros_like(vectors)
+        for top, exponentials, added, moved in map_on_all_cores(sums_of, list(self.split(size)), vectors.device):
+            before, largest = largest, torch.maximum(largest, top)
+            shrink, share = (before - largest).exp(), (top - largest).exp()
+            total = total * shrink + added * share
+            weighted = weighted * shrink + moved * share
             if draws is not None:
-                draws.add(exponentials, total)
+                draws.add(exponentials, added * share / total)
         return (largest + total.log())[:, 0], weighted / total
 
 
@@ -100,10 +107,10 @@ class Draws:
         self.generator = generator
         self.start = 0
 
-    def add(self, exponentials: Tensor, total: Tensor) -> None:
-        """Take the next entities' exponentials (B, k), and the sum of all so far, (B, 1), these included."""
-        chances = torch.rand(self.entities.shape, generator=self.generator).to(total)
-        is_new = chances * total < exponentials.sum(dim=1, keepdim=True)
+    def add(self, exponentials: Tensor, share: Tensor) -> None:
+        """Take the next entities' exponentials (B, k), and their share of the sum of all so far, (B, 1)."""
+        chances = torch.rand(self.entities.shape, generator=self.generator).to(share)
+        is_new = chances < share
         rows = is_new.any(dim=1).nonzero()[:, 0]
         sums = exponentials[rows].cumsum(dim=1)
         places = torch.rand(len(rows), self.entities.shape[1], generator=self.generator).to(sums) * sums[:, -1:]
@@ -127,6 +134,8 @@ class Beliefs:
     Args:
         model: ConvE in eval mode.
         queries: the distinct training queries with their tails, in the model's relation ids.
+        entities_for: what the normalizers of queries (M,) run over where a tail is in more than `max_exact`.
+        max_exact: see there; the normalizers of fewer queries run over all entities.
         draws: entities drawn for all queries of a head together, at least one for each of them unless it is 0.
         seed: of the drawing.
         keep: may return arrays that are kept from an earlier time: those of entities in many queries.
@@ -137,6 +146,8 @@ class Beliefs:
         model: ConvE,
         queries: Queries | SortedQueries,
         *,
+        entities_for: Callable[[Tensor], Entities],
+        max_exact: int,
         draws: int = 0,
         seed: int = 0,
         keep: Keep = lambda _, make: make(),
@@ -144,6 +155,8 @@ class Beliefs:
         self.model = model
         self.queries = queries
         self.draws = draws
+        self._entities_for = entities_for
+        self.max_exact = max_exact
         self.seed = seed
         self._keep = keep
         self._of_heads: dict[int, HeadBeliefs] = {}
@@ -157,7 +170,9 @@ class Beliefs:
             seed = np.random.SeedSequence([self.seed, head]).generate_state(1)[0]
             generator = torch.Generator().manual_seed(int(seed))
             count = -(-self.draws // max(len(ids), 1))
-            computed = self._computed(f"beliefs-{head}", ids, lambda vectors: self._moments(vectors, count, generator))
+            computed = self._computed(
+                f"beliefs-{head}", ids, lambda _, vectors: self._moments(vectors, count, generator)
+            )
             self._of_heads[head] = HeadBeliefs(**computed)
         return self._of_heads[head]
 
@@ -165,7 +180,13 @@ class Beliefs:
         """Return log Σ_k exp(s_k) of the queries that have a tail: (M,)."""
         if tail not in self._of_tails:
             ids = self.queries.with_tail(tail)
-            self._of_tails[tail] = self._computed(f"normalizers-{tail}", ids, self._normalizers)["normalizers"]
+            all_entities = Entities.of(self.model)
+
+            def compute(part: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+                entities = all_entities if len(ids) <= self.max_exact else self._entities_for(part)
+                return {"normalizers": log_normalizers(entities, vectors)}
+
+            self._of_tails[tail] = self._computed(f"normalizers-{tail}", ids, compute)["normalizers"]
         return self._of_tails[tail]
 
     def _moments(self, vectors: Tensor, count: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -173,31 +194,35 @@ class Beliefs:
         normalizers, means = Entities.of(self.model).softmax_moments(vectors, draws=draws)
         return {"normalizers": normalizers, "means": means, "drawn": draws.entities}
 
-    def _normalizers(self, vectors: Tensor) -> dict[str, Tensor]:
-        return {"normalizers": log_normalizers(Entities.of(self.model), vectors)}
-
-    def _computed(self, name: str, ids: Tensor, compute: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Compute something of the vectors (B, d) of queries `ids` (M,), part by part; if they are many, keep it."""
+    def _computed(
+        self, name: str, ids: Tensor, compute: Callable[[Tensor, Tensor], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Compute something of queries (B,) and vectors (B, d), part by part of `ids`; keep it if they are many."""
         device = self.model.entity_embeddings.weight.device
 
         def make() -> dict[str, np.ndarray]:
             computed = []
             for part in ids.split(VECTORS_AT_ONCE):  # one empty part where there are none
                 heads, relations = (column.to(device) for column in self.queries.pairs(part))
-                computed.append(compute(encode_queries(self.model, heads, relations)))
+                computed.append(compute(part, encode_queries(self.model, heads, relations)))
             return {key: torch.cat([each[key] for each in computed]).cpu().numpy() for key in computed[0]}
 
         arrays = make() if len(ids) < KEPT_FROM else self._keep(name, make)
         return {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
 
 
-@torch.no_grad()
 def log_normalizers(entities: Entities, vectors: Tensor) -> Tensor:
     """Compute log Σ_k exp(s_k) of query vectors (B, d): (B,)."""
-    total = vectors.new_full((len(vectors),), -torch.inf)
-    for part in entities.split(max(256, SCORES_AT_ONCE // max(len(vectors), 1))):
+
+    @torch.no_grad()
+    def of_some(part: Entities) -> Tensor:
         scores = part.scores(vectors)
         if part.factors is not None:
             scores += part.factors.log()
-        total = torch.logaddexp(total, scores.logsumexp(dim=1))
+        return scores.logsumexp(dim=1)
+
+    total = vectors.new_full((len(vectors),), -torch.inf)
+    parts = list(entities.split(max(256, SCORES_AT_ONCE // max(len(vectors), 1))))
+    for of_part in map_on_all_cores(of_some, parts, vectors.device):
+        total = torch.logaddexp(total, of_part)
     return total

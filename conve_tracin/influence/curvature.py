@@ -70,6 +70,8 @@ class CurvatureConfig:
             have the entity as a known tail stay (their weights are the large ones), up to this number, and as many
             of all are sampled, once for all rows, to stand for the others with weights scaled up to match.
         max_encoded_queries: the same for the queries (h, ·) or (·, r).
+        max_exact_tail_queries: queries with a tail up to which their normalizers run over all entities of any graph;
+            those of more run over what `max_entities` leaves.
         exact_jacobian_rows: rows of Jacobians, d for each query, up to which Σ_kl C_q,kl e_k e_lᵀ is computed; where
             a row of a table needs more, the sum is estimated without bias from random sign vectors.
         probes: random vectors for a row, at least one for each query.
@@ -86,6 +88,7 @@ class CurvatureConfig:
     weighted_by_triples: bool = False
     repeated_triples_count: bool = True
     max_tail_queries: int = 16_384
+    max_exact_tail_queries: int = 2_048
     max_encoded_queries: int = 2_048
     exact_jacobian_rows: int = 16_384
     probes: int = 2_048
@@ -137,7 +140,15 @@ class RowCurvature:
         self._keep = keep
         # Where all entities are summed over, none are drawn.
         draws = config.most_probes(model) if len(model.entity_embeddings.weight) > config.max_entities else 0
-        self.beliefs = Beliefs(model, queries, draws=draws, seed=config.seed, keep=keep)
+        self.beliefs = Beliefs(
+            model,
+            queries,
+            entities_for=self._entities_for,
+            max_exact=config.max_exact_tail_queries,
+            draws=draws,
+            seed=config.seed,
+            keep=keep,
+        )
         self.table = model.entity_embeddings.weight.detach()
         self._sampled: tuple[Tensor, Tensor, Tensor | None] | None = None
         self._entities: dict[int, Tensor] = {}

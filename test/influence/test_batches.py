@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from conve_tracin.influence.engine.batches import _map_on_all_cores
+from conve_tracin.influence.engine.batches import map_on_all_cores
 
 CPU = torch.device("cpu")
 WORKERS = 2
@@ -24,7 +24,7 @@ def threads():
 
 @pytest.mark.usefixtures("threads")
 def test_results_come_in_order():
-    assert list(_map_on_all_cores(lambda batch: batch.start, BATCHES, CPU)) == list(range(40))
+    assert list(map_on_all_cores(lambda batch: batch.start, BATCHES, CPU)) == list(range(40))
 
 
 @pytest.mark.parametrize("ends", ["error", "reader leaves"])
@@ -46,7 +46,7 @@ def test_batches_that_wait_are_not_begun_after_the_end(ends, monkeypatch):
             raise ValueError
 
     monkeypatch.setattr(ThreadPoolExecutor, "shutdown", announced)
-    results = _map_on_all_cores(work, BATCHES, CPU)
+    results = map_on_all_cores(work, BATCHES, CPU)
     if ends == "error":
         with pytest.raises(ValueError):
             next(results)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from test_gauss_newton import make_model
+from torch import Tensor
 from torch.func import jacrev, jvp, vmap
 
 from conve_tracin.data.graph import Graph
@@ -152,6 +153,32 @@ def test_entities_are_drawn_as_the_softmax_believes(size):
     shares = torch.stack([row.bincount(minlength=ENTITIES) for row in draws.entities]) / 20_000
     expected = model.score_queries(vectors).detach().softmax(dim=1)
     assert ((shares - expected).abs() < 4.5 * (expected * (1 - expected) / 20_000).sqrt() + 1e-12).all()
+
+
+def test_normalizers_of_a_hub_run_over_known_tails_and_a_sample():
+    hub, known = 1, [1, 3]
+    queries = Queries.distinct(np.array([[head, 0, hub] for head in range(ENTITIES)] + [[2, 0, 3]]))
+    model = make_model(RELATIONS)
+    ids = queries.with_tail(hub)
+    exponentials = model.score_queries(encode_queries(model, *queries.pairs(ids))).detach().exp()
+
+    def of_hub(**config) -> Tensor:
+        return RowCurvature(model, queries, CurvatureConfig(loss="ce", **config)).beliefs.of_tail(hub)
+
+    exact = exponentials.sum(dim=1)
+    torch.testing.assert_close(of_hub(max_entities=4, max_exact_tail_queries=len(ids)).exp(), exact)
+    torch.testing.assert_close(of_hub(max_exact_tail_queries=0).exp(), exact)
+    # Of four entities in the sample two at least are none of the known tails, and stand for all seven of these.
+    others = [entity for entity in range(ENTITIES) if entity not in known]
+    of_known = exponentials[:, known].sum(dim=1)
+    possible = [
+        of_known + exponentials[:, list(drawn)].sum(dim=1) * len(others) / count
+        for count in (2, 3, 4)
+        for drawn in itertools.combinations(others, count)
+    ]
+    for seed in range(20):
+        sampled = of_hub(max_entities=4, max_exact_tail_queries=0, seed=seed).exp()
+        assert min((sampled - each).abs().max() for each in possible) < 1e-4 * exact.max()
 
 
 def test_curvatures_that_are_kept_are_not_computed_again(triples, monkeypatch):

@@ -1,7 +1,7 @@
 """Going through training triples in batches that share (head, relation) pairs, on all cores."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from conve_tracin.data.queries import Queries, group_by_query
 from conve_tracin.device import compute_in_halves
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -72,7 +73,7 @@ def map_batches(
     # A pair with many tails is spread over several batches: memory stays bounded, and the pair is computed again.
     batches = _cut(rows.cpu(), batch_size)
     with tqdm(total=len(triples), desc=progress, unit="triple", unit_scale=True, disable=progress is None) as bar:
-        for results in _map_on_all_cores(partial(compute_in_halves, compute), batches, device):
+        for results in map_on_all_cores(partial(compute_in_halves, compute), batches, device):
             for positions, result in results:
                 yield positions, result
                 bar.update(len(positions))
@@ -90,21 +91,21 @@ def _cut(rows: Tensor, batch_size: int) -> list[slice]:
     return batches
 
 
-def _map_on_all_cores(run: Callable[[slice], Result], batches: list[slice], device: torch.device) -> Iterator[Result]:
-    """Map in order. On the CPU whole batches go to single-threaded workers.
+def map_on_all_cores(run: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
+    """Map in order. On the CPU whole items, such as batches, go to single-threaded workers.
 
     That beats torch's own threads inside each operation: nothing waits at the end of every operation, and a batch's
     activations stay in one core's cache.
     """
     workers = torch.get_num_threads() if device.type == "cpu" else 1
-    if workers == 1:
-        yield from map(run, batches)
+    if workers == 1 or len(items) < 2:
+        yield from map(run, items)
         return
     pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for batch in batches:
-            pending.append(pool.submit(run, batch))
+        for item in items:
+            pending.append(pool.submit(run, item))
             # A bounded queue: results do not pile up while their reader is busy.
             if len(pending) > 2 * workers:
                 yield pending.popleft().result()
