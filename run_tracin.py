@@ -68,7 +68,8 @@ def main(argv: list[str] | None = None) -> None:
 
     run_on_all_gpus_if_asked(args)
     with cli.importing():
-        from conve_tracin.explain import RUN_TRACIN, explain
+        from conve_tracin.explain import explain
+        from conve_tracin.explanation.scripts import RUN_TRACIN
 
     with processes():
         explain(TracInOptions(**cli.members_of(TracInOptions, args)), RUN_TRACIN)

@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> None:
 
     run_on_all_gpus_if_asked(args)
     with cli.importing():
-        from conve_tracin.explain import TRACIN_PYTORCH, explain
+        from conve_tracin.explain import explain
+        from conve_tracin.explanation.scripts import TRACIN_PYTORCH
 
     with processes():
         explain(TracInOptions(**options_from(args)), TRACIN_PYTORCH)

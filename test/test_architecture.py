@@ -28,6 +28,7 @@ LAYERS = (
     "influence.engine",
     "influence",
     "report",
+    "explanation",
     ("explain", "predict", "evaluation", "verify"),
     "pipeline",
 )

@@ -278,7 +278,9 @@ def test_they_have_no_effect_on_self_influence(explained, flag):
 
 
 def test_a_run_goes_on_after_other_evidence_and_starts_afresh_after_other_reasons(explained):
-    from conve_tracin import explain
+    from conve_tracin.explanation.read import read
+    from conve_tracin.explanation.scripts import RUN_TRACIN
+    from conve_tracin.explanation.trace import digest_of_run
     from conve_tracin.settings import TracInOptions
 
     def digest(**changed):
@@ -286,7 +288,7 @@ def test_a_run_goes_on_after_other_evidence_and_starts_afresh_after_other_reason
             model_path="model.pt", train="train.tsv", output="o", test_triples="asked.txt", device="cpu",
             entity_to_id="entity_to_id.tsv", relation_to_id="relation_to_id.tsv", **changed,
         )  # fmt: skip
-        return explain.digest_of_run(explain.read(options, explain.RUN_TRACIN, []))
+        return digest_of_run(read(options, RUN_TRACIN, []))
 
     write("other.jsonl", json.dumps(REASONS[0] | {"explanations": REASONS[0]["explanations"][:1]}))
     write("same.jsonl", Path("reasons.jsonl").read_text(encoding="utf-8"))

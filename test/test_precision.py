@@ -4,8 +4,8 @@ import pytest
 import torch
 from native_files import files, run  # noqa: F401 - the fixture
 
-from conve_tracin import explain
 from conve_tracin.device import choose_device
+from conve_tracin.explanation import read as reading
 from conve_tracin.influence.engine.passes import choose_batch_size
 from conve_tracin.influence.engine.shared_queries import CPU_BATCH_FEATURES, GPU_BATCH_FEATURES
 
@@ -40,8 +40,8 @@ def test_the_device_that_a_script_chooses_multiplies_exactly():
     ],
 )
 def test_tf32_is_on_where_it_was_asked_for(files, flags, available, told, on, caplog, monkeypatch):
-    monkeypatch.setattr(explain, "supports_tf32", lambda _: available)
-    monkeypatch.setattr(explain, "supports_bfloat16", lambda _: True)
+    monkeypatch.setattr(reading, "supports_tf32", lambda _: available)
+    monkeypatch.setattr(reading, "supports_bfloat16", lambda _: True)
     caplog.set_level("INFO")
     report = files["out.json"].with_suffix(".html")
     where = ["--output", str(files["out.json"]), "--report", str(report), "--device", "cpu"]
@@ -56,8 +56,8 @@ def test_tf32_is_on_where_it_was_asked_for(files, flags, available, told, on, ca
 @pytest.mark.parametrize("available", [True, False])
 @pytest.mark.parametrize("more", [[], ["--use-tf32"]])
 def test_the_report_names_the_precision_that_held(files, more, available, monkeypatch):
-    monkeypatch.setattr(explain, "supports_bfloat16", lambda _: available)
-    monkeypatch.setattr(explain, "supports_tf32", lambda _: True)
+    monkeypatch.setattr(reading, "supports_bfloat16", lambda _: available)
+    monkeypatch.setattr(reading, "supports_tf32", lambda _: True)
     report = files["out.json"].with_suffix(".html")
     where = ["--output", str(files["out.json"]), "--report", str(report), "--device", "cpu"]
     run(files, "--test-triple", "0", "1", "2", *where, "--use-mixed-precision", *more)

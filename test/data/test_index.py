@@ -14,13 +14,13 @@ from native_files import ENTITIES, RELATIONS, arguments, files  # noqa: F401 - `
 import predict_pytorch
 import tracin_pytorch
 import train_pytorch
-from conve_tracin import explain as explain_module
 from conve_tracin.data import index as index_module
 from conve_tracin.data.graph import Graph
 from conve_tracin.data.index import IndexPlace, read_indexed
 from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import StoredLabels, Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
+from conve_tracin.explanation import read as reading
 from conve_tracin.influence import curvature
 from conve_tracin.influence.load import CheckpointLoader
 
@@ -244,7 +244,7 @@ def test_a_mapping_with_other_ids_is_noticed_though_its_size_and_time_are_the_sa
 
 
 def test_a_mapping_that_is_replaced_while_a_run_reads_leaves_no_index(explain, files, monkeypatch):
-    read = explain_module.read_names_from
+    read = reading.read_names_from
 
     def read_and_replace(*arguments):
         names = read(*arguments)
@@ -252,7 +252,7 @@ def test_a_mapping_that_is_replaced_while_a_run_reads_leaves_no_index(explain, f
         files["entities.tsv"].write_text(text.replace("\t0", "\tx").replace("\t1", "\t0").replace("\tx", "\t1"))
         return names
 
-    monkeypatch.setattr(explain_module, "read_names_from", read_and_replace)
+    monkeypatch.setattr(reading, "read_names_from", read_and_replace)
     with pytest.raises((InputError, SystemExit)):
         explain("--index-dir", files["out.json"].parent / "indexes")
     assert place_of(files).find() is None

@@ -152,8 +152,8 @@ def note_memory(path, every):
                 note()
             yield traced
 
-    def print_and_note(tables, written):
-        print_results(tables, written)
+    def print_and_note(*arguments):
+        print_results(*arguments)
         note()
 
     explain.trace_rest, explain.print_results = trace_and_note, print_and_note

@@ -19,8 +19,8 @@ from native_files import (
 )
 
 import tracin_pytorch
-from conve_tracin import explain
 from conve_tracin.errors import InputError
+from conve_tracin.explanation import read as reading
 from conve_tracin.influence.scorers import ConvEScorer
 from conve_tracin.influence.training_loss import Objective, TrainingLoss
 
@@ -277,7 +277,7 @@ def test_weights_that_count_twice_are_pointed_out(files, tmp_path, caplog):
     ],
 )
 def test_flags_without_effect_say_so(files, more, told, caplog, monkeypatch):
-    monkeypatch.setattr(explain, "supports_bfloat16", lambda _: False)
+    monkeypatch.setattr(reading, "supports_bfloat16", lambda _: False)
     caplog.set_level("INFO")
     run(files, "--test-triple", "0", "1", "2", "--output", str(files["out.json"]), *more)
     messages = [message for message in caplog.messages if "has no effect" in message]

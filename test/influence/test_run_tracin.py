@@ -25,11 +25,11 @@ from pykeen_examples import trained_model, training_factory
 
 import run_tracin
 import tracin_pytorch
-from conve_tracin import explain
 from conve_tracin.checkpoint.conversion import to_pykeen_checkpoint
 from conve_tracin.data.names import Names
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
+from conve_tracin.explanation import read as reading
 from conve_tracin.influence import tracin as tracin_method
 from conve_tracin.influence.method import Influence
 from conve_tracin.influence.trace import Trace
@@ -304,7 +304,7 @@ def test_last_layers_are_the_ones_that_were_asked_for(files):
 
 @pytest.mark.parametrize("converted", [False, True])
 def test_mixed_precision_rounds_nothing_that_is_listed(files, monkeypatch, converted):
-    monkeypatch.setattr(explain, "supports_bfloat16", lambda _: True)
+    monkeypatch.setattr(reading, "supports_bfloat16", lambda _: True)
     monkeypatch.setattr(tracin_method, "RESCORED", 1)
     if converted:
         torch.save(to_pykeen_checkpoint(torch.load(files["model.pt"], weights_only=True)), files["model.pt"])

@@ -1,0 +1,1 @@
+"""The rooms of `explain.py`: reading, tracing and writing."""

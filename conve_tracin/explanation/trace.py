@@ -1,0 +1,105 @@
+"""Tracing test triples, and the influence of training triples on themselves."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from conve_tracin import parallel
+from conve_tracin.data.reasons import Explained
+from conve_tracin.explanation.run import Run, Triple
+from conve_tracin.influence import trace as trace_module
+from conve_tracin.influence.journal import Journal, digest_of, open_in_directory
+from conve_tracin.influence.summary import SummarySettings
+from conve_tracin.influence.trace import Trace, trace, with_counts
+
+
+def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
+    """Trace some of the run's test triples, (m, 3)."""
+    traces = trace(
+        run.load,
+        run.checkpoints,
+        test_triples,
+        run.training_triples,
+        top_k=run.options.top_k,
+        batch_size=run.options.batch_size,
+        describe=SummarySettings.of(
+            run.names,
+            run.known_triples,
+            run.training_triples,
+            side=run.options.predicted_side,
+            categories=run.categories,
+            graph=run.graph,
+        ),
+        summarised=run.options.report is not None,
+        side=run.options.predicted_side,
+        find_paths=run.find_paths if parallel.is_main_process() else None,
+        rank_reasons=run.rank_reasons,
+    )
+    return (with_counts(traced, run.graph.counts) for traced in traces)
+
+
+def open_journal(run: Run) -> Any:
+    """Open what a killed run with these inputs and settings has finished, beside its output; None for single ones."""
+    directory = run.options.output_directory
+    if directory is not None:
+        return open_in_directory(directory, digest_of_run(run))
+    if run.options.mode == "single" or run.options.test_triple is not None:
+        return nullcontext()
+    output = Path(run.options.output)
+    return Journal(output.with_name(f"{output.name}.unfinished"), digest_of_run(run))
+
+
+def digest_of_run(run: Run) -> str:
+    """Digest all that the traces depend on."""
+    # Names, and what is read after tracing.
+    passed_over = {
+        "output", "csv_output", "output_per_triple", "edge_map", "node_name_dict", "report", "evidence", "reasons",
+        "trapi",
+    }  # fmt: skip
+    settings = {name: value for name, value in asdict(run.options).items() if name not in passed_over}
+    return digest_of(
+        settings=settings
+        | {"checkpoints": run.checkpoints, "learning_rates": run.learning_rates}
+        # Results of earlier versions tell nothing, or less, of the prediction.
+        | {"summarised": run.options.report is not None, "described": "standing"}
+        | ({} if run.notes.explained is None else {"reasons": known_positions(run.notes.explained)}),
+        files=[*run.checkpoints, *([] if run.options.nodes is None else [Path(run.options.nodes)])],
+        arrays=[run.load.training_triples, run.known_triples, run.test_triples],
+    )
+
+
+def known_positions(explained: dict[Triple, Explained]) -> list[Any]:
+    """List the known reasons by their positions in the training set, as plain values."""
+    return [[triple, [each.tolist() for each in known.explanations]] for triple, known in explained.items()]
+
+
+def self_influences_of(run: Run, positions: Iterable[int]) -> dict[int, float]:
+    """Compute the self-influence of the training triples at these positions: {position: Σ η‖∇ℓ(w; z)‖²}."""
+    ordered = sorted(positions)
+    # Few triples, known to process 0 alone: they are not shared.
+    scores = sum_self_influences(run, run.training_triples[ordered], progress=True, shared=False)
+    return dict(zip(ordered, scores.tolist(), strict=True))
+
+
+def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool, shared: bool = True) -> torch.Tensor:
+    """Compute Σ_k η_k‖∇ℓ(w_k; z)‖² of triples (N, 3), `shared` between all processes or here: (N,)."""
+    total: torch.Tensor | float = 0.0
+    for path in run.checkpoints:
+        loaded = run.load(path)
+        compute = partial(
+            loaded.method.self_products,
+            batch_size=run.options.batch_size,
+            progress=f"{path.name}: self-influence" if progress else None,
+        )
+        shared = shared and loaded.method.shares_training_triples
+        with trace_module.naming_the_checkpoint(path):
+            products = parallel.compute_shared(compute, triples) if shared else compute(triples)
+        trace_module.require_finite_influences(products, path)
+        total = total + loaded.weight * products
+    return total
