@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conve_tracin.data.categories import Categories
+from conve_tracin.data.categories import UNKNOWN, Categories
 from conve_tracin.data.graph import Graph
 from conve_tracin.data.queries import inverse_of
 from conve_tracin.data.triples import COLUMN_NAMES
@@ -166,6 +166,7 @@ class Prediction:
         head: the head's place; None for a model without inverse triples.
         side: "tail" or "head", which one is explained.
         untrained: which of "head", "relation" and "tail" no training triple has.
+        unseen_kinds: "head" or "tail", and its category, where no training triple of the relation has that kind there.
     """
 
     score: float
@@ -177,6 +178,7 @@ class Prediction:
     head: Place | None = None
     side: str = TAIL
     untrained: tuple[str, ...] = ()
+    unseen_kinds: tuple[tuple[str, str], ...] = ()
 
     @property
     def explained(self) -> "Place | Prediction":
@@ -187,11 +189,21 @@ class Prediction:
     def remark(self) -> str | None:
         """One sentence if the model cannot know what it predicts."""
         if not self.untrained:
-            return None
+            return self._remark_on_kinds
         parts = " and the ".join(self.untrained)
         return (
             f"No training triple has the {parts} of this prediction: the model has learned nothing about it, so its "
             "rank and its influences say nothing."
+        )
+
+    @property
+    def _remark_on_kinds(self) -> str | None:
+        if not self.unseen_kinds:
+            return None
+        kinds = ", and none a ".join(f"{part} of the category {category}" for part, category in self.unseen_kinds)
+        return (
+            f"No training triple of this relation has a {kinds}: the model has not learned whether the relation can "
+            "hold there."
         )
 
 
@@ -262,12 +274,26 @@ def describe_prediction(
     places = [place_of(scorer, triple, training_triples, settings)]
     if scorer.inverse_triples:
         places.append(place_of(scorer, inverse_of(triple), training_triples, settings))
+    of_relation = _trained_answers(training_triples, triple[0, 1], settings)
     return Prediction(
         **vars(places[0]),
-        in_training=triple[0, 2] in _tails_of(_trained_answers(training_triples, triple[0, 1], settings), triple[0, 0]),
+        in_training=triple[0, 2] in _tails_of(of_relation, triple[0, 0]),
         head=places[1] if scorer.inverse_triples else None,
         side=settings.side,
         untrained=settings.untrained_parts(*triple[0].tolist()),
+        unseen_kinds=() if settings.categories is None else unseen_kinds(triple[0], of_relation, settings.categories),
+    )
+
+
+def unseen_kinds(triple: np.ndarray, of_relation: np.ndarray, categories: Categories) -> tuple[tuple[str, str], ...]:
+    """Say where a triple (3,) has a kind of entity that its relation's heads and tails, (M, 2), never have.
+
+    Returns "head" or "tail" and the category of each; nothing of entities whose category is unknown.
+    """
+    return tuple(
+        (part, categories.name(entity))
+        for part, entity, trained in zip(("head", "tail"), triple[[0, 2]], of_relation.T, strict=True)
+        if categories.of[entity] != UNKNOWN and not (categories.of[trained] == categories.of[entity]).any()
     )
 
 

@@ -43,6 +43,29 @@ def explain(command, tmp_path, *more):
     return json.loads((tmp_path / "out.json").read_text("utf-8")), page
 
 
+@pytest.mark.parametrize(
+    ("question", "kinds"),
+    [
+        (("ibuprofen", "treats", "MONDO:0005148"), ()),
+        (("MONDO:0005148", "treats", "ibuprofen"), ("head of the category Disease", "tail of the category Drug")),
+        (("ibuprofen", "treats", ENTITIES[5]), ("tail of the category Gene",)),
+    ],
+)
+def test_an_end_of_a_kind_that_the_relation_never_has_there_is_remarked_on(command, tmp_path, capsys, question, kinds):
+    content, _ = explain(command, tmp_path, "--test-triple", *question)
+    prediction = content["prediction"]
+    if not kinds:
+        assert "remark" not in prediction
+        assert "of the category" not in capsys.readouterr().out
+        return
+    sentence = f"No training triple of this relation has a {', and none a '.join(kinds)}: "
+    assert prediction["remark"].startswith(sentence)
+    assert prediction["warnings"][0] == prediction["remark"]
+    assert "untrained" not in prediction
+    assert prediction["remark"] in capsys.readouterr().out
+    assert sentence in (tmp_path / "report.html").read_text("utf-8")
+
+
 def test_the_json_says_how_both_ends_stand(command, tmp_path, capsys):
     prediction = explain(command, tmp_path)[0]["prediction"]
     tail, head = prediction["tail_standing"], prediction["head_standing"]
