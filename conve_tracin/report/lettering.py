@@ -10,6 +10,8 @@ from itertools import chain
 LETTER, CAPITAL, BROAD, IDEOGRAPH = 0.58, 0.72, 0.95, 1.05
 # Bold letters are wider by this factor.
 BOLD = 1.12
+# Biolink's values of a direction.
+DIRECTIONS = {"increased": "↑", "upregulated": "↑", "decreased": "↓", "downregulated": "↓"}
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -29,6 +31,20 @@ def _letter_width(letter: str) -> float:
 def in_words(relation: str) -> str:
     """Write a relation as words: `biolink:gene_associated_with_condition` is "gene associated with condition"."""
     return relation.removeprefix("biolink:").replace("_", " ").strip() or relation
+
+
+def in_short(relation: str) -> str:
+    """Shorten qualifiers: "affects (causes, object expression decreased)" becomes "affects (expression ↓)".
+
+    What says no direction is left out where something else does.
+    """
+    predicate, bracket, qualifiers = relation.removesuffix(")").partition(" (")
+    if not bracket or not relation.endswith(")"):
+        return relation
+    phrases = qualifiers.split(", ")
+    with_arrows = [" ".join(DIRECTIONS.get(word, word) for word in phrase.split(" ")) for phrase in phrases]
+    telling = [new for new, old in zip(with_arrows, phrases, strict=True) if new != old] or phrases
+    return f"{predicate} ({', '.join(phrase.removeprefix('object ') for phrase in telling)})"
 
 
 def category_in_words(category: str) -> str:

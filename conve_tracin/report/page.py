@@ -27,7 +27,7 @@ from conve_tracin.influence.trace import Trace
 from conve_tracin.report import evidence
 from conve_tracin.report.charts import Axis, draw_concentration
 from conve_tracin.report.groups import Group, group_influences
-from conve_tracin.report.lettering import category_in_words, in_words, plural, signed_column
+from conve_tracin.report.lettering import DIRECTIONS, category_in_words, in_words, plural, signed_column
 from conve_tracin.report.naming import Name
 from conve_tracin.report.naming import entity_name as _entity
 from conve_tracin.report.naming import relation_name as _relation
@@ -335,7 +335,12 @@ def _drawing(
         relation_name=lambda relation: in_words(names.relation(relation)),
         entity_class=palette.class_of,
     )  # fmt: skip
-    return {"class": class_, "svg": drawing, "num_drawn": len(assign_lanes(paths, orientation.max_lanes)[0])}
+    return {
+        "class": class_,
+        "svg": drawing,
+        "num_drawn": len(assign_lanes(paths, orientation.max_lanes)[0]),
+        "has_directions": any(arrow in drawing for arrow in DIRECTIONS.values()),
+    }
 
 
 def _source_choices(influences: Iterable[Influence], notes: Notes) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from conve_tracin.influence.paths import GraphPath, Hop
-from conve_tracin.report.lettering import BOLD, signed, text_width, wrap
+from conve_tracin.report.lettering import BOLD, in_short, signed, text_width, wrap
 from conve_tracin.report.template import render
 
 if TYPE_CHECKING:
@@ -270,7 +270,11 @@ class _Layout:
     def _label(self, u: float, v: float, room: float, *, name: str, number: str) -> dict[str, Any]:
         x, y = self.at(u, v)
         down, lane = self.orientation.down, self.orientation.lane
-        lines = wrap(name, lane - 4 if down else max(room - 8, 74), EDGE_FONT, max_lines=self.orientation.edge_lines)
+        at_most, max_lines = lane - 4 if down else max(room - 8, 74), self.orientation.edge_lines
+        lines = wrap(name, at_most, EDGE_FONT, max_lines=max_lines)
+        if lines[-1].endswith("…"):
+            # Which way something is affected must not be what is cut off.
+            lines = wrap(in_short(name), at_most, EDGE_FONT, max_lines=max_lines)
         if down:
             above = y - len(lines) * EDGE_LINE_HEIGHT / 2 + 4
             below = above + len(lines) * EDGE_LINE_HEIGHT

@@ -7,6 +7,7 @@ import pytest
 from conve_tracin.report.lettering import (
     LETTER,
     category_in_words,
+    in_short,
     percent,
     plural,
     signed,
@@ -86,6 +87,23 @@ def test_a_column_says_what_its_numbers_are():
 )
 def test_percent(share, written):
     assert percent(share) == written
+
+
+@pytest.mark.parametrize(
+    ("relation", "short"),
+    [
+        ("affects (causes, object expression decreased)", "affects (expression ↓)"),
+        ("affects (causes, object activity or abundance increased)", "affects (activity or abundance ↑)"),
+        ("affects (subject activity upregulated, object degradation downregulated)",
+         "affects (subject activity ↑, degradation ↓)"),
+        ("affects (causes, object activity)", "affects (causes, activity)"),
+        ("treats", "treats"),
+        ("is (open", "is (open"),
+        ("(increased)", "(increased)"),
+    ],
+)  # fmt: skip
+def test_what_is_increased_or_decreased_stays_in_short(relation, short):
+    assert in_short(relation) == short
 
 
 def test_categories_are_words():

@@ -159,3 +159,13 @@ def test_long_and_hostile_names_become_text(orientation):
         "svg", "title", "g", "path", "polygon", "rect", "text", "tspan",
     }  # fmt: skip
     assert all(group.find("title").text == hostile for group in root.findall("g[@data-entity]"))
+
+
+def test_a_long_name_is_cut_last_where_it_says_which_way(orientation):
+    names = {0: "affects (causes, object expression decreased)", 1: "treats"}
+    root = draw(GRAPHS["three hops"], orientation, relation_name=names.get)
+    texts = {"".join(text.itertext()) for text in root.iter("text")}
+    shown = {" ".join(text.split()) for text in texts}
+    assert any("↓" in text for text in shown)
+    assert not any("…" in text for text in shown)
+    assert any("treats" in text for text in shown)
