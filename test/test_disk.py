@@ -199,7 +199,7 @@ def test_a_checkpoint_that_vanishes_while_tracing_is_one_line_and_the_run_goes_o
     # Loaded anew for each group of test triples, and digested for the report.
     for number, call in enumerate((2, 4)):
         out, log = tmp_path / f"out {number}", tmp_path / f"log {number}.txt"
-        fault = (remove_at_call, "conve_tracin.influence.load", "build_model", call, second)
+        fault = (remove_at_call, "conve_tracin.influence.load", "take_model", call, second)
         assert finish(script, *given(out), log=log, faults=[fault]) == 2
         assert f"{second}: " in assert_one_line(log, script)
         assert_all_whole(out)

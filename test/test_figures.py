@@ -428,6 +428,12 @@ FIGURES = [
         [("scale", 12, "this", "second call", "cpu"), ("scale", 12, "this", "loop of 2", "cpu")],
     ),
     ("README.md", "from the second call on | {} processor seconds", [later_call(3, 10)]),
+    (
+        "docs/tracin.md", "12 hubs ({} to {} triples) keep {} of their ten strongest ({} at least) and {} of their "
+        "hundred strongest ({} at least;",
+        [("hubs", "degrees", -1), ("hubs", "degrees", 0),
+         *(("hubs", "overlap", top, which) for top in ("10", "100") for which in ("mean", "least"))],
+    ),
     ("README.md", "of one relation | {} seconds, start-up", [("scale", 11, "this", "one call for 100", "seconds")]),
     ("README.md", "d = 200 | {} seconds a test triple | NVIDIA H100 |", [("scale_gpu", "influence_seconds")]),
     *(

@@ -1,1 +1,1 @@
-"""The rooms of `explain.py`: reading, tracing and writing."""
+"""The steps of `explain.py`: what a run works on, reading, tracing, writing, self-influence, and the two scripts."""

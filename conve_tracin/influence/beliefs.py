@@ -1,6 +1,7 @@
 """What a model trained with softmax cross-entropy believes of queries: p = softmax(s) over all entities.
 
-Every sum over p needs log Σ_k exp(s_k), the normalizer, which costs a pass over all entities for each query.
+Every sum over p needs log Σ_k exp(s_k), the normalizer, which costs a pass over all entities for each query; for the
+many queries of a hub, over a sample of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -59,7 +60,7 @@ class Entities:
         return scores if self.bias is None else scores.add_(self.bias)
 
     def softmax_moments(
-        self, vectors: Tensor, *, size: int = 4096, draws: "Draws | None" = None
+        self, vectors: Tensor, *, size: int | None = None, draws: "Draws | None" = None
     ) -> tuple[Tensor, Tensor]:
         """Compute log Σ_k exp(s_k) and ē = Σ_k p_k e_k of query vectors (B, d): (B,) and (B, d).
 
@@ -68,17 +69,19 @@ class Entities:
         """
 
         @torch.no_grad()
-        def sums_of(part: Entities) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        def sums_of(part: Entities) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
             scores = part.scores(vectors)
             top = scores.amax(dim=1, keepdim=True)
             exponentials = scores.sub_(top).exp_()
             if part.factors is not None:
                 exponentials *= part.factors
-            return top, exponentials, exponentials.sum(dim=1, keepdim=True), exponentials @ part.rows
+            sums = exponentials.sum(dim=1, keepdim=True), exponentials @ part.rows
+            return top, *sums, None if draws is None else exponentials
 
         largest = vectors.new_full((len(vectors), 1), -torch.inf)
         total, weighted = vectors.new_zeros(len(vectors), 1), torch.zeros_like(vectors)
-        for top, exponentials, added, moved in map_on_all_cores(sums_of, list(self.split(size)), vectors.device):
+        parts = list(self.split(size or min(4096, _entities_at_once(vectors))))
+        for top, added, moved, exponentials in map_on_all_cores(sums_of, parts, vectors.device):
             before, largest = largest, torch.maximum(largest, top)
             shrink, share = (before - largest).exp(), (top - largest).exp()
             total = total * shrink + added * share
@@ -211,6 +214,10 @@ class Beliefs:
         return {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
 
 
+def _entities_at_once(vectors: Tensor) -> int:
+    return max(256, SCORES_AT_ONCE // max(len(vectors), 1))
+
+
 def log_normalizers(entities: Entities, vectors: Tensor) -> Tensor:
     """Compute log Σ_k exp(s_k) of query vectors (B, d): (B,)."""
 
@@ -222,7 +229,7 @@ def log_normalizers(entities: Entities, vectors: Tensor) -> Tensor:
         return scores.logsumexp(dim=1)
 
     total = vectors.new_full((len(vectors),), -torch.inf)
-    parts = list(entities.split(max(256, SCORES_AT_ONCE // max(len(vectors), 1))))
+    parts = list(entities.split(_entities_at_once(vectors)))
     for of_part in map_on_all_cores(of_some, parts, vectors.device):
         total = torch.logaddexp(total, of_part)
     return total

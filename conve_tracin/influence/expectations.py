@@ -22,8 +22,8 @@ def expected_derivatives(tangent: ConvETangent, beliefs: Beliefs, ids: Tensor, *
     """Compute Σ_k p_qk ṡ_qk of training queries along a tangent that moves entities' rows alone: (M,) on the CPU.
 
     With ē = Σ_k p_k e_k it is q̇·ē + Σ_e p_e q·ė_e over the moved entities e; q̇ is zero where the query does not start
-    from one of them. Each query costs a pass over all entities, so that those which neither start from a moved entity
-    nor know one as a tail are passed over, and have 0: p_e is next to nothing there.
+    from one of them. Each query costs a pass over all entities (or, of a hub, over a sample), so that those which
+    neither start from a moved entity nor know one as a tail are passed over, and have 0: p_e is next to nothing there.
 
     Args:
         tangent: what moves.
@@ -33,7 +33,8 @@ def expected_derivatives(tangent: ConvETangent, beliefs: Beliefs, ids: Tensor, *
     """
     model, queries, table = beliefs.model, beliefs.queries, beliefs.model.entity_embeddings.weight
     expected = torch.zeros(len(ids), dtype=table.dtype)
-    for entity in tangent.entity_rows:
+    # Hubs first: the normalizers of others, which may be of the same query, are the more exact ones.
+    for entity in sorted(tangent.entity_rows, key=lambda entity: -len(queries.with_tail(entity))):
         found, normalizers = queries.with_tail(entity), beliefs.of_tail(entity)
         for part, of_part in zip(found.split(batch_size), normalizers.split(batch_size), strict=True):
             vectors = encode_queries(model, *_pairs(queries, part, table.device))

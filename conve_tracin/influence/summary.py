@@ -202,8 +202,7 @@ class Prediction:
             return None
         kinds = ", and none a ".join(f"{part} of the category {category}" for part, category in self.unseen_kinds)
         return (
-            f"No training triple of this relation has a {kinds}: the model has not learned whether the relation can "
-            "hold there."
+            f"No training triple of this relation has a {kinds}: training gives no example of what is predicted here."
         )
 
 
@@ -288,12 +287,12 @@ def describe_prediction(
 def unseen_kinds(triple: np.ndarray, of_relation: np.ndarray, categories: Categories) -> tuple[tuple[str, str], ...]:
     """Say where a triple (3,) has a kind of entity that its relation's heads and tails, (M, 2), never have.
 
-    Returns "head" or "tail" and the category of each; nothing of entities whose category is unknown.
+    Returns "head" or "tail" and the category of each; nothing where a category is unknown.
     """
     return tuple(
         (part, categories.name(entity))
         for part, entity, trained in zip(("head", "tail"), triple[[0, 2]], of_relation.T, strict=True)
-        if categories.of[entity] != UNKNOWN and not (categories.of[trained] == categories.of[entity]).any()
+        if categories.of[entity] != UNKNOWN and categories.are_all_others(trained, categories.name(entity))
     )
 
 

@@ -28,7 +28,7 @@ def _because(trace: Trace, names: Names) -> str:
     if trace.prediction is not None and trace.prediction.in_training:
         notes.append("it is itself a training triple")
     if trace.prediction is not None and trace.prediction.remark:
-        notes.append(trace.prediction.remark)
+        notes.append(visible(trace.prediction.remark))
     if not trace.proponents:
         return "; ".join(["(no proponent)", *notes])
     best = trace.proponents[0]

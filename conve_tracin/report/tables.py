@@ -188,7 +188,7 @@ def _prediction_line(prediction: Prediction) -> str:
     if prediction.in_training:
         places.append("it is itself a training triple")
     line = "; ".join(places)
-    remark = f"\n  {prediction.remark}" if prediction.remark else ""
+    remark = f"\n  {visible(prediction.remark)}" if prediction.remark else ""
     return f"  {line[0].upper()}{line[1:]}{remark}"
 
 

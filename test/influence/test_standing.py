@@ -130,6 +130,12 @@ def test_the_most_specific_category_is_taken(tmp_path):
     found = read_categories(nodes, Vocabulary("entity", ("e", "d", "c", "b", "a")))
     assert [found.name(entity) for entity in range(5)] == [None, "NamedThing", "Gene", "Disease", "Disease"]
     assert found.names[0] == "Disease"
+    # Of entities one is of the kind, lists it, or has an unknown kind: then nothing is said.
+    assert found.are_all_others(np.array([2, 1, 2]), "Disease")
+    assert not found.are_all_others(np.array([2, 3]), "Disease")
+    assert not found.are_all_others(np.array([2, 3]), "NamedThing")
+    assert not found.are_all_others(np.array([2, 0]), "Disease")
+    assert found.are_all_others(np.array([], dtype=int), "Disease")
     with pytest.raises(InputError, match=r"nodes\.jsonl: no node with a category is in"):
         read_categories(nodes, Vocabulary("entity", ("x", "e")))
     nodes.write_text('{"id": "a", "category": "biolink:Disease"}\nno node\n')
