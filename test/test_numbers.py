@@ -20,8 +20,8 @@ from conve_tracin.checkpoint.native import build_model, load_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.influence import autodiff
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch, TracInReferencePyTorch
+from conve_tracin.influence.effects import GaussNewtonMethod, gauss_newton_effects
 from conve_tracin.influence.engine import passes
-from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects
 from conve_tracin.influence.scorers import ConvEScorer
 from conve_tracin.model.conve import ConvE
 from conve_tracin.training import batch_loss, resume, state

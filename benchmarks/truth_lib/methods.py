@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
-from conve_tracin.influence.gauss_newton import GaussNewton, GaussNewtonMethod
+from conve_tracin.influence.effects import GaussNewtonMethod
+from conve_tracin.influence.gauss_newton import GaussNewton
 from conve_tracin.influence.scorers import LAST_LAYERS, ConvEScorer
 from conve_tracin.influence.training_loss import Objective, TrainingLoss
 from conve_tracin.model.conve import ConvE

@@ -7,11 +7,7 @@ import numpy as np
 import torch
 
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
-from conve_tracin.influence.gauss_newton import (
-    gauss_newton_effects,
-    leverages,
-    training_curvature,
-)
+from conve_tracin.influence.effects import gauss_newton_effects, leverages, training_curvature
 from conve_tracin.influence.known_reasons import average_ranks
 from conve_tracin.model.conve import ConvE
 from conve_tracin.training.loop import TrainingData

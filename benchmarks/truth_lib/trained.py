@@ -21,7 +21,7 @@ from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, digest_of_file
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
-from conve_tracin.influence.gauss_newton import GaussNewtonMethod, gauss_newton_effects, training_curvature
+from conve_tracin.influence.effects import GaussNewtonMethod, gauss_newton_effects, training_curvature
 from conve_tracin.influence.scorers import LAST_LAYERS
 from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking import rank_triples

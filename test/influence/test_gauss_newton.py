@@ -5,10 +5,9 @@ from torch.func import functional_call, hessian, jacrev
 
 from conve_tracin.data.queries import Queries, with_inverse_triples
 from conve_tracin.errors import InputError
-from conve_tracin.influence.gauss_newton import (
-    CurvatureConfig,
+from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
+from conve_tracin.influence.effects import (
     GaussNewtonMethod,
-    RowCurvature,
     gauss_newton_effects,
     gauss_newton_tangents,
     label_effects,

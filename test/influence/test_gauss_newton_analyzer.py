@@ -13,7 +13,8 @@ from native_files import arguments, files, save_model  # noqa: F401 - `files` is
 import run_tracin
 import tracin_pytorch
 from conve_tracin.checkpoint.conversion import to_pykeen_checkpoint
-from conve_tracin.influence.gauss_newton import GaussNewton, GaussNewtonMethod, gauss_newton_effects
+from conve_tracin.influence.effects import GaussNewtonMethod, gauss_newton_effects
+from conve_tracin.influence.gauss_newton import GaussNewton
 from conve_tracin.influence.method import rank_influences
 
 ONE_TARGET = GaussNewtonMethod.for_training("1vsall", damping=2.0)

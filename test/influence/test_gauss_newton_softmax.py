@@ -10,14 +10,14 @@ from conve_tracin.data.queries import Queries, distinct_triples, with_inverse_tr
 from conve_tracin.errors import InputError
 from conve_tracin.influence.beliefs import Entities
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
-from conve_tracin.influence.expectations import expected_derivatives
-from conve_tracin.influence.gauss_newton import (
+from conve_tracin.influence.effects import (
     GaussNewtonMethod,
     gauss_newton_effects,
     gauss_newton_tangents,
     label_weights,
     training_curvature,
 )
+from conve_tracin.influence.expectations import expected_derivatives
 from conve_tracin.model.loss import Targets, streamed_loss
 
 SMOOTHING = 0.1

@@ -16,9 +16,10 @@ from conve_tracin.influence import beliefs as beliefs_module
 from conve_tracin.influence import curvature as curvature_module
 from conve_tracin.influence.beliefs import Draws, Entities
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
+from conve_tracin.influence.effects import GaussNewtonMethod, gauss_newton_effects
 from conve_tracin.influence.engine.jacobians import HEAD, RELATION, RowJacobians, moved_query_vectors
 from conve_tracin.influence.engine.passes import encode_queries
-from conve_tracin.influence.gauss_newton import GaussNewton, GaussNewtonMethod, gauss_newton_effects
+from conve_tracin.influence.gauss_newton import GaussNewton
 from conve_tracin.influence.method import Scores, rank_influences
 from conve_tracin.influence.trace import make_trace
 from conve_tracin.model.conve import ConvE
