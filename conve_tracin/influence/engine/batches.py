@@ -103,6 +103,8 @@ def map_on_all_cores(run: Callable[[Item], Result], items: Sequence[Item], devic
         return
     pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    # The reader's own threads would take the cores from the workers, also while they wait for each other.
+    torch.set_num_threads(1)
     try:
         for item in items:
             pending.append(pool.submit(run, item))
