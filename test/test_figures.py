@@ -452,6 +452,16 @@ FIGURES = [
         "docs/tracin.md", "one relation took {} seconds on two free cores",
         [("scale", 11, "this", "one call for 100", "seconds")],
     ),
+    *(
+        (EVIDENCE, f"| {row} | {{}} | {{}} GB |",
+         [("training", "large", "contenders", name, figure)
+          for figure in ("processor_queries_per_second", "peak_memory_gb")])
+        for row, name in (
+            ("PyKEEN, sLCWA", "pykeen, sLCWA"), ("`train_pytorch.py`, all entities", "ours"),
+            ("`--entity-sample 4096`", "ours, 4,096 entities sampled"),
+            ("`--entity-sample 1024`", "ours, 1,024 entities sampled"),
+        )
+    ),
     (
         "docs/tracin.md", "and {} in an hour when they were slower (then, the version that had taken 61 took {}).",
         [("scale", 11, "in a slower hour", version, "seconds") for version in ("this", "before")],
