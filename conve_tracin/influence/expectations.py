@@ -34,8 +34,9 @@ def expected_derivatives(tangent: ConvETangent, beliefs: Beliefs, ids: Tensor, *
     model, queries, table = beliefs.model, beliefs.queries, beliefs.model.entity_embeddings.weight
     expected = torch.zeros(len(ids), dtype=table.dtype)
     # Hubs first: the normalizers of others, which may be of the same query, are the more exact ones.
-    for entity in sorted(tangent.entity_rows, key=lambda entity: -len(queries.with_tail(entity))):
-        found, normalizers = queries.with_tail(entity), beliefs.of_tail(entity)
+    of_tails = {entity: queries.with_tail(entity) for entity in tangent.entity_rows}
+    for entity, found in sorted(of_tails.items(), key=lambda item: -len(item[1])):
+        normalizers = beliefs.of_tail(entity)
         for part, of_part in zip(found.split(batch_size), normalizers.split(batch_size), strict=True):
             vectors = encode_queries(model, *_pairs(queries, part, table.device))
             values = _of_moved_tails(model, tangent, vectors, of_part)
