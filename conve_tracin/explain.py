@@ -13,8 +13,8 @@ from conve_tracin import parallel
 from conve_tracin.explanation.read import read, require_outputs, with_evidence
 from conve_tracin.explanation.run import Run, Script
 from conve_tracin.explanation.scripts import RUN_TRACIN
-from conve_tracin.explanation.self_influence import rank_by_self_influence
-from conve_tracin.explanation.trace import open_journal, sum_self_influences, trace_rest
+from conve_tracin.explanation.self_influence import sum_self_influences
+from conve_tracin.explanation.trace import open_journal, trace_rest
 from conve_tracin.explanation.write import (
     content_of,
     print_results,
@@ -24,10 +24,12 @@ from conve_tracin.explanation.write import (
     write_more,
     write_result,
     write_results,
+    write_self_influences,
 )
 from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.journal import Journal, StoredTraces, resume_traces
-from conve_tracin.influence.trace import Trace
+from conve_tracin.influence.method import rank_influences
+from conve_tracin.influence.trace import Trace, with_counts
 from conve_tracin.settings import TRACIN, TracInOptions
 
 logger = logging.getLogger(__name__)
@@ -143,3 +145,10 @@ def collect_traces(run: Run, journal: Journal | None) -> list[Trace] | StoredTra
         if journal is None or journal.has_other_writer:
             kept.append(traced)
     return kept if journal is None or journal.has_other_writer else StoredTraces(journal)
+
+
+def rank_by_self_influence(run: Run) -> dict[str, Any]:
+    """Rank the training triples by Σ η‖∇ℓ(w; z)‖² (mode "self"), highest first; write the result and return it."""
+    scores = sum_self_influences(run, run.training_triples, progress=True)
+    ranked = rank_influences(scores, run.training_triples, run.options.top_k)
+    return write_self_influences(run, with_counts(Trace((0, 0, 0), ranked, [], []), run.graph.counts).influences)

@@ -1,40 +1,37 @@
-"""Mode "self": the training triples in the order of their self-influence."""
+"""The influence of training triples on themselves: for mode "self", and for the table."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable
+from functools import partial
 
+import numpy as np
+import torch
+
+from conve_tracin import parallel
 from conve_tracin.explanation.run import Run
-from conve_tracin.explanation.trace import sum_self_influences
-from conve_tracin.explanation.write import print_results
-from conve_tracin.files import write_json
-from conve_tracin.influence.method import Influence, rank_influences
-from conve_tracin.influence.trace import Trace, with_counts
-from conve_tracin.report.tables import influence_as_json, self_influences_as_table, trace_as_csv_rows, write_csv
+from conve_tracin.influence import trace as trace_module
 
 
-def rank_by_self_influence(run: Run) -> dict[str, Any]:
-    """Rank the training triples by Σ η‖∇ℓ(w; z)‖² (mode "self"), highest first; write the result and return it."""
-    scores = sum_self_influences(run, run.training_triples, progress=True)
-    ranked = rank_influences(scores, run.training_triples, run.options.top_k)
-    ranked = with_counts(Trace((0, 0, 0), ranked, [], []), run.graph.counts).influences
-    rows = [_as_self_influence(influence_as_json(influence, run.names)) for influence in ranked]
-    content = {"mode": "self", **run.settings, "self_influences": rows}
-    write_json(run.options.output, content)
-    written = [run.options.output]
-    if run.options.csv_path is not None:
-        own = {influence.position: influence.influence for influence in ranked}
-        write_csv(run.options.csv_path, _self_csv_rows(run, ranked, own))
-        written.append(run.options.csv_path)
-    print_results([self_influences_as_table(ranked, run.names)], [], written)
-    return content
+def self_influences_of(run: Run, positions: Iterable[int]) -> dict[int, float]:
+    """Compute the self-influence of the training triples at these positions: {position: Σ η‖∇ℓ(w; z)‖²}."""
+    ordered = sorted(positions)
+    # Few triples, known to process 0 alone: they are not shared.
+    scores = sum_self_influences(run, run.training_triples[ordered], progress=True, shared=False)
+    return dict(zip(ordered, scores.tolist(), strict=True))
 
 
-def _as_self_influence(row: dict[str, Any]) -> dict[str, Any]:
-    return {"self_influence" if name == "influence" else name: value for name, value in row.items()}
-
-
-def _self_csv_rows(run: Run, ranked: list[Influence], own: dict[int, float]) -> Iterator[tuple]:
-    # The influence of a training triple on itself: it stands in the place of the test triple, too.
-    for influence in ranked:
-        itself = Trace((influence.head, influence.relation, influence.tail), [influence], [], [])
-        yield from trace_as_csv_rows(itself, run.names, own)
+def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool, shared: bool = True) -> torch.Tensor:
+    """Compute Σ_k η_k‖∇ℓ(w_k; z)‖² of triples (N, 3), `shared` between all processes or here: (N,)."""
+    total: torch.Tensor | float = 0.0
+    for path in run.checkpoints:
+        loaded = run.load(path)
+        compute = partial(
+            loaded.method.self_products,
+            batch_size=run.options.batch_size,
+            progress=f"{path.name}: self-influence" if progress else None,
+        )
+        shared = shared and loaded.method.shares_training_triples
+        with trace_module.naming_the_checkpoint(path):
+            products = parallel.compute_shared(compute, triples) if shared else compute(triples)
+        trace_module.require_finite_influences(products, path)
+        total = total + loaded.weight * products
+    return total

@@ -1,19 +1,16 @@
-"""Tracing test triples, and the influence of training triples on themselves."""
+"""Tracing test triples, and going on where a killed run stopped."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from conve_tracin import parallel
 from conve_tracin.data.reasons import Explained
 from conve_tracin.explanation.run import Run, Triple
-from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.journal import Journal, digest_of, open_in_directory
 from conve_tracin.influence.summary import SummarySettings
 from conve_tracin.influence.trace import Trace, trace, with_counts
@@ -77,29 +74,3 @@ def digest_of_run(run: Run) -> str:
 def known_positions(explained: dict[Triple, Explained]) -> list[Any]:
     """List the known reasons by their positions in the training set, as plain values."""
     return [[triple, [each.tolist() for each in known.explanations]] for triple, known in explained.items()]
-
-
-def self_influences_of(run: Run, positions: Iterable[int]) -> dict[int, float]:
-    """Compute the self-influence of the training triples at these positions: {position: Σ η‖∇ℓ(w; z)‖²}."""
-    ordered = sorted(positions)
-    # Few triples, known to process 0 alone: they are not shared.
-    scores = sum_self_influences(run, run.training_triples[ordered], progress=True, shared=False)
-    return dict(zip(ordered, scores.tolist(), strict=True))
-
-
-def sum_self_influences(run: Run, triples: np.ndarray, *, progress: bool, shared: bool = True) -> torch.Tensor:
-    """Compute Σ_k η_k‖∇ℓ(w_k; z)‖² of triples (N, 3), `shared` between all processes or here: (N,)."""
-    total: torch.Tensor | float = 0.0
-    for path in run.checkpoints:
-        loaded = run.load(path)
-        compute = partial(
-            loaded.method.self_products,
-            batch_size=run.options.batch_size,
-            progress=f"{path.name}: self-influence" if progress else None,
-        )
-        shared = shared and loaded.method.shares_training_triples
-        with trace_module.naming_the_checkpoint(path):
-            products = parallel.compute_shared(compute, triples) if shared else compute(triples)
-        trace_module.require_finite_influences(products, path)
-        total = total + loaded.weight * products
-    return total

@@ -6,16 +6,24 @@ from typing import Any
 
 from conve_tracin.data.names import read_edge_map
 from conve_tracin.explanation.run import Run
-from conve_tracin.explanation.trace import self_influences_of
+from conve_tracin.explanation.self_influence import self_influences_of
 from conve_tracin.files import json_text_of_many, write_json, write_together
 from conve_tracin.influence import known_reasons
 from conve_tracin.influence.journal import StoredTraces
+from conve_tracin.influence.method import Influence
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report import page, trapi
 from conve_tracin.report.exams import measured_of
 from conve_tracin.report.notes import summary_as_json, summary_in_words
 from conve_tracin.report.overview import overview_lines, where_the_rest_is
-from conve_tracin.report.tables import trace_as_csv_rows, trace_as_json, trace_as_table, write_csv
+from conve_tracin.report.tables import (
+    influence_as_json,
+    self_influences_as_table,
+    trace_as_csv_rows,
+    trace_as_json,
+    trace_as_table,
+    write_csv,
+)
 
 
 def write_result(run: Run, index: int, traced: Trace) -> None:
@@ -121,6 +129,31 @@ def write_trapi(run: Run, traces: Iterable[Trace]) -> None:
         categories=run.categories, method=run.method,
     )  # fmt: skip
     write_json(run.options.trapi, response)
+
+
+def write_self_influences(run: Run, ranked: list[Influence]) -> dict[str, Any]:
+    """Write and print the training triples of mode "self"; return the content of the JSON."""
+    rows = [_as_self_influence(influence_as_json(influence, run.names)) for influence in ranked]
+    content = {"mode": "self", **run.settings, "self_influences": rows}
+    write_json(run.options.output, content)
+    written = [run.options.output]
+    if run.options.csv_path is not None:
+        own = {influence.position: influence.influence for influence in ranked}
+        write_csv(run.options.csv_path, _self_csv_rows(run, ranked, own))
+        written.append(run.options.csv_path)
+    print_results([self_influences_as_table(ranked, run.names)], [], written)
+    return content
+
+
+def _as_self_influence(row: dict[str, Any]) -> dict[str, Any]:
+    return {"self_influence" if name == "influence" else name: value for name, value in row.items()}
+
+
+def _self_csv_rows(run: Run, ranked: list[Influence], own: dict[int, float]) -> Iterator[tuple]:
+    # The influence of a training triple on itself: it stands in the place of the test triple, too.
+    for influence in ranked:
+        itself = Trace((influence.head, influence.relation, influence.tail), [influence], [], [])
+        yield from trace_as_csv_rows(itself, run.names, own)
 
 
 def printed(run: Run, traces: list[Trace] | StoredTraces) -> tuple[Iterable[str], list[str]]:
