@@ -18,11 +18,16 @@ from conve_tracin.data.sorted_queries import SortedQueries
 from conve_tracin.influence.engine.batches import map_on_all_cores
 from conve_tracin.influence.engine.passes import encode_queries
 from conve_tracin.model.conve import ConvE
+from conve_tracin.model.tiles import LOG2_E, MAX_TOTAL, MIN_TOTAL
 
 # Query vectors whose scores against a chunk of the entities are held at once.
 VECTORS_AT_ONCE = 1024
 # Scores that are held at once, so that they stay in a core's cache.
 SCORES_AT_ONCE = 2**19
+# Numbers of entities' rows that are held at once where each query has entities of its own.
+GATHERED_AT_ONCE = 2**22
+# Entities of a block that is drawn as one; its scores are computed again for the entity.
+DRAWN_BLOCK = 64
 # Queries of an entity from which what is computed for it is kept for later runs.
 KEPT_FROM = 64
 
@@ -54,73 +59,124 @@ class Entities:
             parts = (None if each is None else each[start : start + size] for each in (self.bias, self.factors))
             yield Entities(self.rows[start : start + size], *parts)
 
-    def scores(self, vectors: Tensor) -> Tensor:
-        """Score them for query vectors (B, d): (B, M)."""
-        scores = vectors @ self.rows.T
-        return scores if self.bias is None else scores.add_(self.bias)
+    def scores(self, vectors: Tensor, scale: float = 1.0) -> Tensor:
+        """Score them for query vectors (B, d), times `scale`: (B, M)."""
+        scores = (vectors * scale) @ self.rows.T
+        return scores if self.bias is None else scores.add_(self.bias * scale)
+
+    def exponentials(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute exp(s_k − c) of query vectors (B, d), times what each entity stands for, their sums, and c.
+
+        c is 0, or the largest scores where a sum would leave the safe range. Returns (B, M), (B, 1) and (B, 1).
+        """
+        exponentials = self._counted(self.scores(vectors, LOG2_E).exp2_())
+        total = exponentials.sum(dim=1, keepdim=True)
+        if ((total >= MIN_TOTAL) & (total <= MAX_TOTAL)).all():
+            return exponentials, total, torch.zeros_like(total)
+        scores = self.scores(vectors)
+        top = scores.amax(dim=1, keepdim=True)
+        exponentials = self._counted(scores.sub_(top).exp_())
+        return exponentials, exponentials.sum(dim=1, keepdim=True), top
+
+    def _counted(self, exponentials: Tensor) -> Tensor:
+        return exponentials if self.factors is None else exponentials.mul_(self.factors)
+
+    def logs_of(self, ids: Tensor, vectors: Tensor) -> Tensor:
+        """Compute log(exp(s_k), times what k stands for) of query vectors (P, d), each for `ids` of its own: (P, n)."""
+        logs = torch.bmm(self.rows[ids], vectors[:, :, None])[:, :, 0]
+        if self.bias is not None:
+            logs += self.bias[ids]
+        return logs if self.factors is None else logs + self.factors[ids].log()
 
     def softmax_moments(
         self, vectors: Tensor, *, size: int | None = None, draws: "Draws | None" = None
     ) -> tuple[Tensor, Tensor]:
         """Compute log Σ_k exp(s_k) and ē = Σ_k p_k e_k of query vectors (B, d): (B,) and (B, d).
 
-        The sums run with the largest score so far taken off (Milakov and Gimelshein, 2018,
+        The sums run with the largest c so far taken off (Milakov and Gimelshein, 2018,
         https://arxiv.org/abs/1805.02867, algorithm 3). `draws` of B queries are filled on the way.
         """
 
         @torch.no_grad()
         def sums_of(part: Entities) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-            scores = part.scores(vectors)
-            top = scores.amax(dim=1, keepdim=True)
-            exponentials = scores.sub_(top).exp_()
-            if part.factors is not None:
-                exponentials *= part.factors
-            sums = exponentials.sum(dim=1, keepdim=True), exponentials @ part.rows
-            return top, *sums, None if draws is None else exponentials
+            exponentials, sums, top = part.exponentials(vectors)
+            blocks = None if draws is None else top + draws.sums_of_blocks(exponentials).log()
+            return top, sums, exponentials @ part.rows, blocks
 
         largest = vectors.new_full((len(vectors), 1), -torch.inf)
         total, weighted = vectors.new_zeros(len(vectors), 1), torch.zeros_like(vectors)
         parts = list(self.split(size or min(4096, _entities_at_once(vectors))))
-        for top, added, moved, exponentials in map_on_all_cores(sums_of, parts, vectors.device):
+        summed = map_on_all_cores(sums_of, parts, vectors.device)
+        for part, (top, added, moved, blocks) in zip(parts, summed, strict=True):
             before, largest = largest, torch.maximum(largest, top)
             shrink, share = (before - largest).exp(), (top - largest).exp()
             total = total * shrink + added * share
             weighted = weighted * shrink + moved * share
-            if draws is not None:
-                draws.add(exponentials, added * share / total)
+            if blocks is not None:
+                draws.add(blocks, num_entities=len(part.rows))
+        if draws is not None:
+            draws.draw(self, vectors)
         return (largest + total.log())[:, 0], weighted / total
 
 
 class Draws:
-    """Entities that are drawn from p, m for each of B queries, while p's exponentials come chunk by chunk.
+    """Entities that are drawn from p = softmax(s), m for each of B queries, by the way of blocks of entities.
 
-    Each chunk takes the place of what was drawn before with its share of the sum so far, so that in the end every
-    entity has been drawn with its p.
+    A block is drawn with its share of all exponentials, whose sums are added while another pass has them. Then an
+    entity of that block is drawn; only the scores of such blocks are computed again.
 
     Args:
-        num_queries, count: B and m.
+        count: m.
         generator: of the drawing, on the CPU.
+        block_size: entities of a block; what `add` is told of begins with a block of its own.
 
     Attributes:
-        entities: what is drawn, (B, m) int64 on the CPU.
+        entities: what is drawn, (B, m) int64 on the CPU, after `draw`.
     """
 
-    def __init__(self, num_queries: int, count: int, generator: torch.Generator) -> None:
-        self.entities = torch.zeros(num_queries, count, dtype=torch.int64)
+    def __init__(self, count: int, generator: torch.Generator, *, block_size: int = DRAWN_BLOCK) -> None:
+        self.count = count
         self.generator = generator
-        self.start = 0
+        self.block_size = block_size
+        self.entities = torch.zeros(0, count, dtype=torch.int64)
+        self._logs: list[Tensor] = []
+        self._starts: list[int] = []
+        self._ends: list[int] = []
 
-    def add(self, exponentials: Tensor, share: Tensor) -> None:
-        """Take the next entities' exponentials (B, k), and their share of the sum of all so far, (B, 1)."""
-        chances = torch.rand(self.entities.shape, generator=self.generator).to(share)
-        is_new = chances < share
-        rows = is_new.any(dim=1).nonzero()[:, 0]
-        sums = exponentials[rows].cumsum(dim=1)
-        places = torch.rand(len(rows), self.entities.shape[1], generator=self.generator).to(sums) * sums[:, -1:]
-        found = torch.searchsorted(sums, places).clamp_(max=sums.shape[1] - 1) + self.start
-        rows, is_new = rows.cpu(), is_new.cpu()
-        self.entities[rows] = torch.where(is_new[rows], found.cpu(), self.entities[rows])
-        self.start += exponentials.shape[1]
+    def sums_of_blocks(self, exponentials: Tensor) -> Tensor:
+        """Sum exponentials (B, k) block by block: (B, ⌈k / block_size⌉)."""
+        missing = -exponentials.shape[1] % self.block_size
+        whole = torch.nn.functional.pad(exponentials, (0, missing)) if missing else exponentials
+        return whole.unflatten(1, (-1, self.block_size)).sum(dim=2)
+
+    def add(self, logs: Tensor, *, num_entities: int) -> None:
+        """Take the logarithms of the sums of the next entities' blocks, (B, n)."""
+        start = self._ends[-1] if self._ends else 0
+        starts = range(start, start + num_entities, self.block_size)
+        self._logs.append(logs)
+        self._starts += starts
+        self._ends += [*starts[1:], start + num_entities]
+
+    @torch.no_grad()
+    def draw(self, entities: Entities, vectors: Tensor) -> None:
+        """Draw from the blocks of all `entities`, for query vectors (B, d)."""
+        blocks = self._places(torch.cat(self._logs, dim=1), self.count)  # (B, m)
+        limits = torch.tensor([self._starts, self._ends], device=vectors.device)  # (2, n)
+        starts, ends = limits[:, blocks.flatten()]
+        queries = torch.arange(len(vectors), device=vectors.device).repeat_interleave(self.count)
+        at_once = max(1, GATHERED_AT_ONCE // (self.block_size * vectors.shape[1]))
+        drawn = []
+        for query, start, end in zip(*(each.split(at_once) for each in (queries, starts, ends)), strict=True):
+            ids = start[:, None] + torch.arange(self.block_size, device=start.device)  # (P, block_size)
+            logs = entities.logs_of(ids.clamp(max=len(entities.rows) - 1), vectors[query])
+            drawn.append(start + self._places(logs.masked_fill(ids >= end[:, None], -torch.inf), 1)[:, 0])
+        self.entities = torch.cat(drawn).reshape(blocks.shape).cpu()
+
+    def _places(self, logs: Tensor, count: int) -> Tensor:
+        """Draw columns of (B, n) by their exponentials, `count` for each row: (B, count)."""
+        sums = (logs - logs.amax(dim=1, keepdim=True)).double().exp().cumsum(dim=1)
+        chances = torch.rand(len(logs), count, generator=self.generator, dtype=torch.float64).to(sums)
+        return torch.searchsorted(sums, chances * sums[:, -1:]).clamp_(max=logs.shape[1] - 1)
 
 
 class HeadBeliefs(NamedTuple):
@@ -193,7 +249,7 @@ class Beliefs:
         return self._of_tails[tail]
 
     def _moments(self, vectors: Tensor, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        draws = Draws(len(vectors), count, generator)
+        draws = Draws(count, generator)
         normalizers, means = Entities.of(self.model).softmax_moments(vectors, draws=draws)
         return {"normalizers": normalizers, "means": means, "drawn": draws.entities}
 
@@ -215,7 +271,7 @@ class Beliefs:
 
 
 def _entities_at_once(vectors: Tensor) -> int:
-    return max(256, SCORES_AT_ONCE // max(len(vectors), 1))
+    return max(256, SCORES_AT_ONCE // max(len(vectors), 1) // DRAWN_BLOCK * DRAWN_BLOCK)
 
 
 def log_normalizers(entities: Entities, vectors: Tensor) -> Tensor:
@@ -223,10 +279,8 @@ def log_normalizers(entities: Entities, vectors: Tensor) -> Tensor:
 
     @torch.no_grad()
     def of_some(part: Entities) -> Tensor:
-        scores = part.scores(vectors)
-        if part.factors is not None:
-            scores += part.factors.log()
-        return scores.logsumexp(dim=1)
+        _, sums, top = part.exponentials(vectors)
+        return (top + sums.log())[:, 0]
 
     total = vectors.new_full((len(vectors),), -torch.inf)
     parts = list(entities.split(_entities_at_once(vectors)))

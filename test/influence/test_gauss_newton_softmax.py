@@ -8,7 +8,7 @@ from torch.func import functional_call, hessian, jacrev
 
 from conve_tracin.data.queries import Queries, distinct_triples, with_inverse_triples
 from conve_tracin.errors import InputError
-from conve_tracin.influence.beliefs import Entities
+from conve_tracin.influence.beliefs import Entities, log_normalizers
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
 from conve_tracin.influence.effects import (
     GaussNewtonMethod,
@@ -197,12 +197,15 @@ def test_sampled_queries_are_unbiased(case):
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])
-def test_moments_are_those_of_the_softmax_whatever_the_chunk(case, size):
+@pytest.mark.parametrize("num_large", [0, 2, None])
+def test_moments_are_those_of_the_softmax_whatever_the_chunk(case, size, num_large):
     model, _, _, queries, _ = case
-    vectors = model.encode(queries.heads, queries.relations).detach() * 30  # exponentials beyond every float
+    vectors = model.encode(queries.heads, queries.relations).detach()
+    vectors[:num_large] *= 30  # exponentials beyond every float
     normalizers, means = Entities.of(model).softmax_moments(vectors, size=size)
     scores = model.score_queries(vectors).detach()
     torch.testing.assert_close(normalizers, scores.logsumexp(dim=1))
+    torch.testing.assert_close(log_normalizers(Entities.of(model), vectors), scores.logsumexp(dim=1))
     torch.testing.assert_close(means, scores.softmax(dim=1) @ model.entity_embeddings.weight.detach())
 
 

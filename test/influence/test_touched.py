@@ -145,11 +145,12 @@ def test_a_curvature_from_drawn_entities_is_unbiased(triples):
     assert ((drawn.mean(dim=0) - exact).abs() < 4.5 * standard_error + 1e-12).all()
 
 
+@pytest.mark.parametrize("block_size", [1, 2, 64])
 @pytest.mark.parametrize("size", [3, 100])
-def test_entities_are_drawn_as_the_softmax_believes(size):
+def test_entities_are_drawn_as_the_softmax_believes(size, block_size):
     model = make_model(RELATIONS)
     vectors = model.encode(torch.tensor([0, 1]), torch.tensor([0, 1])).detach() * 3
-    draws = Draws(2, 20_000, torch.Generator().manual_seed(0))
+    draws = Draws(20_000, torch.Generator().manual_seed(0), block_size=block_size)
     Entities.of(model).softmax_moments(vectors, size=size, draws=draws)
     shares = torch.stack([row.bincount(minlength=ENTITIES) for row in draws.entities]) / 20_000
     expected = model.score_queries(vectors).detach().softmax(dim=1)
