@@ -20,6 +20,11 @@ ADVISED_TRAINING: dict[str, Any] = {
 # Up to so many training triples: what goes with such a graph.
 ADVISED_BY_SIZE: dict[float, dict[str, Any]] = {
     50_000: {"lr_decay": 0.985, "batch_size": 128, "num_epochs": 90},
+    300_000: {
+        "learning_rate": 0.002, "lr_decay": 0.96, "num_epochs": 30, "weight_averaging": 0.999,
+        "embedding_dim": 200, "embedding_height": 8, "embedding_width": 25, "output_channels": 64,
+        "kernel_height": 9, "kernel_width": 9, "feature_map_dropout": 0.4, "output_dropout": 0.5,
+    },
     1_000_000: {
         "lr_decay": 0.95, "num_epochs": 25, "embedding_dim": 64, "embedding_height": 8, "embedding_width": 8,
     },

@@ -41,7 +41,8 @@ SHIPPED = "config.yaml"
 FEWER_CHECKPOINTS = {"checkpoint_frequency": 10}
 # Settings of training that fit each other: advice holds for all of a group or, if one is given, for none.
 SET_TOGETHER = (
-    {"embedding_dim", "embedding_height", "embedding_width"}, {"training_approach", "loss", "query_weights"},
+    {"embedding_dim", "embedding_height", "embedding_width", "kernel_height", "kernel_width"},
+    {"training_approach", "loss", "query_weights"},
 )  # fmt: skip
 SOURCES = ("dataset", "triples", "nodes")
 # With more, a job for each would take days to start, and minutes to be listed by Snakemake.

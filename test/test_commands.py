@@ -15,7 +15,7 @@ FILES = {name: Path(f"my data/{name}.txt") for name in ("train", "valid", "test"
 
 
 @pytest.mark.parametrize(
-    ("num_triples", "dim", "epochs"), [(5_000, 200, 90), (150_000, 64, 25), (1_000_000, 64, 25), (16_000_000, 32, 25)]
+    ("num_triples", "dim", "epochs"), [(5_000, 200, 90), (150_000, 200, 30), (1_000_000, 64, 25), (16_000_000, 32, 25)]
 )
 def test_training_is_advised_by_the_size_of_the_graph(num_triples, dim, epochs):
     command = commands.train_command(FILES, output_dir=Path("out"), num_triples=num_triples, num_entities=1_000)

@@ -155,6 +155,7 @@ def test_settings_of_training_that_are_left_out_suit_the_graph(tmp_path):
     assert configured.training["loss"] == "ce"
     assert configured.training["lr_decay"] == 0.5
     assert (configured.training["embedding_height"], configured.training["embedding_width"]) == (3, 4)
+    assert not {"kernel_height", "kernel_width"} & configured.training.keys()  # which would not fit such an image
     alone = {**configured.config, "loss": "bce"}
     assert not {"query_weights", "training_approach"} & Pipeline(alone).training.keys()
 

@@ -5,10 +5,12 @@
     python benchmarks/accuracy/reproduce.py fb15k-237 --data FB15k-237.tar.gz
     python benchmarks/accuracy/reproduce.py umls --recommended
     python benchmarks/accuracy/reproduce.py hetionet --recommended --data FOLDER --with entity-sample 4096
+    python benchmarks/accuracy/reproduce.py hetionet --recommended --as-for 1000000 --data FOLDER
 
 A recipe is a JSON file beside this script: flags of train_pytorch.py and their values, and under "then" what changes
 after the last of its epochs, for a next stage that resumes from there. `--recommended` takes the training that
-prepare_data.py advises for a graph of that size in place of a recipe, so that any name will do. A run that was stopped
+prepare_data.py advises for a graph of that size in place of a recipe, so that any name will do; `--as-for` says another
+size. A run that was stopped
 goes on from its newest checkpoint. The last line is JSON, which also goes into --results.
 """
 
@@ -39,6 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     recipes = sorted(path.stem for path in RECIPES.glob("*.json"))
     parser.add_argument("recipe", help=f"one of {', '.join(recipes)}; with --recommended any name")
     parser.add_argument("--recommended", action="store_true", help="train as prepare_data.py advises for the size")
+    parser.add_argument("--as-for", type=int, metavar="TRIPLES", help="with --recommended: as for so many triples")
     parser.add_argument("--with", dest="changes", nargs=2, action="append", default=[], metavar=("FLAG", "VALUE"))
     parser.add_argument(
         "--data", type=Path, help="folder or tar.gz with train.txt, valid.txt, test.txt (default: what PyKEEN brings)"
@@ -51,13 +54,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.recommended and args.recipe not in recipes:
         parser.error(f"there is no recipe {args.recipe}; give one of {', '.join(recipes)}, or --recommended")
+    if args.as_for is not None and not args.recommended:
+        parser.error("--as-for says what is recommended; give --recommended too")
     return args
 
 
-def recommended_settings(data: Path) -> dict[str, Any]:
-    """Return the flags, without their dashes, that are advised for prepared files, and their values."""
-    counts = [sum(1 for _ in (data / name).open("rb")) for name in ("train.txt", "entity_to_id.tsv")]
-    advised = advised_training(counts[0], num_entities=counts[1])
+def recommended_settings(data: Path, as_for: int | None = None) -> dict[str, Any]:
+    """Return the flags, without their dashes, that are advised for prepared files, and their values.
+
+    `as_for` stands in for the number of their training triples.
+    """
+    num_triples, num_entities = (sum(1 for _ in (data / name).open("rb")) for name in ("train.txt", "entity_to_id.tsv"))
+    advised = advised_training(as_for or num_triples, num_entities=num_entities)
     return {name.replace("_", "-"): value for name, value in advised.items()} | {"eval-frequency": 5}
 
 
@@ -148,6 +156,7 @@ def command_of(args: argparse.Namespace) -> str:
     epochs = "" if args.num_epochs is None else f" --num-epochs {args.num_epochs}"
     seed = "" if args.random_seed == DEFAULT_SEED else f" --random-seed {args.random_seed}"
     recommended = " --recommended" if args.recommended else ""
+    recommended += "" if args.as_for is None else f" --as-for {args.as_for}"
     changes = "".join(f" --with {flag} {value}" for flag, value in args.changes)
     return f"python benchmarks/accuracy/reproduce.py {args.recipe}{recommended}{changes}{epochs}{seed}"
 
@@ -162,10 +171,11 @@ def record(path: Path, name: str, result: dict[str, Any]) -> None:
 def main() -> None:
     """Prepare, train, and print what the model reaches."""
     args = parse_args()
-    name = ", ".join([args.recipe, *[RECOMMENDED] * args.recommended, *map(" ".join, args.changes)])
+    chosen = [RECOMMENDED] * args.recommended + ([] if args.as_for is None else [f"as for {args.as_for}"])
+    name = ", ".join([args.recipe, *chosen, *map(" ".join, args.changes)])
     output_dir = args.output_dir or Path("accuracy") / name
     prepare(args.recipe, args.data, output_dir / "data")
-    recipe = recommended_settings(output_dir / "data") if args.recommended else read_recipe(args.recipe)
+    recipe = recommended_settings(output_dir / "data", args.as_for) if args.recommended else read_recipe(args.recipe)
     settings = recipe | dict(args.changes) | {"random-seed": args.random_seed}
     if args.no_gpu:
         settings["no-gpu"] = True
