@@ -25,7 +25,7 @@ from conve_tracin.data.triples import read_triples  # noqa: E402
 from conve_tracin.data.vocabulary import read_vocabulary  # noqa: E402
 from conve_tracin.influence.gauss_newton import GaussNewton  # noqa: E402
 
-SAMPLED_SHARE = 1 / 6
+SAMPLED_SHARE = 1 / 12
 TOP = (10, 100)
 OF_TRAINING = ("training_approach", "loss", "query_weights", "inverse_triples")
 

@@ -77,6 +77,7 @@ class CurvatureConfig:
         probes: random vectors for a row, at least one for each query.
         max_entities: entities that inner sums run over. Where there are more, the known tails of the queries stay, and
             as many of all are sampled, once for all rows, to stand for the others with weights scaled up to match.
+        normalizer_entities: of that sample, the entities that the normalizers of a softmax run over.
         sampled_per_dimension: on such graphs, the most queries (h, ·) or (·, r), and the most probes, for each of the d
             coordinates, as the error of H is about √(d / probes): what 2,048 are at d = 200. Rows of up to d queries
             are exact there.
@@ -93,6 +94,7 @@ class CurvatureConfig:
     exact_jacobian_rows: int = 16_384
     probes: int = 2_048
     max_entities: int = 65_536
+    normalizer_entities: int = 32_768
     sampled_per_dimension: int = 10
     seed: int = 0
 
@@ -343,7 +345,9 @@ class RowCurvature:
             return whole
         if self._entity_sample is None:
             drawn = torch.randperm(len(self.table), generator=self._generator(4, 0))
-            self._entity_sample = drawn[: self.config.max_entities]
+            # After binary cross-entropy the sums are over whole matrices, after softmax over the normalizer's terms.
+            most = self.config.normalizer_entities if self.config.loss == "ce" else self.config.max_entities
+            self._entity_sample = drawn[: min(most, self.config.max_entities)]
         known = self.queries.known_tails(ids).cpu()
         others = self._entity_sample[~torch.isin(self._entity_sample, known)]
         factors = torch.ones(len(known) + len(others))
