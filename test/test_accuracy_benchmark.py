@@ -27,6 +27,15 @@ def test_recipes_are_settings_of_training_under_their_full_names(name):
             assert settings[flag.replace("-", "_")] == value
 
 
+def test_what_is_recommended_for_another_size_can_be_trained(tmp_path):
+    for name, lines in (("train.txt", 3), ("entity_to_id.tsv", 2)):
+        (tmp_path / name).write_text("a\tr\tb\n" * lines)
+    of_its_size, of_millions = (reproduce.recommended_settings(tmp_path, as_for) for as_for in (None, 20_000_000))
+    parsed = train_pytorch.build_parser().parse_args([*FILES, *reproduce.flags(of_millions)])
+    assert of_its_size["batch-size"] == 128
+    assert (parsed.embedding_dim, parsed.num_epochs, parsed.eval_frequency) == (32, 25, 5)
+
+
 STAGES = {
     "embedding-dim": 6, "embedding-height": 2, "embedding-width": 3, "output-channels": 2, "batch-size": 4,
     "training-approach": "kvsall", "loss": "ce", "num-epochs": 2, "checkpoint-frequency": 1, "no-gpu": True,
