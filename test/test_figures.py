@@ -396,7 +396,7 @@ FIGURES = [
     ),
     (
         EVIDENCE, "There the advice reaches {} and {} of their own recipes, and takes {} and {} minutes in place of {} "
-        "and {}.",
+        "and {}. That",
         [*(("accuracy", f"{name}, recommended", "42", "mean_reciprocal_rank", of_own_recipe(name)) for name in LARGER),
          *(("accuracy", f"{name}{kind}", "42", "training_seconds", in_minutes)
            for kind in (", recommended", "") for name in LARGER)],
