@@ -10,8 +10,7 @@
 A recipe is a JSON file beside this script: flags of train_pytorch.py and their values, and under "then" what changes
 after the last of its epochs, for a next stage that resumes from there. `--recommended` takes the training that
 prepare_data.py advises for a graph of that size in place of a recipe, so that any name will do; `--as-for` says another
-size. A run that was stopped
-goes on from its newest checkpoint. The last line is JSON, which also goes into --results.
+size. A run that was stopped goes on from its newest checkpoint. The last line is JSON, which also goes into --results.
 """
 
 import argparse

@@ -147,13 +147,17 @@ def test_a_curvature_from_drawn_entities_is_unbiased(triples):
 
 @pytest.mark.parametrize("block_size", [1, 2, 64])
 @pytest.mark.parametrize("size", [3, 100])
-def test_entities_are_drawn_as_the_softmax_believes(size, block_size):
-    model = make_model(RELATIONS)
+@pytest.mark.parametrize("counted", [False, True])
+def test_entities_are_drawn_as_the_softmax_believes(size, block_size, counted):
+    model = make_model(RELATIONS, entity_bias=counted)
     vectors = model.encode(torch.tensor([0, 1]), torch.tensor([0, 1])).detach() * 3
     draws = Draws(20_000, torch.Generator().manual_seed(0), block_size=block_size)
-    Entities.of(model).softmax_moments(vectors, size=size, draws=draws)
+    factors = torch.arange(1.0, ENTITIES + 1) if counted else torch.ones(ENTITIES)
+    entities = Entities.of(model)
+    entities = entities.take(torch.arange(ENTITIES), factors.double()) if counted else entities
+    entities.softmax_moments(vectors, size=size, draws=draws)
     shares = torch.stack([row.bincount(minlength=ENTITIES) for row in draws.entities]) / 20_000
-    expected = model.score_queries(vectors).detach().softmax(dim=1)
+    expected = (model.score_queries(vectors).detach() + factors.log()).softmax(dim=1)
     assert ((shares - expected).abs() < 4.5 * (expected * (1 - expected) / 20_000).sqrt() + 1e-12).all()
 
 
