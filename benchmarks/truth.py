@@ -107,6 +107,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     mechanism.add_argument("--workers", type=positive_int, default=1, help="trainings side by side, one thread each")
     graph = commands.add_parser("plant-graph", help="write a graph whose reasons are known, and the reasons")
     graph.add_argument("--seed", type=non_negative_int, default=0, help="of the drawing")
+    graph.add_argument(
+        "--genes-regulated",
+        type=non_negative_int,
+        default=0,
+        help="by each gene, which acts through them: reasons of three triples",
+    )
     graph.add_argument("--output-dir", type=Path, required=True, help="folder for the graph and reasons.jsonl.gz")
     return parser.parse_args(argv)
 
@@ -215,10 +221,11 @@ def require_names(option: str, names: Iterable[str], known: Collection[str]) -> 
 
 def plant_graph(args: argparse.Namespace) -> None:
     """Write a planted graph and its reasons."""
-    from truth_lib.planted_graph import plant_graph
+    from truth_lib.planted_graph import PlantedGraphConfig, plant_graph
 
+    graph = plant_graph(args.seed, PlantedGraphConfig(genes_regulated=args.genes_regulated))
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    plant_graph(args.seed).write(args.output_dir)
+    graph.write(args.output_dir)
 
 
 def setup_of(args: argparse.Namespace) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from truth_lib import agreement, graph_rules, path_exam
+from truth_lib import agreement, graph_rules, path_exam, path_orders
 from truth_lib import known_reasons as exam_measures
 
 from conve_tracin.data import reasons as reasons_file
@@ -18,6 +18,7 @@ from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence import known_reasons
 from conve_tracin.influence.graph_paths import Adjacency
+from conve_tracin.influence.path_ranking import PathRanker
 
 
 def orders(scores):
@@ -175,6 +176,19 @@ def test_first_whole_path():
     assert path_exam.first_whole_path(np.array([3.0, 2.0, 1.0]), positions, is_reason) == 1 / 2
     assert path_exam.first_whole_path(np.zeros(3), positions, is_reason) == 1 / 2
     assert np.isnan(path_exam.first_whole_path(np.zeros(3), positions, np.isin(np.arange(4), [1, 3])))
+
+
+def test_paths_of_three_triples_are_held_against_the_reasons_by_their_weakest_triple():
+    # 0 → 1 → 2 → 3 and 0 → 4 → 5 → 3; the second is what experts say.
+    train = np.array([[0, 0, 1], [1, 0, 2], [2, 0, 3], [0, 0, 4], [4, 0, 5], [5, 0, 3]])
+    explained = Explained(np.array([0, 1, 3]), (np.array([3, 4, 5]),), (True,))
+    ranked = PathRanker(train, 6).rank([0, 1, 3], np.zeros(6))
+    for influences, place in (([1, 1, 1, 2, 2, 2.0], 1), ([1, 1, 1, 9, 0, 9.0], 2), ([1, 9, 1, 1, 1, 1.0], 1.5)):
+        influences = np.array(influences)
+        order = path_orders.by_weakest_influence_of_three(ranked, influences)
+        measured = path_orders.measure_order(order, explained, influences, train, is_through=np.ones(6, bool))
+        assert measured["first_whole_path_of_three"] == pytest.approx(1 / place)
+        assert np.isnan(measured["first_whole_path"])
 
 
 def test_agreement_of_a_ranking_with_itself_and_with_its_reverse():

@@ -1,7 +1,8 @@
 import gzip
 import json
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from truth_lib.planted_graph import (
     ASSOCIATED,
     REASONS_FILE,
+    REGULATES,
     TARGETS,
     TREATS,
     PlantedGraphConfig,
@@ -65,6 +67,25 @@ def test_the_reasons_are_the_pairs_through_genes_with_an_effect_and_are_in_train
             assert first[2] in graph.genes_with_effect
 
 
+def test_where_genes_regulate_others_the_reasons_are_all_paths_over_them():
+    graph = plant_graph(3, replace(SMALL, genes_regulated=2))
+    everything = [*graph.train, *graph.valid, *graph.test]
+    facts = {relation: {(h, t) for h, r, t in everything if r == relation} for relation in (TARGETS, REGULATES)}
+    associated = {(head, tail) for head, relation, tail in everything if relation == ASSOCIATED}
+    paths = defaultdict(set)
+    for drug, gene in facts[TARGETS]:
+        for regulator, regulated in facts[REGULATES]:
+            for other, disease in associated:
+                if gene == regulator and regulated == other and gene in graph.genes_with_effect:
+                    path = (drug, TARGETS, gene), (gene, REGULATES, regulated), (regulated, ASSOCIATED, disease)
+                    paths[drug, TREATS, disease].add(path)
+    assert {triple: set(found) for triple, found in graph.reasons.items()} == paths
+    assert all(count == 2 for count in Counter(gene for gene, _ in facts[REGULATES]).values())
+    assert not any(gene == regulated for gene, regulated in facts[REGULATES])
+    true = {triple for triple in everything if triple[1] == TREATS} - set(graph.false_triples)
+    assert true == set(paths)
+
+
 def test_a_graph_of_the_usual_size_has_a_hub_without_effect_and_about_four_thousand_triples():
     graph = plant_graph(0)
     assert 3_300 < len(graph.train) < 4_500
@@ -100,7 +121,9 @@ def test_files_are_those_of_the_benchmarks(graph, tmp_path):
         assert pairs == graph.reasons[tuple(line["triple"])]
 
 
-@pytest.mark.parametrize("settings", [{"genes": 3}, {"genes_of_disease": 0}, {"held_out_share": 0.5}])
+@pytest.mark.parametrize(
+    "settings", [{"genes": 3}, {"genes_of_disease": 0}, {"genes_regulated": 25}, {"held_out_share": 0.5}]
+)
 def test_impossible_sizes_are_refused(settings):
     with pytest.raises(InputError, match="give"):
         PlantedGraphConfig(**settings)

@@ -17,6 +17,7 @@ MEASURES = {
     "first_reason": "first reason's MRR",
     "first_whole_path": "first whole path's MRR, two hops",
     "first_whole_path_through": "the same, through `--through`",
+    "first_whole_path_of_three": "first whole path's MRR, three hops",
     "edges_of_the_pair": "Spearman, edges of the pair",
     "heads_own": "Spearman, head's own",
     "tails_own": "Spearman, tail's own",

@@ -1,12 +1,14 @@
 """Exam: paths of the graph, ranked in several ways, against known reasons."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from conve_tracin.data.reasons import Explained
+from conve_tracin.influence.graph_paths import GraphPaths
 from conve_tracin.influence.known_reasons import own_auc
 from conve_tracin.influence.path_ranking import PathRanker, RankedPaths, best_first
 from truth_lib.exams import Exam, averages, normalized, summarize
@@ -23,24 +25,33 @@ def by_score(ranked: list[RankedPaths], _influences: np.ndarray) -> list[RankedP
 
 def by_weaker_influence(ranked: list[RankedPaths], influences: np.ndarray) -> list[RankedPaths]:
     """Order paths of two triples by the weaker of their two influences."""
-    paths = of_two_hops(ranked).paths
-    return [RankedPaths(paths, influences[paths.positions].min(axis=1), np.zeros(len(paths)))]
+    return [_by_weakest(of_hops(ranked, 2).paths, influences)]
+
+
+def by_weakest_influence_of_three(ranked: list[RankedPaths], influences: np.ndarray) -> list[RankedPaths]:
+    """Order paths of three triples by the weakest of their influences."""
+    return [_by_weakest(of_hops(ranked, 3).paths, influences)]
 
 
 def by_weaker_influence_through_others(ranked: list[RankedPaths], influences: np.ndarray) -> list[RankedPaths]:
     """Do the same, but paths among heads and tails of the prediction's relation come last."""
-    two = of_two_hops(ranked)
-    return [RankedPaths(two.paths, influences[two.paths.positions].min(axis=1), two.groups)]
+    two = of_hops(ranked, 2)
+    return [replace(_by_weakest(two.paths, influences), groups=two.groups)]
 
 
-def of_two_hops(ranked: Sequence[RankedPaths]) -> RankedPaths:
-    """Return the paths of two triples."""
-    return next(each for each in ranked if each.hops == 2)
+def of_hops(ranked: Sequence[RankedPaths], hops: int) -> RankedPaths:
+    """Return the paths of so many triples."""
+    return next(each for each in ranked if each.hops == hops)
+
+
+def _by_weakest(paths: GraphPaths, influences: np.ndarray) -> RankedPaths:
+    return RankedPaths(paths, influences[paths.positions].min(axis=1), np.zeros(len(paths)))
 
 
 ORDERS: dict[str, Order] = {
     "weaker influence": by_weaker_influence,
     "weaker influence, analogies last": by_weaker_influence_through_others,
+    "three triples, weakest influence": by_weakest_influence_of_three,
     "ranked paths": by_score,
 }
 
@@ -68,17 +79,26 @@ def measure_order(
     influences = np.where(others, influences, -np.inf)
     listed = list_triples(ranked)
     scores = scores_of_list(listed, influences)
-    two = of_two_hops(ranked)
-    # Groups weigh more than scores do, and scores are finite.
-    keys = two.scores - 1e9 * two.groups
-    through = is_through[two.paths.entities[:, 1]]
+    anywhere = np.ones_like(is_through)
     return {
         "first_reason": 1 / first_listed_rank(listed, is_reason, influences),
-        "first_whole_path": first_whole_path(keys, two.paths.positions, is_reason),
-        "first_whole_path_through": first_whole_path(keys[through], two.paths.positions[through], is_reason),
+        "first_whole_path": _first_whole_path(ranked, 2, is_reason, anywhere),
+        "first_whole_path_through": _first_whole_path(ranked, 2, is_reason, is_through),
+        "first_whole_path_of_three": _first_whole_path(ranked, 3, is_reason, anywhere),
         "head_auc": own_auc(scores, train, explained, end=0, seen=others),
         "tail_auc": own_auc(scores, train, explained, end=2, seen=others),
     }
+
+
+def _first_whole_path(ranked: Sequence[RankedPaths], hops: int, is_reason: np.ndarray, is_through: np.ndarray) -> float:
+    """Return 1 / the place of the first path of reasons, of one length and through some entities; NaN without any."""
+    for each in ranked:
+        if each.hops == hops:
+            through = is_through[each.paths.entities[:, 1:-1]].all(axis=1)
+            # Groups weigh more than scores do, and scores are finite.
+            keys = each.scores - 1e9 * each.groups
+            return first_whole_path(keys[through], each.paths.positions[through], is_reason)
+    return float("nan")
 
 
 def list_triples(ranked: list[RankedPaths]) -> np.ndarray:

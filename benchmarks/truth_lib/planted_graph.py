@@ -1,8 +1,9 @@
 """A graph whose reasons are known because it was made by a rule: drugs treat diseases through the genes they target.
 
-A drug treats a disease exactly if it targets a gene that is associated with the disease and carries an effect. What
-makes the reasons hard to find is put there on purpose: genes without an effect, a gene that many drugs target, side
-effects that follow nothing, and false facts among the training triples.
+A drug treats a disease exactly if it targets a gene that is associated with the disease and carries an effect. Where
+genes regulate others, it is one of those that has to be associated with the disease, and reasons have three triples.
+What makes the reasons hard to find is put there on purpose: genes without an effect, a gene that many drugs target,
+side effects that follow nothing, and false facts among the training triples.
 """
 
 import gzip
@@ -19,6 +20,7 @@ from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 
 TREATS, TARGETS, ASSOCIATED, SIDE_EFFECT = "treats", "targets", "associated_with", "has_side_effect"
+REGULATES = "regulates"
 SPLITS = ("train", "valid", "test")
 REASONS_FILE = "reasons.jsonl.gz"
 
@@ -33,6 +35,7 @@ class PlantedGraphConfig:
         drugs, genes, diseases, side_effects: entities of each kind.
         most_targets: a drug targets one to so many genes, all numbers alike, besides the hub.
         genes_of_disease: genes that are associated with each disease.
+        genes_regulated: by each gene, which acts through them. With 0 it acts by itself.
         share_with_effect: of the genes; the hub, gene 0, has none.
         hub_share: of the drugs, which target the hub too.
         side_effects_of_drug: mean of a Poisson distribution.
@@ -46,6 +49,7 @@ class PlantedGraphConfig:
     side_effects: int = 30
     most_targets: int = 3
     genes_of_disease: int = 2
+    genes_regulated: int = 0
     share_with_effect: float = 0.5
     hub_share: float = 0.4
     side_effects_of_drug: float = 1.0
@@ -55,6 +59,8 @@ class PlantedGraphConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.most_targets < self.genes or not 1 <= self.genes_of_disease < self.genes:
             raise InputError(f"{self.genes} genes are too few for the targets and associations; give more")
+        if not 0 <= self.genes_regulated < self.genes:
+            raise InputError(f"{self.genes} genes are too few for each to regulate {self.genes_regulated}; give more")
         if not 0 < self.held_out_share < 0.5:
             raise InputError(f"held_out_share is {self.held_out_share}; give a number between 0 and 0.5")
 
@@ -65,7 +71,7 @@ class PlantedGraph:
 
     Attributes:
         train, valid, test: (head, relation, tail) as labels.
-        reasons: {true `treats` triple: its explanations, each a pair of a `targets` and an `associated_with` triple}.
+        reasons: {true `treats` triple: its explanations, each the triples of a path from the drug to the disease}.
         false_triples: training triples that are not true.
         genes_with_effect: labels.
     """
@@ -73,7 +79,7 @@ class PlantedGraph:
     train: list[LabelledTriple]
     valid: list[LabelledTriple]
     test: list[LabelledTriple]
-    reasons: dict[LabelledTriple, list[tuple[LabelledTriple, LabelledTriple]]]
+    reasons: dict[LabelledTriple, list[tuple[LabelledTriple, ...]]]
     false_triples: list[LabelledTriple]
     genes_with_effect: list[str]
 
@@ -85,8 +91,8 @@ class PlantedGraph:
         write_vocabulary(folder / "entity_to_id.tsv", sorted({label for h, _, t in everything for label in (h, t)}))
         write_vocabulary(folder / "relation_to_id.tsv", sorted({relation for _, relation, _ in everything}))
         lines = [
-            json.dumps({"triple": triple, "explanations": [{"triples": pair} for pair in pairs]})
-            for triple, pairs in self.reasons.items()
+            json.dumps({"triple": triple, "explanations": [{"triples": path} for path in paths]})
+            for triple, paths in self.reasons.items()
         ]
         # Without a time of writing, the same graph has the same bytes.
         content = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
@@ -101,6 +107,7 @@ def plant_graph(seed: int, config: PlantedGraphConfig | None = None) -> PlantedG
     has_effect = _draw_effects(config, generator)
     targets = _draw_targets(config, generator)
     associated = _draw_associations(config, generator)
+    regulates = _draw_regulations(config, generator)
     drugs, genes, diseases, side_effects = (
         [f"{kind}_{number:0{len(str(count - 1))}d}" for number in range(count)]
         for kind, count in (
@@ -110,12 +117,19 @@ def plant_graph(seed: int, config: PlantedGraphConfig | None = None) -> PlantedG
             ("side_effect", config.side_effects),
         )
     )
-    is_true = (targets & has_effect).astype(int) @ associated.astype(int) > 0  # (drugs, diseases)
+    acts_through = regulates if config.genes_regulated else np.eye(config.genes, dtype=bool)
+    reaches = acts_through.astype(int) @ associated.astype(int)
+    is_true = (targets & has_effect).astype(int) @ reaches > 0  # (drugs, diseases)
     reasons = {}
     for drug, disease in np.argwhere(is_true).tolist():
-        through = np.flatnonzero(targets[drug] & has_effect & associated[:, disease]).tolist()
+        through = np.argwhere((targets[drug] & has_effect)[:, None] & acts_through & associated[:, disease]).tolist()
         reasons[drugs[drug], TREATS, diseases[disease]] = [
-            ((drugs[drug], TARGETS, genes[gene]), (genes[gene], ASSOCIATED, diseases[disease])) for gene in through
+            (
+                (drugs[drug], TARGETS, genes[target]),
+                *([(genes[target], REGULATES, genes[last])] if target != last else []),
+                (genes[last], ASSOCIATED, diseases[disease]),
+            )
+            for target, last in through
         ]
     wrong = _choose(np.argwhere(~is_true), round(config.false_share * is_true.sum()), generator)
     counts = np.minimum(generator.poisson(config.side_effects_of_drug, config.drugs), config.side_effects)
@@ -125,6 +139,7 @@ def plant_graph(seed: int, config: PlantedGraphConfig | None = None) -> PlantedG
     background = [
         *_labelled(drugs, TARGETS, genes, np.argwhere(targets)),
         *_labelled(genes, ASSOCIATED, diseases, np.argwhere(associated)),
+        *_labelled(genes, REGULATES, genes, np.argwhere(regulates)),
         *((drugs[drug], SIDE_EFFECT, side_effects[effect]) for drug, effects in observed for effect in effects),
     ]
     false_triples = _labelled(drugs, TREATS, diseases, wrong)
@@ -165,6 +180,18 @@ def _draw_associations(config: PlantedGraphConfig, generator: np.random.Generato
     for column in associated.T:
         column[generator.permutation(config.genes)[: config.genes_of_disease]] = True
     return associated
+
+
+def _draw_regulations(config: PlantedGraphConfig, generator: np.random.Generator) -> np.ndarray:
+    """Say which other genes each gene regulates: (genes, genes) bool."""
+    regulates = np.zeros((config.genes, config.genes), dtype=bool)
+    if not config.genes_regulated:
+        # Nothing is drawn, so that the other draws stay the same.
+        return regulates
+    for gene, row in enumerate(regulates):
+        others = np.delete(np.arange(config.genes), gene)
+        row[generator.permutation(others)[: config.genes_regulated]] = True
+    return regulates
 
 
 def _choose(pairs: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
