@@ -7,7 +7,7 @@ from pathlib import Path
 from conve_tracin import cli, settings
 from conve_tracin.settings import TracInOptions
 
-__getattr__ = cli.lazy_exports({"run_tracin_analysis": "conve_tracin.explain"})
+__getattr__ = cli.lazy_exports({"run_tracin_analysis": "conve_tracin.explanation.explain"})
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -64,11 +64,11 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, analyse, write."""
     args = parse_args(argv)
     with cli.importing():
-        from conve_tracin.parallel import processes, run_on_all_gpus_if_asked
+        from conve_tracin.compute.parallel import processes, run_on_all_gpus_if_asked
 
     run_on_all_gpus_if_asked(args)
     with cli.importing():
-        from conve_tracin.explain import explain
+        from conve_tracin.explanation.explain import explain
         from conve_tracin.explanation.scripts import RUN_TRACIN
 
     with processes():

@@ -48,11 +48,11 @@ def main(argv: list[str] | None = None) -> None:
     require_consistent(parser, args)
 
     with cli.importing():
-        from conve_tracin.parallel import processes, run_on_all_gpus_if_asked
+        from conve_tracin.compute.parallel import processes, run_on_all_gpus_if_asked
 
     run_on_all_gpus_if_asked(args)
     with cli.importing():
-        from conve_tracin.explain import explain
+        from conve_tracin.explanation.explain import explain
         from conve_tracin.explanation.scripts import TRACIN_PYTORCH
 
     with processes():

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     cli.let_waiting_threads_sleep()
-    from conve_tracin.parallel import processes
+    from conve_tracin.compute.parallel import processes
 
     with processes():
         run(args)
@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train as the arguments say, and print the test metrics."""
-    from conve_tracin import parallel
-    from conve_tracin.device import choose_device
+    from conve_tracin.compute import parallel
+    from conve_tracin.compute.device import choose_device
     from conve_tracin.report.charts import write_training_curves
     from conve_tracin.training.loop import OUTPUT_FILES, keep_freed_memory, train
 
@@ -117,7 +117,7 @@ def choose_checkpoint(args: argparse.Namespace) -> Path | None:
 
 def read_data(args: argparse.Namespace) -> "TrainingData":
     """Read mappings and splits; raises InputError with file and line."""
-    from conve_tracin import parallel
+    from conve_tracin.compute import parallel
     from conve_tracin.data.index import read_indexed
     from conve_tracin.data.prepare import remarks_on_test
     from conve_tracin.data.vocabulary import read_vocabulary
@@ -142,8 +142,8 @@ def read_data(args: argparse.Namespace) -> "TrainingData":
 
 def settings_without_effect(args: argparse.Namespace, config: TrainingConfig, *, device: str) -> Iterator[str]:
     """Say which given flags change nothing here, one line each."""
-    from conve_tracin import parallel
-    from conve_tracin.device import supports_bfloat16
+    from conve_tracin.compute import parallel
+    from conve_tracin.compute.device import supports_bfloat16
 
     yield from settings.settings_without_effect(TrainingMachine(**cli.members_of(TrainingMachine, args)))
     yield from settings.settings_without_effect(config)

@@ -23,8 +23,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common
+from conve_tracin.compute.device import set_tf32
 from conve_tracin.data.queries import count_relation_rows
-from conve_tracin.device import set_tf32
 from conve_tracin.influence import autodiff, reference
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton import GaussNewton

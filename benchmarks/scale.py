@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import commands, common
 from conve_tracin.commands import advised_training
-from conve_tracin.device import set_tf32
+from conve_tracin.compute.device import set_tf32
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.gauss_newton import GaussNewton
 from conve_tracin.influence.trace import make_trace

@@ -39,8 +39,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common, versions
+from conve_tracin.compute.device import set_tf32
 from conve_tracin.data.queries import Queries
-from conve_tracin.device import set_tf32
 from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking import rank_triples
 from conve_tracin.settings import TrainingConfig

@@ -192,7 +192,7 @@ def mechanism(args: argparse.Namespace) -> None:
     from truth_lib import mechanism, retraining
     from truth_lib.trained import require_methods
 
-    from conve_tracin.device import choose_device
+    from conve_tracin.compute.device import choose_device
 
     require_methods([args.strongest_by])
     names = [mechanism.NOTHING, *(name for name in args.removals or mechanism.REMOVALS if name != mechanism.NOTHING)]
@@ -233,7 +233,7 @@ def setup_of(args: argparse.Namespace) -> Any:
     from truth_lib.retraining import require_same_setup
     from truth_lib.setups import Setup
 
-    from conve_tracin.device import choose_device
+    from conve_tracin.compute.device import choose_device
     from conve_tracin.settings import TrainingConfig
 
     setup = Setup(

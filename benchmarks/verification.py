@@ -80,7 +80,7 @@ def train_model(folder: Path, *, num_epochs: int) -> Path:
 def explain(folder: Path, model: Path, held_out: dict[str, list[tuple[str, str, str]]]) -> dict[str, Path]:
     """Explain the first triple of each kind that the model ranks first; return the JSON of each."""
     from conve_tracin.errors import InputError
-    from conve_tracin.explain import run_tracin_analysis
+    from conve_tracin.explanation.explain import run_tracin_analysis
 
     found = {}
     for kind, triples in held_out.items():

@@ -15,7 +15,7 @@ _ORIGINS = {
     "load_checkpoint": "conve_tracin.checkpoint.native",
     "read_triples": "conve_tracin.data.triples",
     "read_vocabulary": "conve_tracin.data.vocabulary",
-    "run_tracin_analysis": "conve_tracin.explain",
+    "run_tracin_analysis": "conve_tracin.explanation.explain",
 }
 __all__ = [*_ORIGINS]
 __getattr__ = lazy_exports(_ORIGINS)

@@ -244,9 +244,9 @@ def rank(args: argparse.Namespace) -> tuple[RankedTriples, "Names"]:
         take_model,
         uses_inverse_triples,
     )
+    from conve_tracin.compute.device import choose_device
     from conve_tracin.data.names import read_names_from
     from conve_tracin.data.triples import read_triples
-    from conve_tracin.device import choose_device
 
     names = read_names_from(args)
     checkpoint = load_checkpoint(args.model_path)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conve_tracin.compute.device import choose_device, compute_in_batches
 from conve_tracin.data.candidates import candidates_of_category, read_candidates
 from conve_tracin.data.finding import Finder
 from conve_tracin.data.index import read_indexed
@@ -23,7 +24,6 @@ from conve_tracin.data.prepare import single_line
 from conve_tracin.data.queries import group_by_query, inverse_of, pair_keys
 from conve_tracin.data.text import require_writable, visible
 from conve_tracin.data.triples import ASKED, read_queries, resolve_query
-from conve_tracin.device import choose_device, compute_in_batches
 from conve_tracin.errors import InputError
 from conve_tracin.files import json_text_of_many, require_usable_outputs, write_together
 from conve_tracin.influence.load import CheckpointLoader, find_checkpoints

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin.compute.device import compute_in_batches
 from conve_tracin.data.queries import Queries, group_by_query, pair_keys, pairs_of_keys
-from conve_tracin.device import compute_in_batches
 
 HITS_AT = (1, 3, 5, 10)
 # Scores held at once: a quarter of a gigabyte, and a few times that with what is counted in them.

@@ -24,10 +24,11 @@ from conve_tracin.checkpoint.native import (
     require_native,
     take_model,
 )
+from conve_tracin.compute.device import choose_device
+from conve_tracin.compute.workers import available_cores, compute_in_workers, count_step, torch_threads
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.queries import digest_of_triples, inverse_of, known_tails, with_relation_rows
 from conve_tracin.data.triples import merge_repeated_triples, read_triples
-from conve_tracin.device import choose_device
 from conve_tracin.errors import InputError
 from conve_tracin.files import json_text, require_usable_outputs, write_together
 from conve_tracin.influence.explained import Explained, Triple, read_explained
@@ -46,7 +47,6 @@ from conve_tracin.training.retrain import (
     settings_of,
     with_fixed_schedule,
 )
-from conve_tracin.workers import available_cores, compute_in_workers, count_step, torch_threads
 
 logger = logging.getLogger(__name__)
 

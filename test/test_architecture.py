@@ -18,9 +18,7 @@ LAYERS = (
     "commands",
     "cli",
     "data",
-    "device",
-    "parallel",
-    "workers",
+    "compute",
     "model",
     "checkpoint",
     "ranking",
@@ -29,7 +27,7 @@ LAYERS = (
     "influence",
     "report",
     "explanation",
-    ("explain", "predict", "evaluation", "verify"),
+    ("predict", "evaluation", "verify"),
     "pipeline",
 )
 

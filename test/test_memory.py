@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conve_tracin.device import compute_in_batches, is_out_of_memory
+from conve_tracin.compute.device import compute_in_batches, is_out_of_memory
 
 
 def test_this_systems_own_error_is_one_of_memory():

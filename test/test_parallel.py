@@ -13,10 +13,10 @@ from native_files import files  # noqa: F401 - a fixture
 from several_processes import ROOT, run_processes
 from shared_work import TRIPLES
 
-from conve_tracin import parallel
-from conve_tracin.device import own_gpu
+from conve_tracin.compute import parallel
+from conve_tracin.compute.device import own_gpu
+from conve_tracin.compute.parallel import obstacle_to_several_gpus, split_by_query
 from conve_tracin.errors import InputError
-from conve_tracin.parallel import obstacle_to_several_gpus, split_by_query
 
 
 def inputs(files, mapping_files=True):
@@ -118,7 +118,8 @@ def test_one_of_several_processes_starts_no_more_of_them(monkeypatch):
 
 START = """
 import sys
-from conve_tracin import cli, parallel
+from conve_tracin import cli
+from conve_tracin.compute import parallel
 sys.argv = sys.argv[1:]
 cli.run(lambda: sys.exit(parallel.start_on_all_gpus(device="auto", gpus=2)))
 """

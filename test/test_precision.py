@@ -4,7 +4,7 @@ import pytest
 import torch
 from native_files import files, run  # noqa: F401 - the fixture
 
-from conve_tracin.device import choose_device
+from conve_tracin.compute.device import choose_device
 from conve_tracin.explanation import read as reading
 from conve_tracin.influence.engine.passes import choose_batch_size
 from conve_tracin.influence.engine.shared_queries import CPU_BATCH_FEATURES, GPU_BATCH_FEATURES

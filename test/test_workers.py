@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
+from conve_tracin.compute.workers import compute_in_workers, torch_threads
 from conve_tracin.errors import InputError
-from conve_tracin.workers import compute_in_workers, torch_threads
 
 
 def test_results_come_with_their_places_and_what_is_shared_arrives():

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from conve_tracin.device import set_tf32
+from conve_tracin.compute.device import set_tf32
+from conve_tracin.compute.workers import compute_in_workers
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, write_json
 from conve_tracin.model.conve import ConvE
-from conve_tracin.workers import compute_in_workers
 from truth_lib.setups import Setup, rank_tails, score_triples
 
 

@@ -1,1 +1,1 @@
-"""The steps of `explain.py`: what a run works on, reading, tracing, writing, self-influence, and the two scripts."""
+"""Explaining predictions: `explain.py` reads, traces and writes; the others are its steps."""

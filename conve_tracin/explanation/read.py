@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from conve_tracin import parallel
 from conve_tracin.checkpoint.pykeen import find_training_mappings
+from conve_tracin.compute import parallel
+from conve_tracin.compute.device import choose_device, set_tf32, supports_bfloat16, supports_tf32
 from conve_tracin.data.categories import read_categories
 from conve_tracin.data.evidence import read_evidence, require_evidence_of
 from conve_tracin.data.finding import Finder
@@ -26,7 +27,6 @@ from conve_tracin.data.triples import (
     resolve_triple,
 )
 from conve_tracin.data.vocabulary import Vocabulary
-from conve_tracin.device import choose_device, set_tf32, supports_bfloat16, supports_tf32
 from conve_tracin.errors import InputError
 from conve_tracin.explanation.run import Run, Script, Triple
 from conve_tracin.files import require_usable_outputs

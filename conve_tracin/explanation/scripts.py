@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from conve_tracin import parallel
+from conve_tracin.compute import parallel
 from conve_tracin.data.names import Names
 from conve_tracin.explanation.run import Script
 from conve_tracin.influence.load import CheckpointLoader, NativeCheckpointLoader

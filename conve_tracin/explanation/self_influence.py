@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from conve_tracin import parallel
+from conve_tracin.compute import parallel
 from conve_tracin.explanation.run import Run
 from conve_tracin.influence import trace as trace_module
 

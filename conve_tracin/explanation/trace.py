@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from conve_tracin import parallel
+from conve_tracin.compute import parallel
 from conve_tracin.data.reasons import Explained
 from conve_tracin.explanation.run import Run, Triple
 from conve_tracin.influence.journal import Journal, digest_of, open_in_directory

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from conve_tracin.device import compute_in_batches
+from conve_tracin.compute.device import compute_in_batches
 from conve_tracin.model.triple_loss import LossFunction, binary_cross_entropy
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from conve_tracin.checkpoint.conversion import NATIVE_TO_PYKEEN, PYKEEN_TO_NATIVE
 from conve_tracin.checkpoint.pykeen import as_native_conve, relation_rows, score_pykeen
+from conve_tracin.compute.device import compute_in_batches
 from conve_tracin.data.graph import Keep
 from conve_tracin.data.queries import with_relation_rows
-from conve_tracin.device import compute_in_batches
 from conve_tracin.errors import InputError
 from conve_tracin.influence.method import Triples, as_ids
 from conve_tracin.model.conve import ConvE

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conve_tracin import parallel
+from conve_tracin.compute import parallel
 from conve_tracin.data.queries import inverse_of
 from conve_tracin.errors import InputError
 from conve_tracin.influence.known_reasons import ReasonRanks

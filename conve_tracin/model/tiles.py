@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from conve_tracin.workers import torch_threads
+from conve_tracin.compute.workers import torch_threads
 
 TILE_SCORES = 2**19
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
-from conve_tracin import parallel
+from conve_tracin.compute import parallel
 from conve_tracin.data.queries import Queries
 from conve_tracin.errors import first_line_of
 from conve_tracin.model.conve import ConvE

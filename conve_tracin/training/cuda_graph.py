@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from conve_tracin import parallel
+from conve_tracin.compute import parallel
 from conve_tracin.data.queries import Queries
 from conve_tracin.errors import first_line_of
 from conve_tracin.settings import TrainingConfig

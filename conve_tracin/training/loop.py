@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conve_tracin import parallel
 from conve_tracin.checkpoint.epochs import epoch_checkpoint
 from conve_tracin.checkpoint.native import load_checkpoint, save_checkpoint
+from conve_tracin.compute import parallel
+from conve_tracin.compute.device import is_out_of_memory
 from conve_tracin.data.queries import (
     Queries,
     count_relation_rows,
@@ -32,7 +33,6 @@ from conve_tracin.data.queries import (
     examples_of,
     known_tails,
 )
-from conve_tracin.device import is_out_of_memory
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.model.conve import ConvE

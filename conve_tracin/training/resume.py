@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from conve_tracin import parallel
 from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_checkpoint, epoch_in
 from conve_tracin.checkpoint.native import (
     history_as_text,
@@ -27,6 +26,7 @@ from conve_tracin.checkpoint.schema import (
     require_shapes,
     require_sound_weights,
 )
+from conve_tracin.compute import parallel
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 from conve_tracin.settings import Change, TrainingConfig, changes_on_resuming, flag_of

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from conve_tracin import parallel
-from conve_tracin.device import is_out_of_memory, supports_bfloat16
+from conve_tracin.compute import parallel
+from conve_tracin.compute.device import is_out_of_memory, supports_bfloat16
 from conve_tracin.errors import InputError
 from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import TrainingConfig

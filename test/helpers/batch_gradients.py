@@ -6,7 +6,7 @@ import torch
 from compiling import TRACING_ALONE, compiling_by
 from conftest import TRAIN, make_small_conve
 
-from conve_tracin import parallel
+from conve_tracin.compute import parallel
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.batch_loss import BatchLoss
 from conve_tracin.training.loop import next_batch, train_batch, training_queries

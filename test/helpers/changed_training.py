@@ -7,7 +7,8 @@ import sys
 import torch
 
 import train_pytorch
-from conve_tracin import cli, parallel
+from conve_tracin import cli
+from conve_tracin.compute import parallel
 from conve_tracin.errors import InputError
 from conve_tracin.model.conve import ConvE
 from conve_tracin.training import batch_loss

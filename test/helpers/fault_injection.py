@@ -17,7 +17,7 @@ SERVER = multiprocessing.get_context("forkserver")
 # An optimizer imports torch._dynamo, the first file of triples pandas, a page jinja2.
 SERVER.set_forkserver_preload(
     [
-        "torch._dynamo", "pandas", "jinja2", "conve_tracin.training.loop", "conve_tracin.explain",
+        "torch._dynamo", "pandas", "jinja2", "conve_tracin.training.loop", "conve_tracin.explanation.explain",
         "conve_tracin.influence.tracin", "conve_tracin.influence.gauss_newton",
     ]
 )  # fmt: skip
@@ -137,7 +137,7 @@ def print_into(path):
 def note_memory(path, every):
     """Write into a file, a line each, the resident bytes after every so many test triples, and when all is written."""
 
-    from conve_tracin import explain
+    from conve_tracin.explanation import explain
 
     trace_rest, print_results = explain.trace_rest, explain.print_results
 

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 SLOW_TO_IMPORT = ["torch", "torch._dynamo", "torch.nn.parallel", "pandas", "tqdm"]
 LAUNCH = """
 import sys
-from conve_tracin import cli, parallel
+from conve_tracin import cli
+from conve_tracin.compute import parallel
 cli.run(lambda: sys.exit(parallel.launch(sys.argv[2:], int(sys.argv[1]))))
 """
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from conftest import make_small_conve
 
-from conve_tracin import parallel
+from conve_tracin.compute import parallel
 
 TRIPLES = np.array([[4, 1, 2], [0, 0, 3]])
 

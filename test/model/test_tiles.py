@@ -6,10 +6,10 @@ import pytest
 import torch
 from loss_examples import TARGETS, as_targets, assert_close, dense_loss, make_inputs, value_and_gradients
 
+from conve_tracin.compute.workers import torch_threads
 from conve_tracin.model import tiles
 from conve_tracin.model.loss import streamed_loss
 from conve_tracin.model.tiles import TiledPasses, compute_in_threads
-from conve_tracin.workers import torch_threads
 
 WEIGHTS = torch.tensor([0.3, 0.1, 2.7, 0.0, 1.0], dtype=torch.float64)
 

@@ -18,10 +18,10 @@ from page_content import Page
 import conve_tracin
 import run_tracin
 import tracin_pytorch
-from conve_tracin import explain
 from conve_tracin.data.names import Names
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
+from conve_tracin.explanation import explain
 from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.method import Influence

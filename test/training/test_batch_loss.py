@@ -12,7 +12,7 @@ from conftest import TRAIN
 from several_processes import ROOT, run_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conve_tracin import parallel
+from conve_tracin.compute import parallel
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.batch_loss import BatchLoss, compiled_for, new_batch_loss, try_encoder
 from conve_tracin.training.loop import training_queries

@@ -18,7 +18,7 @@ import tracin_pytorch
 import train_pytorch
 from conve_tracin import cli
 from conve_tracin.checkpoint.native import load_checkpoint
-from conve_tracin.device import supports_bfloat16
+from conve_tracin.compute.device import supports_bfloat16
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training import loop as training_loop
 

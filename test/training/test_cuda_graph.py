@@ -5,7 +5,7 @@ import torch
 from batch_gradients import CASES, make_model, make_queries
 from recorder import Recorder
 
-from conve_tracin import parallel
+from conve_tracin.compute import parallel
 from conve_tracin.data.queries import Queries
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training import cuda_graph

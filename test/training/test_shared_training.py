@@ -10,8 +10,8 @@ import torch
 from several_processes import ROOT, launch_processes, run_processes
 from training_runs import NO_DROPOUT, QUICK, SMALL_MODEL, assert_same_training, checkpoint_of, files_below, run_main
 
-from conve_tracin import parallel
 from conve_tracin.checkpoint.native import build_model, load_checkpoint
+from conve_tracin.compute import parallel
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.state import seed_own_dropout
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from conve_tracin.compute.device import compute_in_halves
 from conve_tracin.data.queries import Queries, group_by_query
-from conve_tracin.device import compute_in_halves
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

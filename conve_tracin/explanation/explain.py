@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from conve_tracin import parallel
+from conve_tracin.compute import parallel
 from conve_tracin.explanation.read import read, require_outputs, with_evidence
 from conve_tracin.explanation.run import Run, Script
 from conve_tracin.explanation.scripts import RUN_TRACIN
