@@ -28,7 +28,7 @@ from conve_tracin.errors import InputError
 from conve_tracin.files import json_text_of_many, require_usable_outputs, write_together
 from conve_tracin.influence.load import CheckpointLoader, find_checkpoints
 from conve_tracin.influence.scorers import Scorer
-from conve_tracin.ranking import choose_batch_size
+from conve_tracin.ranking.ranks import choose_batch_size
 from conve_tracin.settings import PredictionOptions
 
 logger = logging.getLogger(__name__)

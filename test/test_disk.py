@@ -31,7 +31,7 @@ WRITERS = {
     "tracin_pytorch.py --output-dir": ("--test-triples TEST --output-dir OUT", 900),
     "convert_checkpoint.py": ("--input MODEL --output OUT/converted.pt", 4000),
     "prepare_data.py": ("--triples TRAIN --output-dir OUT", 60),
-    "conve_tracin/evaluation.py": ("--output OUT/ranks.tsv --best-output OUT/best.tsv --best 2", 900),
+    "rank_pytorch.py": ("--output OUT/ranks.tsv --best-output OUT/best.tsv --best 2", 900),
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def words(files, graph_files):
             return [*graph_files.arguments(), *QUICK, "--output-dir", output]
         places = {"TEST": files["test.txt"], "MODEL": files["model.pt"], "TRAIN": files["train.txt"]}
         chosen = [str(places.get(word, word)).replace("OUT", str(output)) for word in WRITERS[name][0].split()]
-        if script == "conve_tracin/evaluation.py":
+        if script == "rank_pytorch.py":
             chosen += ["--valid", files["test.txt"], "--test", files["test.txt"]]
         return chosen if script in ("convert_checkpoint.py", "prepare_data.py") else tracin_arguments(files, *chosen)
 

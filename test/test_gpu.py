@@ -20,7 +20,7 @@ from conve_tracin.data.queries import Queries
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.model.conve import ConvE
 from conve_tracin.model.loss import Targets, streamed_loss
-from conve_tracin.ranking import rank_triples
+from conve_tracin.ranking.ranks import rank_triples
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training import cuda_graph
 from conve_tracin.training.batch_loss import BatchLoss

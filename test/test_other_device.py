@@ -9,7 +9,7 @@ from influence_examples import TRAINING, make_model
 from other_device import DEVICE, OtherDevice, TensorElsewhere, make_usable
 
 from conve_tracin.data.queries import Queries
-from conve_tracin.ranking import rank_triples
+from conve_tracin.ranking.ranks import rank_triples
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter:UserWarning")
 

@@ -23,8 +23,8 @@ from pipeline_runs import TINY, needs_snakemake, snakemake, write_config
 from project_files import COMMANDS, MAPPINGS, NAMES, clean, project, write, write_graph  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parents[1]
-EVALUATION = (
-    "conve_tracin.evaluation", "--model-path", "model.pt", "--train", "train.tsv", "--valid", "valid.tsv",
+RANK = (
+    "rank_pytorch", "--model-path", "model.pt", "--train", "train.tsv", "--valid", "valid.tsv",
     "--test", "test.tsv", *MAPPINGS, "-o", "out/ranks.tsv",
 )  # fmt: skip
 
@@ -59,8 +59,7 @@ CHECKPOINTS = {
     "the second of two": ((*COMMANDS["run"], "--model-path", "converted.pt", "model.pt"), "model.pt"),
     "a directory": ((*COMMANDS["tracin"], "--model-path", "epochs"), "epochs/checkpoint_epoch_2.pt"),
     "the directory of a pipeline": ((*COMMANDS["run"], "--model-path", "epochs"), "epochs/trained_model.pkl"),
-    "evaluation": (EVALUATION, "model.pt"),
-    "rank": (("rank_pytorch", *EVALUATION[1:]), "model.pt"),
+    "rank": (RANK, "model.pt"),
     "predict": (COMMANDS["predict"], "model.pt"),
     "verify": (COMMANDS["verify"], "model.pt"),
     "convert": (COMMANDS["convert"], "model.pt"),

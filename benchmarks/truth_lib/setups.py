@@ -14,7 +14,7 @@ from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.model.conve import ConvE
-from conve_tracin.ranking import rank_triples
+from conve_tracin.ranking.ranks import rank_triples
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.loop import TrainingData
 from conve_tracin.training.retrain import retrain

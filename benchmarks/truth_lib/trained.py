@@ -24,7 +24,7 @@ from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
 from conve_tracin.influence.effects import GaussNewtonMethod, gauss_newton_effects, training_curvature
 from conve_tracin.influence.scorers import LAST_LAYERS
 from conve_tracin.model.conve import ConvE
-from conve_tracin.ranking import rank_triples
+from conve_tracin.ranking.ranks import rank_triples
 
 EMBEDDINGS = ("entity_embeddings.weight", "relation_embeddings.weight")
 # Predictions that are scored in one pass over the training triples.

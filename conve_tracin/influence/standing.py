@@ -15,7 +15,7 @@ from torch import Tensor
 from conve_tracin.compute.device import compute_in_batches
 from conve_tracin.data.categories import UNKNOWN, Categories
 from conve_tracin.data.graph import Arrays, Keep
-from conve_tracin.ranking import choose_batch_size
+from conve_tracin.ranking.ranks import choose_batch_size
 
 # How many answers are listed, and what counts as being among the first.
 FIRST = 10

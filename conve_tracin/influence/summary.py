@@ -16,7 +16,7 @@ from conve_tracin.data.triples import COLUMN_NAMES
 from conve_tracin.influence.method import Scores
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.influence.standing import RelationSamples, Standing, ask_others, stand
-from conve_tracin.ranking import filtered_ranks
+from conve_tracin.ranking.ranks import filtered_ranks
 from conve_tracin.settings import TAIL
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor
 from conve_tracin.data.queries import Queries
 from conve_tracin.influence.explained import Triple
 from conve_tracin.model.conve import ConvE
-from conve_tracin.ranking import choose_batch_size, filtered_ranks
+from conve_tracin.ranking.ranks import choose_batch_size, filtered_ranks
 
 
 @dataclass(frozen=True)

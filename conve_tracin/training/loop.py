@@ -36,7 +36,7 @@ from conve_tracin.data.queries import (
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.model.conve import ConvE
-from conve_tracin.ranking import choose_batch_size, rank_triples, ranking_metrics
+from conve_tracin.ranking.ranks import choose_batch_size, rank_triples, ranking_metrics
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training.batch_loss import new_batch_loss
 from conve_tracin.training.cuda_graph import CUDAGraphLoss, can_replay

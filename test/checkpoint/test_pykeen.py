@@ -24,7 +24,7 @@ from conve_tracin.data.datasets import load_dataset_triples
 from conve_tracin.data.queries import Queries, examples_of
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.ranking import rank_triples, ranking_metrics
+from conve_tracin.ranking.ranks import rank_triples, ranking_metrics
 
 
 @pytest.mark.parametrize("name", ["UMLS", "umls", "Nations"])

@@ -35,10 +35,8 @@ def test_what_no_training_triple_has_is_said_in_one_sentence(project, values, pa
 
 
 def test_candidates_for_one_question_are_remarked_on(project):
-    import conve_tracin.evaluation  # noqa: F401 - by its name below
-
     write("candidates.txt", "".join(f"aspirin\tinhibits\t{tail}\n" for tail in ("aspirin", "ibuprofen", "head ache")))
-    arguments = ("conve_tracin.evaluation", "--model-path", "model.pt", "--train", "train.tsv", "--valid", "valid.tsv",
+    arguments = ("rank_pytorch", "--model-path", "model.pt", "--train", "train.tsv", "--valid", "valid.tsv",
                  "--entity-to-id", "entity_to_id.tsv", "--relation-to-id", "relation_to_id.tsv", "-o", "ranks.tsv",
                  "--device", "cpu")  # fmt: skip
     done = run(*arguments, "--test", "candidates.txt")

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from conve_tracin.errors import InputError
-from conve_tracin.evaluation import COLUMNS
+from conve_tracin.ranking.table import COLUMNS
 from conve_tracin.report.index_page import write_index_page
 
 

@@ -13,13 +13,13 @@ from conftest import DIGEST, SMALL_CONVE
 from recorder import Recorder
 from training_runs import NO_DROPOUT, assert_identical, assert_same_training, checkpoint_of
 
-from conve_tracin import ranking
 from conve_tracin.checkpoint.native import build_model, load_checkpoint
 from conve_tracin.data.queries import Queries, with_inverse_triples
 from conve_tracin.errors import InputError
 from conve_tracin.influence.load import find_checkpoints
 from conve_tracin.model.conve import ConvE
 from conve_tracin.model.loss import choose_score_terms
+from conve_tracin.ranking import ranks as ranking
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training import loop as training_loop
 from conve_tracin.training.cuda_graph import CUDAGraphLoss

@@ -1,32 +1,25 @@
-"""How well a checkpoint ranks each test triple, and which triples it ranks best: the work of rank_pytorch.py."""
+"""How well a model ranks each test triple, which it ranks best, and the table of them all."""
 
-import argparse
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
-from conve_tracin import cli
-from conve_tracin.commands import explain_command
+from conve_tracin.data.names import Names
 from conve_tracin.data.prepare import single_line
+from conve_tracin.data.queries import examples_of, known_tails
 from conve_tracin.data.text import visible
 from conve_tracin.errors import InputError
-from conve_tracin.files import atomic_write, write_json
-
-if TYPE_CHECKING:
-    from conve_tracin.data.names import Names
-    from conve_tracin.model.conve import ConvE
-
-logger = logging.getLogger(__name__)
+from conve_tracin.files import atomic_write
+from conve_tracin.model.conve import ConvE
+from conve_tracin.ranking.ranks import choose_batch_size, rank_triples, ranking_metrics
 
 COLUMNS = (
     "tail_rank", "head_rank", "score", "head", "relation", "tail", "head_name", "relation_name", "tail_name",
 )  # fmt: skip
-
-NAMES = ("node_name_dict", "edge_map")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +40,7 @@ class RankedTriples:
 
 
 def rank_triples_of(
-    model: "ConvE", splits: tuple[np.ndarray, np.ndarray, np.ndarray], *, inverse_triples: bool, batch_size: int
+    model: ConvE, splits: tuple[np.ndarray, np.ndarray, np.ndarray], *, inverse_triples: bool, batch_size: int
 ) -> RankedTriples:
     """Rank the triples of the last of `splits` (train, valid, test), filtered against all three.
 
@@ -57,11 +50,6 @@ def rank_triples_of(
         inverse_triples: whether the model has inverse relations, so that heads can be ranked too.
         batch_size: triples ranked at once; fewer where there are many entities.
     """
-    import torch
-
-    from conve_tracin.data.queries import examples_of, known_tails
-    from conve_tracin.ranking import choose_batch_size, rank_triples
-
     device = next(model.parameters()).device
     test = splits[-1]
     examples = examples_of(test, inverse_triples=inverse_triples)
@@ -105,17 +93,13 @@ def choose_best(ranked: RankedTriples, number: int) -> np.ndarray:
 
 def metrics_of(ranked: RankedTriples) -> dict[str, dict[str, float]]:
     """Compute the metrics of each side that was ranked, and of both together."""
-    from torch import from_numpy
-
-    from conve_tracin.ranking import ranking_metrics
-
     sides = {"tails": ranked.tail_ranks}
     if ranked.head_ranks is not None:
         sides |= {"heads": ranked.head_ranks, "both": np.concatenate([ranked.tail_ranks, ranked.head_ranks])}
-    return {side: ranking_metrics(from_numpy(ranks)) for side, ranks in sides.items()}
+    return {side: ranking_metrics(torch.from_numpy(ranks)) for side, ranks in sides.items()}
 
 
-def metrics_by_relation(ranked: RankedTriples, names: "Names") -> list[dict[str, Any]]:
+def metrics_by_relation(ranked: RankedTriples, names: Names) -> list[dict[str, Any]]:
     """Compute the metrics of each relation, that of the most test triples first."""
     relations, counts = np.unique(ranked.triples[:, 1], return_counts=True)
     found = []
@@ -128,7 +112,7 @@ def metrics_by_relation(ranked: RankedTriples, names: "Names") -> list[dict[str,
     return found
 
 
-def rows_of(ranked: RankedTriples, names: "Names") -> Iterator[dict[str, Any]]:
+def rows_of(ranked: RankedTriples, names: Names) -> Iterator[dict[str, Any]]:
     """Yield the test triples, best first, by COLUMNS; `head_rank` is None if heads were not ranked."""
     for row in ranked.best_first().tolist():
         head, relation, tail = ranked.triples[row].tolist()
@@ -139,7 +123,7 @@ def rows_of(ranked: RankedTriples, names: "Names") -> Iterator[dict[str, Any]]:
         yield dict(zip(COLUMNS, values, strict=True))
 
 
-def write_ranks(path: Path, ranked: RankedTriples, names: "Names") -> None:
+def write_ranks(path: Path, ranked: RankedTriples, names: Names) -> None:
     """Write a table of all test triples, best first: ranks, score, labels and names."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join(COLUMNS) + "\n")
@@ -173,94 +157,3 @@ def write_triple_ids(path: Path, triples: np.ndarray) -> None:
     """Write triples (N, 3) as lines of three ids, which `--test-triples` reads."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines("\t".join(map(str, triple)) + "\n" for triple in triples.tolist())
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Declare the command line."""
-    parser = cli.make_parser(
-        "Rank every test triple with a checkpoint of train_pytorch.py: how good is the model, and which triples does "
-        "it rank best? Prints the metrics of each side and writes a table, best first, that the influence scripts read."
-    )
-    files = parser.add_argument_group("files")
-    files.add_argument(
-        "--model-path", type=Path, required=True, metavar="CHECKPOINT", help="checkpoint of train_pytorch.py"
-    )
-    files.add_argument("--train", type=Path, required=True, help="training triples: head<TAB>relation<TAB>tail")
-    files.add_argument("--valid", type=Path, required=True, help="validation triples; ranks pass over them, too")
-    files.add_argument("--test", type=Path, required=True, help="test triples, which are ranked")
-    cli.add_mapping_arguments(files)
-    cli.add_name_arguments(files)
-    files.add_argument(
-        "--output", "-o", type=Path, required=True,
-        help="all test triples, best first: JSON with the metrics if it ends in .json, otherwise a table, which "
-        "--test-triples of the influence scripts reads as it is",
-    )  # fmt: skip
-    files.add_argument("--best-output", type=Path, help="the best-ranked test triples as ids, one a line")
-    ranking = parser.add_argument_group("ranking")
-    ranking.add_argument("--best", type=cli.positive_int, default=5, help="how many of the best go to --best-output")
-    ranking.add_argument("--by-relation", action="store_true", help="give the metrics of each relation, too")
-    ranking.add_argument("--batch-size", type=cli.positive_int, default=256, help="triples ranked at once, at most")
-    ranking.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Parse, rank, write, and print the metrics and the next command."""
-    args = build_parser().parse_args(argv)
-
-    from conve_tracin.files import require_usable_outputs
-
-    inputs = {name: getattr(args, name) for name in ("train", "entity_to_id", "relation_to_id", *NAMES)}
-    require_usable_outputs(
-        {"--output": args.output, "--best-output": args.best_output},
-        inputs=(args.model_path, args.valid, args.test, *inputs.values()),
-    )
-    ranked, names = rank(args)
-    by_relation = metrics_by_relation(ranked, names) if args.by_relation else []
-    best = None if args.best_output is None else choose_best(ranked, args.best)
-    if args.output.suffix == ".json":
-        relations = {"by_relation": by_relation} if args.by_relation else {}
-        content = {"model_path": str(args.model_path), "metrics": metrics_of(ranked), **relations}
-        write_json(args.output, {**content, "ranks": list(rows_of(ranked, names))})
-    else:
-        write_ranks(args.output, ranked, names)
-    if best is not None:
-        write_triple_ids(args.best_output, best)
-    print(metrics_as_text(ranked, by_relation))
-    print(f"Written: {args.output}, MRR of the tails {(1 / ranked.tail_ranks).mean():.4f}")
-    if best is not None:
-        print(f"Written: {args.best_output}")
-    if args.output.suffix != ".json":
-        number = min(args.best, len(ranked.triples))
-        known = (args.valid, args.test)
-        print(f"Next: {explain_command(args.model_path, inputs, ranks=args.output, known=known, number=number)}")
-
-
-def rank(args: argparse.Namespace) -> tuple[RankedTriples, "Names"]:
-    """Read what the arguments name, and rank the test triples."""
-    from conve_tracin.checkpoint.native import (
-        load_checkpoint,
-        require_matching_mappings,
-        take_model,
-        uses_inverse_triples,
-    )
-    from conve_tracin.compute.device import choose_device
-    from conve_tracin.data.names import read_names_from
-    from conve_tracin.data.triples import read_triples
-
-    names = read_names_from(args)
-    checkpoint = load_checkpoint(args.model_path)
-    require_matching_mappings(checkpoint, names.entities, names.relations, source=args.model_path)
-    model = take_model(checkpoint, source=args.model_path).to(choose_device(args.device)).eval()
-    splits = tuple(
-        read_triples(path, names.entities, names.relations, skip_unknown=args.skip_unknown)
-        for path in (args.train, args.valid, args.test)
-    )
-    if remark := remark_on_candidates(splits[-1]):
-        logger.info(remark)
-    inverse_triples = uses_inverse_triples(checkpoint)
-    return rank_triples_of(model, splits, inverse_triples=inverse_triples, batch_size=args.batch_size), names
-
-
-if __name__ == "__main__":
-    cli.run(main)

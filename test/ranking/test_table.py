@@ -13,13 +13,14 @@ from conftest import make_small_conve
 from project_files import COMMANDS, MAPPINGS, clean, project  # noqa: F401 - fixtures
 from project_files import NAMES as NAME_FLAGS
 
-from conve_tracin import evaluation
+import rank_pytorch
 from conve_tracin.checkpoint.native import save_checkpoint
 from conve_tracin.data.names import Names
 from conve_tracin.data.triples import read_test_triples
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.evaluation import RankedTriples, choose_best, rank_triples_of
+from conve_tracin.ranking import table as ranks_table
+from conve_tracin.ranking.table import RankedTriples, choose_best, rank_triples_of
 
 RANK = (
     "rank_pytorch", "--model-path", "model.pt", "--train", "train.tsv", "--valid", "valid.tsv", "--test", "test.tsv",
@@ -81,7 +82,7 @@ def test_large_ranks_keep_their_digits(graph, tmp_path):
     ranks = np.array([123456.5, 1234567.0, 2.5])
     ranked = RankedTriples(graph.test, np.array([3.0, 2.0, 1.0]), ranks, ranks[::-1])
     names = Names(Vocabulary("entity", graph.entities), Vocabulary("relation", graph.relations))
-    evaluation.write_ranks(tmp_path / "ranks.tsv", ranked, names)
+    ranks_table.write_ranks(tmp_path / "ranks.tsv", ranked, names)
     table = pd.read_csv(tmp_path / "ranks.tsv", sep="\t")
     assert sorted(table["tail_rank"]) == sorted(table["head_rank"]) == sorted(ranks)
 
@@ -94,12 +95,12 @@ def test_command_line(graph, graph_files, tmp_path, capsys):
         {"epoch": 1, "model_state_dict": model.state_dict(), "optimizer_state_dict": {},
          "model_config": model.config.as_dict()},
     )  # fmt: skip
-    evaluation.main(
+    rank_pytorch.main(
         ["--model-path", str(checkpoint), *graph_files.arguments(), "--output", str(tmp_path / "ranks.tsv"),
          "--best", "2", "--best-output", str(tmp_path / "best.tsv"), "--device", "cpu"]
     )  # fmt: skip
     lines = [line.split("\t") for line in (tmp_path / "ranks.tsv").read_text(encoding="utf-8").splitlines()]
-    assert tuple(lines[0]) == evaluation.COLUMNS
+    assert tuple(lines[0]) == ranks_table.COLUMNS
     ranked = rank_triples_of(model, (graph.train, graph.valid, graph.test), inverse_triples=False, batch_size=256)
     by_rank = sorted(range(3), key=lambda row: (ranked.tail_ranks[row], -ranked.scores[row]))
     assert [line[3:6] for line in lines[1:]] == [
@@ -116,12 +117,12 @@ def test_command_line(graph, graph_files, tmp_path, capsys):
 def test_metrics_of_each_side_and_relation():
     triples = np.array([(0, 0, 1), (0, 1, 2), (1, 1, 3)])
     ranked = RankedTriples(triples, np.zeros(3), np.array([1.0, 2.0, 4.0]), np.array([1.0, 1.0, 10.0]))
-    metrics = evaluation.metrics_of(ranked)
+    metrics = ranks_table.metrics_of(ranked)
     assert metrics["tails"]["mean_reciprocal_rank"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 3)
     assert metrics["heads"]["mean_reciprocal_rank"] == pytest.approx((1 + 1 + 1 / 10) / 3)
     assert metrics["both"]["hits@1"] == pytest.approx(3 / 6)
     names = Names(Vocabulary("entity", "abcd"), Vocabulary("relation", ("r", "s")), predicates={"s": "treats"})
-    found = evaluation.metrics_by_relation(ranked, names)
+    found = ranks_table.metrics_by_relation(ranked, names)
     assert [(row["relation"], row["relation_name"], row["triples"]) for row in found] == [
         ("s", "treats", 2),
         ("r", "r", 1),
@@ -129,8 +130,8 @@ def test_metrics_of_each_side_and_relation():
     assert found[0]["both"]["mean_rank"] == pytest.approx((2 + 4 + 1 + 10) / 4)
     assert found[1]["tails"]["hits@1"] == 1
     tails_only = RankedTriples(triples, np.zeros(3), np.array([1.0, 2.0, 4.0]), None)
-    assert evaluation.metrics_of(tails_only).keys() == {"tails"}
-    printed = evaluation.metrics_as_text(ranked, found).splitlines()
+    assert ranks_table.metrics_of(tails_only).keys() == {"tails"}
+    printed = ranks_table.metrics_as_text(ranked, found).splitlines()
     assert [line.split()[-1] for line in printed[2:5]] == ["tails", "heads", "both"]
     assert printed[-1].split()[0] == f"{1:.4f}"
 
@@ -167,5 +168,5 @@ def test_inputs_are_not_replaced(graph_files, tmp_path, flag):
     before = graph_files.test.read_bytes()
     given = ["--model-path", str(tmp_path / "model.pt"), *graph_files.arguments(), "--output", str(tmp_path / "out")]
     with pytest.raises(InputError, match=f"is an input, which {flag} would replace"):
-        evaluation.main([*given, flag, str(graph_files.test)])
+        rank_pytorch.main([*given, flag, str(graph_files.test)])
     assert graph_files.test.read_bytes() == before

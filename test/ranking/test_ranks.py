@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from conve_tracin import ranking
 from conve_tracin.data.queries import Queries, examples_of
-from conve_tracin.ranking import choose_batch_size, filtered_ranks, rank_triples, ranking_metrics
+from conve_tracin.ranking import ranks as ranking
+from conve_tracin.ranking.ranks import choose_batch_size, filtered_ranks, rank_triples, ranking_metrics
 
 NUM_ENTITIES, NUM_RELATIONS = 23, 3
 

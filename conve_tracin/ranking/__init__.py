@@ -1,0 +1,1 @@
+"""Filtered ranks and their metrics, and the table of all test triples by rank."""
