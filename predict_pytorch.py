@@ -7,7 +7,7 @@ from pathlib import Path
 from conve_tracin import cli, settings
 from conve_tracin.settings import PredictionOptions, TracInOptions
 
-__getattr__ = cli.lazy_exports({"predict": "conve_tracin.predict"})
+__getattr__ = cli.lazy_exports({"predict": "conve_tracin.prediction.predict"})
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     options = PredictionOptions(**cli.members_of(PredictionOptions, args))
     with cli.importing():
-        from conve_tracin.predict import predict
+        from conve_tracin.prediction.predict import predict
 
     predict(options)
 

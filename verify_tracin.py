@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, train, write."""
     args = build_parser().parse_args(argv)
     options = VerificationOptions(**cli.members_of(VerificationOptions, args))
-    from conve_tracin.verify import verify
+    from conve_tracin.verification.verify import verify
 
     verify(options)
 

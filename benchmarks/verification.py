@@ -111,7 +111,7 @@ def main() -> None:
 
     from conve_tracin.files import write_json
     from conve_tracin.settings import VerificationOptions
-    from conve_tracin.verify import verify
+    from conve_tracin.verification.verify import verify
 
     folder = args.cache / f"drugs_{args.drugs}"
     held_out = write_graph(folder, drugs=args.drugs)

@@ -27,7 +27,7 @@ LAYERS = (
     "influence",
     "report",
     "explanation",
-    ("predict", "verify"),
+    ("prediction", "verification"),
     "pipeline",
 )
 

@@ -15,7 +15,7 @@ from pykeen_examples import trained_model, training_factory
 
 from conve_tracin.checkpoint.conversion import to_pykeen_checkpoint
 from conve_tracin.checkpoint.native import save_checkpoint
-from conve_tracin.predict import COLUMNS
+from conve_tracin.prediction.write import COLUMNS
 
 MAPPINGS = ("--entity-to-id", "entity_to_id.tsv", "--relation-to-id", "relation_to_id.tsv")
 ASKED = ("--model-path", "model.pt", *MAPPINGS, "--device", "cpu")

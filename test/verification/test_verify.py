@@ -15,11 +15,11 @@ from page_content import Page
 from project_files import COMMANDS, MAPPINGS, clean, project, write  # noqa: F401 - fixtures
 from training_runs import checkpoint_of
 
-from conve_tracin import verify as verify_module
 from conve_tracin.checkpoint.native import build_model, load_checkpoint
 from conve_tracin.errors import InputError
 from conve_tracin.report import verification as report
 from conve_tracin.settings import VerificationOptions
+from conve_tracin.verification import train as training_again
 
 FILES = ("--influences", "influences.json", "--model-path", "model.pt", "--train", "train.tsv", *MAPPINGS)
 KNOWN = ("--known", "valid.tsv")
@@ -221,7 +221,7 @@ def test_an_entity_that_loses_its_last_triple_is_named(influences):
 def trainings(monkeypatch):
     """The jobs that are done, and after how many the run is to break."""
     done, limit = [], [math.inf]
-    train = verify_module.train_and_measure
+    train = training_again.train_and_measure
 
     def counted(job, *arguments, **settings):
         if len(done) >= limit[0]:
@@ -229,7 +229,7 @@ def trainings(monkeypatch):
         done.append((job[0], *job[1].tolist()))
         return train(job, *arguments, **settings)
 
-    monkeypatch.setattr(verify_module, "train_and_measure", counted)
+    monkeypatch.setattr(training_again, "train_and_measure", counted)
     return done, limit
 
 

@@ -1,0 +1,1 @@
+"""Candidates: the likeliest answers of a model to queries."""
