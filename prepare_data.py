@@ -61,11 +61,11 @@ def require_matching_flags(args: argparse.Namespace, parser: argparse.ArgumentPa
 
 def prepare_kgx(args: argparse.Namespace) -> "Graph":
     """Read a KGX graph, write its files and print what was kept; raises InputError where a line is wrong."""
-    from conve_tracin.data.drugmechdb import find_reasons
-    from conve_tracin.data.evidence_writer import open_evidence_store
-    from conve_tracin.data.kgx import KGX_FILES, describe, read_kgx, write_kgx
+    from conve_tracin.data.kgx.drugmechdb import find_reasons
+    from conve_tracin.data.kgx.evidence_writer import open_evidence_store
+    from conve_tracin.data.kgx.graph import KGX_FILES, describe, read_kgx, write_kgx
+    from conve_tracin.data.kgx.provenance import EdgeFilters
     from conve_tracin.data.prepare import require_inputs_kept
-    from conve_tracin.data.provenance import EdgeFilters
 
     inputs = (args.nodes, args.edges, args.drugmechdb, args.equivalents)
     require_inputs_kept(args.output_dir, [path for path in inputs if path is not None], more=KGX_FILES)

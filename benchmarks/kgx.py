@@ -78,7 +78,7 @@ def write_edges(path: Path, ids: list[str], number: int, *, at_a_time: int = 100
 WITHOUT_EVIDENCE = """
 import sys
 from pathlib import Path
-from conve_tracin.data.kgx import read_kgx, write_kgx
+from conve_tracin.data.kgx.graph import read_kgx, write_kgx
 nodes, edges, out = map(Path, sys.argv[1:])
 shares = {"valid": 0.1, "test": 0.1}
 write_kgx(read_kgx(nodes, edges, style="keepall", fractions=shares, test_predicate="biolink:treats"), out)

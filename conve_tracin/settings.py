@@ -714,7 +714,7 @@ def native_settings() -> dict[str, Field]:
 # ---------------------------------------------------------------------------------------------------------------
 # Preparing data
 
-# The keys of conve_tracin.data.styles.STYLES, whose module is slow to import.
+# The keys of conve_tracin.data.kgx.styles.STYLES, whose module is slow to import.
 STYLES = ("keepall", "original", "CD", "CGGD", "CCGGDD", "rCD", "CGGD_alltreat", "CCGGDD_alltreat", "clean_baseline")
 
 SPLITTING = "splitting (of a KGX graph, one file, or a dataset without validation triples)"

@@ -18,6 +18,7 @@ LAYERS = (
     "commands",
     "cli",
     "data",
+    "data.kgx",
     "compute",
     "model",
     "checkpoint",

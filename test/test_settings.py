@@ -11,7 +11,7 @@ import tracin_pytorch
 import train_pytorch
 from conve_tracin import settings
 from conve_tracin.cli import make_parser
-from conve_tracin.data import styles
+from conve_tracin.data.kgx import styles
 from conve_tracin.errors import InputError
 from conve_tracin.pipeline import Pipeline
 from conve_tracin.settings import (

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS
+from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS, SEPARATOR
 from conve_tracin.data.queries import is_among, pair_keys
 from conve_tracin.data.text import column_trouble, line_blocks, shown
 from conve_tracin.data.vocabulary import Vocabulary
@@ -24,7 +24,6 @@ Edge = dict[str, str | float | list[str]]
 TRIPLE_COLUMNS = EVIDENCE_COLUMNS[:3]
 LIST_COLUMNS = {"aggregator_knowledge_source", "publications", "supporting_text", "hetio_source"}
 NUMBER_COLUMNS = {"has_confidence_score", "evidence_count", "max_research_phase"}
-SEPARATOR = "|"
 REMEDY = "give the evidence.tsv.gz that prepare_data.py wrote beside these triples"
 
 

@@ -5,3 +5,6 @@ EVIDENCE_COLUMNS = (
     "knowledge_level", "agent_type", "supporting_text", "has_confidence_score", "evidence_count", "max_research_phase",
     "clinical_approval_status", "hetio_source",
 )  # fmt: skip
+
+# Between the values of a cell.
+SEPARATOR = "|"

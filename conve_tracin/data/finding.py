@@ -8,8 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
-from conve_tracin.data.biolink import PREFIX
-from conve_tracin.data.names import Names
+from conve_tracin.data.names import BIOLINK_PREFIX, Names
 from conve_tracin.data.text import SHOWN_CHARACTERS, close_labels, shown
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
@@ -129,7 +128,7 @@ class Finder:
 
 def plain_predicate(text: str) -> str:
     """Return a predicate as it is looked for: `Biolink:has_phenotype` and "has phenotype" are the same."""
-    return text.casefold().replace("_", " ").strip().removeprefix(PREFIX)
+    return text.casefold().replace("_", " ").strip().removeprefix(BIOLINK_PREFIX)
 
 
 def _grouped(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:

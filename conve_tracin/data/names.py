@@ -13,6 +13,9 @@ from conve_tracin.data.text import as_id, column_trouble, is_unicode, read_lines
 from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
 
+# Of Biolink's classes and predicates, which are written with it or without.
+BIOLINK_PREFIX = "biolink:"
+
 logger = logging.getLogger(__name__)
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from conve_tracin.checkpoint.pykeen import find_training_mappings
 from conve_tracin.compute import parallel
 from conve_tracin.compute.device import choose_device, set_tf32, supports_bfloat16, supports_tf32
-from conve_tracin.data.categories import read_categories
 from conve_tracin.data.evidence import read_evidence, require_evidence_of
 from conve_tracin.data.finding import Finder
 from conve_tracin.data.graph import Graph
 from conve_tracin.data.index import Index, IndexPlace
+from conve_tracin.data.kgx.categories import read_categories
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.reasons import Explained, by_prediction, read_reasons
 from conve_tracin.data.triples import (

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from conve_tracin.data.categories import Categories
 from conve_tracin.data.graph import Graph
+from conve_tracin.data.kgx.categories import Categories
 from conve_tracin.data.names import Names
 from conve_tracin.influence import known_reasons
 from conve_tracin.influence.load import CheckpointLoader

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from conve_tracin.compute.device import compute_in_batches
-from conve_tracin.data.categories import UNKNOWN, Categories
 from conve_tracin.data.graph import Arrays, Keep
+from conve_tracin.data.kgx.categories import UNKNOWN, Categories
 from conve_tracin.ranking.ranks import choose_batch_size
 
 # How many answers are listed, and what counts as being among the first.

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conve_tracin.data.categories import UNKNOWN, Categories
 from conve_tracin.data.graph import Graph
+from conve_tracin.data.kgx.categories import UNKNOWN, Categories
 from conve_tracin.data.queries import inverse_of
 from conve_tracin.data.triples import COLUMN_NAMES
 from conve_tracin.influence.method import Scores

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from conve_tracin.compute.device import choose_device
-from conve_tracin.data.candidates import candidates_of_category, read_candidates
 from conve_tracin.data.finding import Finder
 from conve_tracin.data.index import read_indexed
 from conve_tracin.data.names import Names, read_names_from
@@ -20,6 +19,7 @@ from conve_tracin.files import require_usable_outputs
 from conve_tracin.influence.load import CheckpointLoader, find_checkpoints
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.prediction.answers import Answers, answer
+from conve_tracin.prediction.candidates import candidates_of_category, read_candidates
 from conve_tracin.prediction.write import print_summary, write_answers
 from conve_tracin.settings import PredictionOptions
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import conve_tracin
-from conve_tracin.data.categories import Categories
+from conve_tracin.data.kgx.categories import Categories
 from conve_tracin.data.names import Names
 from conve_tracin.files import atomic_write, digest_of_file
 from conve_tracin.influence.method import Influence

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from conve_tracin.data.categories import Categories
+from conve_tracin.data.kgx.categories import Categories
 from conve_tracin.report.lettering import category_in_words, plural
 
 # As many as page.css has colours for; further categories have none.

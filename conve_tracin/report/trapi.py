@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from conve_tracin.data.categories import Categories
 from conve_tracin.data.evidence import Edge
+from conve_tracin.data.kgx.categories import Categories
 from conve_tracin.data.names import Names
 from conve_tracin.data.text import shown
 from conve_tracin.errors import InputError

@@ -2,12 +2,12 @@
 
 import pytest
 
-from conve_tracin.data.candidates import read_candidates
 from conve_tracin.data.finding import Finder
 from conve_tracin.data.names import Names
 from conve_tracin.data.triples import read_queries, read_test_triples, resolve_query, resolve_triple
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
+from conve_tracin.prediction.candidates import read_candidates
 
 ENTITIES = Vocabulary("entity", ("DRUGBANK:DB00178", "DOID:10763", "DOID:1612", "gene:1", "gene:2", "gene:3", "Loss"))
 RELATIONS = Vocabulary("relation", ("predicate:0", "predicate:1", "predicate:2", "predicate:3", "predicate:4"))

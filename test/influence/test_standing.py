@@ -6,7 +6,7 @@ import torch
 from conftest import TEST, TRAIN, TREATS, VALID, make_small_conve
 from conve_examples import trained_conve
 
-from conve_tracin.data.categories import Categories, read_categories
+from conve_tracin.data.kgx.categories import Categories, read_categories
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence import scorers, standing

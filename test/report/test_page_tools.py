@@ -11,7 +11,7 @@ import pytest
 from browser import window  # noqa: F401 - a fixture
 from page_content import Page
 
-from conve_tracin.data.categories import Categories
+from conve_tracin.data.kgx.categories import Categories
 from conve_tracin.data.names import Names
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.influence.method import Influence

@@ -9,8 +9,8 @@ from command_lines import assert_refused, run
 from conftest import TRAIN, TREATS, make_small_conve
 from project_files import COMMANDS, clean, project, write  # noqa: F401 - fixtures
 
-from conve_tracin.data.categories import Categories
 from conve_tracin.data.evidence import Evidence
+from conve_tracin.data.kgx.categories import Categories
 from conve_tracin.data.names import Names
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError

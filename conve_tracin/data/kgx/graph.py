@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from conve_tracin.data.biolink import CHEMICAL, DISEASE, GENE, kinds_of
-from conve_tracin.data.drugmechdb import REASONS_FILE, Reasons
-from conve_tracin.data.evidence_writer import EVIDENCE_FILE, EvidenceStore, TrainingEvidence, write_evidence
-from conve_tracin.data.kgx_edges import NUM_KIND_SETS, Edges, Nodes, read_edges
-from conve_tracin.data.kgx_files import (
+from conve_tracin.data.kgx.biolink import CHEMICAL, DISEASE, GENE, kinds_of
+from conve_tracin.data.kgx.drugmechdb import REASONS_FILE, Reasons
+from conve_tracin.data.kgx.edges import NUM_KIND_SETS, Edges, Nodes, read_edges
+from conve_tracin.data.kgx.evidence_writer import EVIDENCE_FILE, EvidenceStore, TrainingEvidence, write_evidence
+from conve_tracin.data.kgx.files import (
     EXAMPLES_KEPT,
     MalformedLineError,
     Skipped,
@@ -36,9 +36,9 @@ from conve_tracin.data.kgx_files import (
     reject,
     require_text,
 )
+from conve_tracin.data.kgx.provenance import EdgeFilters, count_primary_sources
+from conve_tracin.data.kgx.styles import CLEAN_BASELINE, LOW_DEGREE, TREATS, touches_ends_of, with_degree
 from conve_tracin.data.prepare import Graph, first_occurrences, hold_out, write_graph
-from conve_tracin.data.provenance import EdgeFilters, count_primary_sources
-from conve_tracin.data.styles import CLEAN_BASELINE, LOW_DEGREE, TREATS, touches_ends_of, with_degree
 from conve_tracin.data.text import UNWRITABLE, is_unicode, shown, suggestion, visible
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, json_text, open_gzip

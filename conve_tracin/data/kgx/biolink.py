@@ -27,10 +27,9 @@ from typing import Any
 import numpy as np
 
 from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS
-from conve_tracin.data.kgx_files import MalformedLineError, require_text
+from conve_tracin.data.kgx.files import MalformedLineError, require_text
+from conve_tracin.data.names import BIOLINK_PREFIX
 from conve_tracin.data.text import is_unicode, shown
-
-PREFIX = "biolink:"
 
 CHEMICAL, GENE, DISEASE = 1, 2, 4
 
@@ -107,7 +106,7 @@ def kinds_of(category: Any) -> int:
         raise MalformedLineError('"category" is no list of strings')
     kinds = 0
     for name in classes:
-        kinds |= KIND_OF_CLASS.get(name.removeprefix(PREFIX), 0)
+        kinds |= KIND_OF_CLASS.get(name.removeprefix(BIOLINK_PREFIX), 0)
     return kinds
 
 
@@ -117,7 +116,7 @@ def biolink_name(member: str) -> str:
     RTX-KG2 has `qualified_object_direction` for `object_direction_qualifier`; drafts of Biolink had
     `object_direction`, and TRAPI writes `biolink:object_direction_qualifier`.
     """
-    name = member.removeprefix(PREFIX).replace(" ", "_").lower()
+    name = member.removeprefix(BIOLINK_PREFIX).replace(" ", "_").lower()
     if name in NEGATIONS:
         return "negated"
     as_qualifier = f"{name.removeprefix('qualified_').removesuffix('_qualifier')}_qualifier"
@@ -339,7 +338,7 @@ def knowledge_sources(edge: Mapping[str, Any]) -> dict[str, list[str]]:
             found.setdefault(role, {})[text] = None
     sources = _objects(edge.get("sources"))
     for source in sources:
-        role = str(source.get("resource_role", "")).removeprefix(PREFIX)
+        role = str(source.get("resource_role", "")).removeprefix(BIOLINK_PREFIX)
         role = {"primary": SOURCE_ROLES[0], "aggregator": SOURCE_ROLES[1]}.get(role, role)
         for text in texts_of(source.get("resource_id")) if role in SOURCE_ROLES else []:
             found.setdefault(role, {})[text] = None

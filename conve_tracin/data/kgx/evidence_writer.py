@@ -21,16 +21,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from conve_tracin.data.biolink import EdgeShape
-from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS
+from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS, SEPARATOR
+from conve_tracin.data.kgx.biolink import EdgeShape
+from conve_tracin.data.kgx.provenance import Provenance
 from conve_tracin.data.prepare import Graph, is_among, keys_of
-from conve_tracin.data.provenance import Provenance
 from conve_tracin.data.text import CONTROL_CHARACTERS
 from conve_tracin.files import not_writable, open_gzip
 
 EVIDENCE_FILE = "evidence.tsv.gz"
 
-SEPARATOR, STAND_IN = "|", "¦"
+STAND_IN = "¦"
 
 OWN_COLUMNS = EVIDENCE_COLUMNS[3:]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from conve_tracin.data.biolink import PREFIX
-from conve_tracin.data.categories import classes_of_nodes
 from conve_tracin.data.finding import Finder
+from conve_tracin.data.kgx.categories import classes_of_nodes
+from conve_tracin.data.names import BIOLINK_PREFIX
 from conve_tracin.data.text import as_id, read_lines, shown, suggestion
 from conve_tracin.data.triples import resolve_values
 from conve_tracin.data.vocabulary import Vocabulary
@@ -82,7 +82,7 @@ def candidates_of_category(path: str | Path, category: str, entities: Vocabulary
 
     Raises InputError if no entity has it, and at the first line that holds no node.
     """
-    wanted, found, seen = category.removeprefix(PREFIX), set(), {}
+    wanted, found, seen = category.removeprefix(BIOLINK_PREFIX), set(), {}
     number = 0
     for number, (identifier, classes) in enumerate(classes_of_nodes(path), start=1):  # noqa: B007 - it is counted
         seen.update(dict.fromkeys(classes))
@@ -90,9 +90,13 @@ def candidates_of_category(path: str | Path, category: str, entities: Vocabulary
         if wanted in classes and entity is not None:
             found.add(entity)
     if not found and wanted in seen:
-        raise InputError(f"{path}: no node of {PREFIX}{wanted} is in {entities.source}; give the nodes of this graph")
+        raise InputError(
+            f"{path}: no node of {BIOLINK_PREFIX}{wanted} is in {entities.source}; give the nodes of this graph"
+        )
     if not found:
-        known = [f"{PREFIX}{name}" for name in seen]
-        remedy = suggestion(f"{PREFIX}{wanted}", known, otherwise=f"among its categories are {', '.join(known[:5])}")
-        raise InputError(f"{path}: none of its {number} nodes is a {shown(PREFIX + wanted)}; {remedy}")
+        known = [f"{BIOLINK_PREFIX}{name}" for name in seen]
+        remedy = suggestion(
+            f"{BIOLINK_PREFIX}{wanted}", known, otherwise=f"among its categories are {', '.join(known[:5])}"
+        )
+        raise InputError(f"{path}: none of its {number} nodes is a {shown(asked)}; {remedy}")
     return np.array(sorted(found))

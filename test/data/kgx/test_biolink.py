@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conve_tracin.data import biolink
+from conve_tracin.data.kgx import biolink
 
 # Classes of earlier versions, whose graphs are still about.
 FORMER_CLASSES = {biolink.CHEMICAL: {"ChemicalSubstance"}}

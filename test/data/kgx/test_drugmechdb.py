@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from command_lines import assert_refused, run
 
-from conve_tracin.data.drugmechdb import Mechanism, canonical, find_labels
+from conve_tracin.data.kgx.drugmechdb import Mechanism, canonical, find_labels
 
-HETIONET = Path(__file__).resolve().parents[3] / "shared/data/hetionet-kgx"
+HETIONET = Path(__file__).resolve().parents[4] / "shared/data/hetionet-kgx"
 
 NODES = [
     {"id": "DRUGBANK:DB1", "category": ["biolink:Drug"]},

@@ -11,14 +11,16 @@ import pytest
 
 import prepare_data
 from conve_tracin import settings
-from conve_tracin.data import biolink, kgx_edges, kgx_files, styles
+from conve_tracin.data.kgx import biolink, styles
+from conve_tracin.data.kgx import edges as kgx_edges
+from conve_tracin.data.kgx import files as kgx_files
 from conve_tracin.data.names import read_names, read_predicates
 from conve_tracin.data.prepare import hold_out
 from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "test" / "data" / "kgx"
 NODES, EDGES = DATA / "nodes.jsonl", DATA / "edges.jsonl"
 FRACTIONS = {"valid": 0.1, "test": 0.1}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from conve_tracin.data.biolink import MOST_VALUES, SOURCE_ROLES, EdgeShape, knowledge_sources, texts_of
+from conve_tracin.data.kgx.biolink import MOST_VALUES, SOURCE_ROLES, EdgeShape, knowledge_sources, texts_of
 from conve_tracin.data.text import suggestion
 
 # What edges that lack a knowledge level or an agent type have, as Biolink puts it.

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conve_tracin.data.biolink import CHEMICAL, DISEASE, GENE
+from conve_tracin.data.kgx.biolink import CHEMICAL, DISEASE, GENE
 
 SUBCLASS_OF, TREATS = "biolink:subclass_of", "biolink:treats"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from conve_tracin.data.biolink import Relations
-from conve_tracin.data.evidence_writer import EvidenceStore, cells_of, evidence_text
-from conve_tracin.data.kgx_files import MalformedLineError, Skipped, open_kgx, reject, require_text
-from conve_tracin.data.provenance import FILTERS, EdgeFilters, Provenance, Provenances
-from conve_tracin.data.styles import CLEAN_BASELINE, STYLES, SUBCLASS_OF, TREATS, EdgeBlock
+from conve_tracin.data.kgx.biolink import Relations
+from conve_tracin.data.kgx.evidence_writer import EvidenceStore, cells_of, evidence_text
+from conve_tracin.data.kgx.files import MalformedLineError, Skipped, open_kgx, reject, require_text
+from conve_tracin.data.kgx.provenance import FILTERS, EdgeFilters, Provenance, Provenances
+from conve_tracin.data.kgx.styles import CLEAN_BASELINE, STYLES, SUBCLASS_OF, TREATS, EdgeBlock
 from conve_tracin.data.text import shown
 from conve_tracin.errors import InputError
 

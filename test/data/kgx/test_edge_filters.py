@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from command_lines import assert_refused, run
 
-from conve_tracin.data.provenance import Provenance
-from conve_tracin.data.styles import LOW_DEGREE, with_degree
+from conve_tracin.data.kgx.provenance import Provenance
+from conve_tracin.data.kgx.styles import LOW_DEGREE, with_degree
 
 NODES = [{"id": f"X:{number}", "category": ["biolink:NamedThing"]} for number in range(30)]
 # Every filter leaves these: a ring of ten entities, each joined with all others.

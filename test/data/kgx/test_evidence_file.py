@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from command_lines import assert_refused, run
 
-from conve_tracin.data import kgx_edges
 from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS
+from conve_tracin.data.kgx import edges as kgx_edges
 
-SHARED = Path(__file__).resolve().parents[3] / "shared/data"
+SHARED = Path(__file__).resolve().parents[4] / "shared/data"
 HETIONET, SAMPLES = SHARED / "hetionet-kgx", SHARED / "kgx-samples"
 
 NODES = [{"id": f"X:{number}", "category": ["biolink:NamedThing"]} for number in range(4)]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from command_lines import assert_refused, run
 
-DATA = Path(__file__).parent / "kgx"
+DATA = Path(__file__).parent
 NODES, EDGES = DATA / "nodes.jsonl", DATA / "edges.jsonl"
-SAMPLES = Path(__file__).resolve().parents[3] / "shared/data/kgx-samples"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared/data/kgx-samples"
 
 
 def prepare(nodes, edges, out, *arguments):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from conve_tracin.data.biolink import PREFIX
-from conve_tracin.data.kgx_files import MalformedLineError, numbered, open_kgx
+from conve_tracin.data.kgx.files import MalformedLineError, numbered, open_kgx
+from conve_tracin.data.names import BIOLINK_PREFIX
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 
@@ -81,4 +81,4 @@ def classes_of_nodes(path: str | Path) -> Iterator[tuple[str, list[str]]]:
                 raise InputError(f"{path}:{number}: {error}; a node is an object with an id and categories") from None
             listed = node.get("category")
             listed = listed if isinstance(listed, list) else [listed or ""]
-            yield str(node.get("id")), [str(name).removeprefix(PREFIX) for name in listed if name]
+            yield str(node.get("id")), [str(name).removeprefix(BIOLINK_PREFIX) for name in listed if name]

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from conve_tracin.data.biolink import texts_of
-from conve_tracin.data.kgx_files import MalformedLineError, numbered, open_kgx, require_text
+from conve_tracin.data.kgx.biolink import texts_of
+from conve_tracin.data.kgx.files import MalformedLineError, numbered, open_kgx, require_text
 from conve_tracin.data.prepare import SPLITS, Graph
 from conve_tracin.data.text import line_blocks, open_bytes
 from conve_tracin.errors import InputError
