@@ -89,14 +89,11 @@ def candidates_of_category(path: str | Path, category: str, entities: Vocabulary
         entity = entities.index.get(identifier)
         if wanted in classes and entity is not None:
             found.add(entity)
+    asked = f"{BIOLINK_PREFIX}{wanted}"
     if not found and wanted in seen:
-        raise InputError(
-            f"{path}: no node of {BIOLINK_PREFIX}{wanted} is in {entities.source}; give the nodes of this graph"
-        )
+        raise InputError(f"{path}: no node of {asked} is in {entities.source}; give the nodes of this graph")
     if not found:
         known = [f"{BIOLINK_PREFIX}{name}" for name in seen]
-        remedy = suggestion(
-            f"{BIOLINK_PREFIX}{wanted}", known, otherwise=f"among its categories are {', '.join(known[:5])}"
-        )
+        remedy = suggestion(asked, known, otherwise=f"among its categories are {', '.join(known[:5])}")
         raise InputError(f"{path}: none of its {number} nodes is a {shown(asked)}; {remedy}")
     return np.array(sorted(found))
