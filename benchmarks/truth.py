@@ -19,15 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conve_tracin.cli import (
-    fraction,
-    make_parser,
-    members_of,
-    non_negative_int,
-    positive_float,
-    positive_int,
-    run,
-)
+from conve_tracin.cli import fraction, make_parser, members_of, non_negative_int, positive_float, positive_int, run
 from conve_tracin.errors import InputError
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from conve_tracin.data.keys import places_of
 from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
-from conve_tracin.influence.removal import rows_of
 from truth_lib.lds import bootstrap
 from truth_lib.methods import BASELINES, RECOMMENDED, REMOVED_BY
 from truth_lib.retraining import Job, read_ranks, read_scores
@@ -113,7 +113,7 @@ def triples_of_facts(path: Path, setup: Setup, test: np.ndarray) -> np.ndarray:
     entities = read_vocabulary(setup.data_dir / "entity_to_id.tsv", "entity")
     relations = read_vocabulary(setup.data_dir / "relation_to_id.tsv", "relation")
     facts = np.unique(read_triples(path, entities, relations), axis=0)
-    found = rows_of(test, facts)
+    found = places_of(test, facts)
     missing = len(facts) - len(np.unique(test[found], axis=0))
     if missing:
         raise InputError(f"{path}: {missing} of {len(facts)} facts are no test triples; leave them out")

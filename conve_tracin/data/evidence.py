@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS, SEPARATOR
-from conve_tracin.data.queries import is_among, pair_keys
+from conve_tracin.data.keys import is_among, triple_keys
 from conve_tracin.data.text import column_trouble, line_blocks, shown
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
@@ -140,16 +140,12 @@ def require_evidence_of(
     Reads on until it finds one: mostly the beginning.
     """
     read_columns(path)
-    num_relations, num_entities = len(relations), len(entities)
-
-    def keys(triples: np.ndarray) -> np.ndarray:
-        return pair_keys(pair_keys(triples[:, 0], triples[:, 1], num_relations), triples[:, 2], num_entities)
-
-    in_training = keys(training_triples)
+    sizes = len(entities), len(relations), len(entities)
+    in_training = triple_keys(training_triples, sizes)
     for _, block in line_blocks(path):
         triples = [_ids(line, entities, relations) for line in block.split(b"\n")]
         triples = np.array([triple for triple in triples if triple is not None], dtype=np.int64).reshape(-1, 3)
-        if is_among(in_training, keys(triples)).any():
+        if is_among(in_training, np.sort(triple_keys(triples, sizes))).any():
             return
     raise InputError(f"{path}: none of the training triples stands in it, so it is of another graph; {REMEDY}")
 

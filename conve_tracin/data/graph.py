@@ -10,9 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from conve_tracin.data.adjacency import Adjacency, triple_weights
-from conve_tracin.data.queries import digest_of_triples
+from conve_tracin.data.keys import digest_of_triples, first_places, merge_repeated_triples
 from conve_tracin.data.sorted_queries import SortedQueries, as_small, starts_of
-from conve_tracin.data.triples import first_places, merge_repeated_triples
 
 Arrays = dict[str, np.ndarray]
 # Takes the name of a structure and what makes its arrays, and returns them.

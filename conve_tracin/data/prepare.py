@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from conve_tracin.commands import train_command
+from conve_tracin.data.keys import first_places, is_among, pair_keys, triple_keys
 from conve_tracin.data.text import CONTROL_CHARACTERS, as_id, read_lines, shown
 from conve_tracin.data.triples import OPENKE_REMEDY, is_header, label_blocks, triple_lines
 from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary, vocabulary_lines
@@ -329,21 +330,7 @@ def _first_positions(*columns: np.ndarray) -> np.ndarray:
 
 def without_duplicates(triples: np.ndarray) -> np.ndarray:
     """Return the distinct triples, (M, 3), in the order of their first occurrence."""
-    return triples[first_occurrences(triples)]
-
-
-def first_occurrences(triples: np.ndarray) -> np.ndarray:
-    """Return the row of the first occurrence of each distinct triple of (N, 3), in their order: (M,)."""
-    return np.sort(np.unique(keys_of(triples, triples.max(axis=0) + 1), return_index=True)[1])
-
-
-def keys_of(triples: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return one number for each triple, (N,) int64, equal for equal triples; `sizes` bounds the three columns."""
-    keys = triples[:, 0].astype(np.int64)
-    for column in (1, 2):
-        keys *= int(sizes[column])
-        keys += triples[:, column]
-    return keys
+    return triples[first_places(triples)]
 
 
 def require_inputs_kept(output_dir: Path, inputs: Iterable[Path], *, more: Iterable[str] = ()) -> None:
@@ -423,7 +410,9 @@ def remarks_on_splits(graph: Graph) -> list[str]:
     if never_trained:
         remarks.append(f"{never_trained:,} relations occur in valid or test only: training never sees them")
     sizes = np.array([len(graph.entities), len(graph.relations), len(graph.entities)])
-    repeated = int(_found_among(keys_of(held_out, sizes), (keys_of(rows, sizes) for rows in _blocks(train))).sum())
+    repeated = int(
+        _found_among(triple_keys(held_out, sizes), (triple_keys(rows, sizes) for rows in _blocks(train))).sum()
+    )
     if repeated:
         remarks.append(f"{repeated:,} valid or test triples are training triples too: metrics on them say little")
     if len(held_out):
@@ -439,19 +428,19 @@ def remarks_on_test(train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> l
         (train, "are training triples, too: metrics on them say little"),
         (valid, "stand in validation, too: they have helped to choose the model"),
     ):
-        number = int(np.isin(keys_of(test, sizes), keys_of(triples, sizes)).sum())
+        number = int(np.isin(triple_keys(test, sizes), triple_keys(triples, sizes)).sum())
         remarks += [f"{number:,} of {len(test):,} test triples {seen}"] if number else []
     return remarks
 
 
 def _remark_on_pairs(train: np.ndarray, held_out: np.ndarray, sizes: np.ndarray) -> list[str]:
     """Say how many held-out triples join two entities that another triple of training joins too."""
-    both = np.array([sizes[0], sizes[2]])
-    pairs = _keys_of_pairs(held_out[:, [0, 2]], both)
-    own = np.sort(keys_of(held_out, sizes))
-    others = (rows[~is_among(keys_of(rows, sizes), own)] for rows in _blocks(train))
-    same_way = _found_among(pairs, (_keys_of_pairs(rows[:, [0, 2]], both) for rows in others))
-    other_way = _found_among(pairs, (_keys_of_pairs(rows[:, [2, 0]], both) for rows in _blocks(train)))
+    num_entities = int(sizes[2])
+    pairs = _keys_of_ends(held_out, num_entities)
+    own = np.sort(triple_keys(held_out, sizes))
+    others = (rows[~is_among(triple_keys(rows, sizes), own)] for rows in _blocks(train))
+    same_way = _found_among(pairs, (_keys_of_ends(rows, num_entities) for rows in others))
+    other_way = _found_among(pairs, (_keys_of_ends(rows[:, ::-1], num_entities) for rows in _blocks(train)))
     joined = int((same_way | other_way).sum())
     if not joined:
         return []
@@ -462,8 +451,8 @@ def _remark_on_pairs(train: np.ndarray, held_out: np.ndarray, sizes: np.ndarray)
     ]
 
 
-def _keys_of_pairs(pairs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return pairs[:, 0].astype(np.int64) * sizes[1] + pairs[:, 1]
+def _keys_of_ends(triples: np.ndarray, num_entities: int) -> np.ndarray:
+    return pair_keys(triples[:, 0].astype(np.int64), triples[:, 2], num_entities)
 
 
 def _blocks(triples: np.ndarray, *, rows_at_a_time: int = 2**20) -> Iterator[np.ndarray]:
@@ -476,13 +465,6 @@ def _number_missing(wanted: np.ndarray, ids: np.ndarray, size: int) -> int:
     is_missing[wanted] = True
     is_missing[ids] = False
     return int(is_missing.sum())
-
-
-def is_among(keys: np.ndarray, sorted_keys: np.ndarray) -> np.ndarray:
-    """Tell which keys (N,) are among sorted ones: (N,) bool."""
-    if not len(sorted_keys):
-        return np.zeros(len(keys), dtype=bool)
-    return sorted_keys[np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)] == keys
 
 
 def _found_among(wanted: np.ndarray, blocks: Iterable[np.ndarray]) -> np.ndarray:

@@ -4,7 +4,6 @@ A model with inverse triples, like PyKEEN's, has relation r of the files in row 
 in row 2r + 1; without them, in row r. No other module knows.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +12,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from conve_tracin.data.keys import distinct_triples, pair_keys, pairs_of_keys
 
 Ids = TypeVar("Ids", np.ndarray, Tensor)
 
@@ -58,42 +59,6 @@ def with_inverse_triples(triples: np.ndarray) -> np.ndarray:
 def examples_of(triples: np.ndarray, *, inverse_triples: bool) -> np.ndarray:
     """Return what a model is trained and ranked on: triples (N, 3), or (2N, 3) as `with_inverse_triples` has them."""
     return with_inverse_triples(triples) if inverse_triples else triples
-
-
-def pair_keys(first: Ids, second: Ids, size: int) -> Ids:
-    """Return one number for each pair of ids (N,), sorted as the pairs are; `size` is above every second id."""
-    return first * size + second
-
-
-def pairs_of_keys(keys: Ids, size: int) -> tuple[Ids, Ids]:
-    """Undo `pair_keys`: (N,) twice."""
-    return keys // size, keys % size
-
-
-def is_among(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return which of the keys (N,) are among the wanted ones (m,), of which there are few beside N: (N,) bool."""
-    wanted = np.unique(wanted)
-    if not len(wanted):
-        return np.zeros(len(keys), dtype=bool)
-    # np.isin would sort all of them together.
-    return wanted[np.searchsorted(wanted, keys).clip(max=len(wanted) - 1)] == keys
-
-
-def distinct_triples(triples: np.ndarray) -> np.ndarray:
-    """Return each triple of (N, 3) ids once, sorted; as `np.unique(triples, axis=0)`, and many times faster."""
-    triples = np.asarray(triples, dtype=np.int64).reshape(-1, 3)
-    sizes = [int(size) for size in triples.max(axis=0, initial=0) + 1]
-    if sizes[0] * sizes[1] * sizes[2] >= 2**63:
-        return np.unique(triples, axis=0)
-    # One integer for each triple sorts in a fraction of the time that rows take.
-    keys = np.sort(pair_keys(pair_keys(triples[:, 0], triples[:, 1], sizes[1]), triples[:, 2], sizes[2]))
-    queries, tails = pairs_of_keys(keys[np.diff(keys, prepend=-1) > 0], sizes[2])
-    return np.stack([*pairs_of_keys(queries, sizes[1]), tails], axis=1)
-
-
-def digest_of_triples(triples: np.ndarray) -> str:
-    """Digest which triples (N, 3) there are, in whatever order and however often: SHA-256 in hexadecimal."""
-    return hashlib.sha256(distinct_triples(triples)).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

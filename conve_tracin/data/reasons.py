@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from conve_tracin.data.keys import places_of
 from conve_tracin.data.names import read_predicates
-from conve_tracin.data.queries import is_among, pair_keys
 from conve_tracin.data.text import read_lines, shown
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
@@ -108,12 +108,7 @@ def find_positions(triples: set[Triple], train: np.ndarray) -> dict[Triple, int]
     if not triples:
         return {}
     wanted = np.array(sorted(triples))
-    sizes = np.maximum(wanted.max(axis=0), train.max(axis=0)) + 1
-
-    def keys(ids: np.ndarray) -> np.ndarray:
-        return pair_keys(pair_keys(ids[:, 0], ids[:, 1], sizes[1]), ids[:, 2], sizes[2])
-
-    positions = np.flatnonzero(is_among(keys(train), keys(wanted)))[::-1].tolist()
+    positions = places_of(train, wanted)[::-1].tolist()
     return dict(zip(map(tuple, train[positions].tolist()), positions, strict=True))
 
 

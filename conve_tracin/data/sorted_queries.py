@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, examples_of, group_by_query, pair_keys
+from conve_tracin.data.keys import pair_keys
+from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, examples_of, group_by_query
 
 
 @dataclass(frozen=True, eq=False)

@@ -267,33 +267,6 @@ def triple_lines(path: str | Path, label_triples: Iterable[tuple[str, str, str]]
         yield f"{head}\t{relation}\t{tail}\n"
 
 
-def merge_repeated_triples(triples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the distinct triples (M, 3) by their first places, and how often each stands, (M,).
-
-    Triples (N, 3) without a repetition are returned themselves, and None for the counts.
-    """
-    first, counts = first_places_and_counts(triples)
-    if len(first) == len(triples):
-        return triples, None
-    return triples[first], counts
-
-
-def first_places(triples: np.ndarray) -> np.ndarray:
-    """Return where each distinct triple of (N, 3) stands first, in ascending order: (M,)."""
-    return first_places_and_counts(triples)[0]
-
-
-def first_places_and_counts(triples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return `first_places` of triples (N, 3) and how often the triple at each stands: (M,) twice."""
-    if not len(triples):
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    sizes = triples.max(axis=0) + 1
-    keys = (triples[:, 0] * sizes[1] + triples[:, 1]) * sizes[2] + triples[:, 2]
-    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
-    order = np.argsort(first)
-    return first[order], counts[order]
-
-
 def resolve_triple(
     values: Sequence[str | int],
     entities: Vocabulary,

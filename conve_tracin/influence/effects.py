@@ -42,15 +42,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conve_tracin.data.queries import (
-    Queries,
-    QueryIndex,
-    distinct_triples,
-    examples_of,
-    group_by_query,
-    inverse_of,
-    with_relation_rows,
-)
+from conve_tracin.data.keys import distinct_triples
+from conve_tracin.data.queries import Queries, QueryIndex, examples_of, group_by_query, inverse_of, with_relation_rows
 from conve_tracin.data.sorted_queries import SortedQueries
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
 from conve_tracin.influence.engine.passes import iterate_derivatives

@@ -30,7 +30,7 @@ from conve_tracin.checkpoint.native import (
 from conve_tracin.checkpoint.pykeen import load_pykeen_model, read_pykeen_file, saved_mapping_digest
 from conve_tracin.data.graph import Graph
 from conve_tracin.data.index import Index, stamp_of
-from conve_tracin.data.queries import digest_of_triples
+from conve_tracin.data.keys import digest_of_triples
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence.method import module_of

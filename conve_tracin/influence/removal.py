@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conve_tracin.data.queries import pair_keys
-
 # Which entities of a prediction a training triple shares.
 NEITHER, OF_HEAD, OF_TAIL, OF_BOTH = SHARED = range(4)
 
@@ -52,16 +50,6 @@ def draw_control(
         far = generator.permutation(np.flatnonzero(is_free & (shared == NEITHER)))
         chosen = np.concatenate([chosen, far[: len(removed) - len(chosen)]])
     return np.sort(chosen)
-
-
-def rows_of(triples: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return all places at which one of the wanted triples (m, 3) stands among triples (N, 3), sorted."""
-    sizes = np.concatenate([triples, wanted]).max(axis=0, initial=0) + 1
-
-    def keys_of(ids: np.ndarray) -> np.ndarray:
-        return pair_keys(pair_keys(ids[:, 0], ids[:, 1], sizes[1]), ids[:, 2], sizes[2])
-
-    return np.flatnonzero(np.isin(keys_of(triples), keys_of(wanted)))
 
 
 def entities_lost(triples: np.ndarray, kept: np.ndarray) -> np.ndarray:

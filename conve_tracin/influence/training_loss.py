@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.func import functional_call, jvp
 
 from conve_tracin.compute.device import compute_in_batches
-from conve_tracin.data.queries import Queries, distinct_triples, examples_of, group_by_query
+from conve_tracin.data.keys import distinct_triples
+from conve_tracin.data.queries import Queries, examples_of, group_by_query
 from conve_tracin.errors import InputError
 from conve_tracin.influence.method import Method, Triples, as_ids
 from conve_tracin.influence.reference import BackwardLoop, Gradient

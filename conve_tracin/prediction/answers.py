@@ -9,7 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conve_tracin.compute.device import compute_in_batches
-from conve_tracin.data.queries import group_by_query, inverse_of, pair_keys
+from conve_tracin.data.keys import is_among, pair_keys
+from conve_tracin.data.queries import group_by_query, inverse_of
 from conve_tracin.errors import InputError
 from conve_tracin.influence.scorers import Scorer
 from conve_tracin.ranking.ranks import choose_batch_size
@@ -98,8 +99,7 @@ def known_answers(queries: np.ndarray, known_triples: np.ndarray) -> dict[tuple[
     wanted = np.unique(keys_of(queries))
 
     def matching(triples: np.ndarray) -> np.ndarray:
-        keys = keys_of(triples)
-        return triples[wanted[np.searchsorted(wanted, keys).clip(max=len(wanted) - 1)] == keys]
+        return triples[is_among(keys_of(triples), wanted)]
 
     found = [matching(known_triples)]
     if (queries[:, 1] < 0).any():

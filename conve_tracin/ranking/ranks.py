@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from conve_tracin.compute.device import compute_in_batches
-from conve_tracin.data.queries import Queries, group_by_query, pair_keys, pairs_of_keys
+from conve_tracin.data.keys import pair_keys, pairs_of_keys
+from conve_tracin.data.queries import Queries, group_by_query
 
 HITS_AT = (1, 3, 5, 10)
 # Scores held at once: a quarter of a gigabyte, and a few times that with what is counted in them.

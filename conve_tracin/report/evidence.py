@@ -7,15 +7,7 @@ from conve_tracin.data.evidence import Edge
 from conve_tracin.influence.method import Influence
 from conve_tracin.influence.trace import Trace
 from conve_tracin.report.links import publication_page, source_name
-from conve_tracin.report.notes import (
-    SOURCE,
-    Notes,
-    Triple,
-    name_of_source,
-    publications_of,
-    ranks_in_words,
-    sources_of,
-)
+from conve_tracin.report.notes import SOURCE, Notes, Triple, name_of_source, publications_of, ranks_in_words, sources_of
 
 SOURCE_COLUMNS = (SOURCE, "aggregator_knowledge_source")
 # Columns of words from a fixed list.

@@ -25,14 +25,8 @@ from conve_tracin.checkpoint.epochs import epoch_checkpoint
 from conve_tracin.checkpoint.native import load_checkpoint, save_checkpoint
 from conve_tracin.compute import parallel
 from conve_tracin.compute.device import is_out_of_memory
-from conve_tracin.data.queries import (
-    Queries,
-    count_relation_rows,
-    digest_of_triples,
-    distinct_triples,
-    examples_of,
-    known_tails,
-)
+from conve_tracin.data.keys import digest_of_triples, distinct_triples
+from conve_tracin.data.queries import Queries, count_relation_rows, examples_of, known_tails
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_json
 from conve_tracin.model.conve import ConvE

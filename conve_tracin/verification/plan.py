@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from conve_tracin.data.keys import places_of
 from conve_tracin.errors import InputError
 from conve_tracin.influence.explained import Explained
-from conve_tracin.influence.removal import draw_control, rows_of
+from conve_tracin.influence.removal import draw_control
 from conve_tracin.verification.run import NOTHING, OTHERS, PROPONENTS, Run, Training
 
 
@@ -37,7 +38,7 @@ def places_of_proponents(run: Run, explained: Explained) -> np.ndarray:
     """
     # A file that was put together by hand may list one twice.
     proponents = np.array(list(dict.fromkeys(triple for triple, _ in explained.proponents(run.options.remove))))
-    places = rows_of(run.triples, proponents)
+    places = places_of(run.triples, proponents)
     if len(places) < len(proponents):
         found = set(map(tuple, run.triples[places].tolist()))
         missing = next(triple for triple in map(tuple, proponents.tolist()) if triple not in found)
@@ -51,7 +52,7 @@ def places_of_proponents(run: Run, explained: Explained) -> np.ndarray:
 def control_of(run: Run, removed: Mapping[int, np.ndarray], seed: int) -> np.ndarray:
     """Draw as many others as all proponents `removed`, {prediction: places (m,)}, none twice: places, sorted."""
     generator = np.random.default_rng([seed, len(run.triples)])
-    own = rows_of(run.triples, np.array([run.predictions[prediction].triple for prediction in removed]))
+    own = places_of(run.triples, np.array([run.predictions[prediction].triple for prediction in removed]))
     counted, drawn = np.empty(0, np.int64), np.empty(0, np.int64)
     for prediction, places in removed.items():
         # A triple that several predictions rest on is removed once.

@@ -19,18 +19,15 @@ from conve_tracin.checkpoint.native import (
     take_model,
 )
 from conve_tracin.compute.device import choose_device
+from conve_tracin.data.keys import digest_of_triples, merge_repeated_triples
 from conve_tracin.data.names import Names, read_names_from
-from conve_tracin.data.queries import digest_of_triples, inverse_of, with_relation_rows
-from conve_tracin.data.triples import merge_repeated_triples, read_triples
+from conve_tracin.data.queries import inverse_of, with_relation_rows
+from conve_tracin.data.triples import read_triples
 from conve_tracin.errors import InputError
 from conve_tracin.influence.explained import Explained, read_explained
 from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import HEAD, TrainingConfig, VerificationOptions
-from conve_tracin.training.retrain import (
-    epochs_until_nearly_best,
-    settings_of,
-    with_fixed_schedule,
-)
+from conve_tracin.training.retrain import epochs_until_nearly_best, settings_of, with_fixed_schedule
 from conve_tracin.verification.run import Recipe, Run
 
 logger = logging.getLogger(__name__)

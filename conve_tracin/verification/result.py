@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from conve_tracin.data.keys import places_of
 from conve_tracin.influence.explained import Explained, Triple
-from conve_tracin.influence.removal import NEITHER, entities_lost, entities_shared, rows_of
+from conve_tracin.influence.removal import NEITHER, entities_lost, entities_shared
 from conve_tracin.influence.verification import Measurement, Removed, Verification
 from conve_tracin.report import verification as report
 from conve_tracin.report.page import describe_computation
@@ -62,7 +63,7 @@ def remarks_on(run: Run, explained: Explained, removed: np.ndarray, controls: Se
             f"The file lists {listed} proponent{'s' * (listed != 1)}, fewer than the {wanted} asked for; explain the "
             "prediction with a larger --top-k to list more."
         )
-    own = rows_of(run.triples, np.array([explained.triple]))
+    own = places_of(run.triples, np.array([explained.triple]))
     if np.isin(own, removed).any():
         yield "The prediction is itself a training triple, and among those that were left out."
     elif len(own):

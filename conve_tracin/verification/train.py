@@ -10,15 +10,12 @@ import torch
 from tqdm import tqdm
 
 from conve_tracin.compute.workers import available_cores, compute_in_workers, count_step, torch_threads
+from conve_tracin.data.keys import places_of
 from conve_tracin.influence.journal import Journal, digest_of
-from conve_tracin.influence.removal import rows_of
 from conve_tracin.influence.verification import Measurement
 from conve_tracin.report import verification as report
 from conve_tracin.training.loop import keep_freed_memory, release_memory
-from conve_tracin.training.retrain import (
-    retrain,
-    seconds_of_an_epoch,
-)
+from conve_tracin.training.retrain import retrain, seconds_of_an_epoch
 from conve_tracin.verification.run import Recipe, Run, Training
 
 logger = logging.getLogger(__name__)
@@ -51,7 +48,7 @@ def train_all(run: Run, trainings: Sequence[Training], journal: Journal) -> dict
 
 def job_of(run: Run, training: Training) -> tuple[int, np.ndarray]:
     """Return the seed of a training and the rows of the file that it leaves out, all copies of a triple among them."""
-    return training.seed, rows_of(run.recipe.triples, run.triples[training.removed])
+    return training.seed, places_of(run.recipe.triples, run.triples[training.removed])
 
 
 def progress_of(measured: dict[int, Any], trainings: Sequence[Training]) -> str:

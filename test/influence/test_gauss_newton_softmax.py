@@ -6,7 +6,8 @@ import torch
 from test_gauss_newton import DIM, ENTITIES, RELATIONS, explicit_curvature, make_model, moved_row
 from torch.func import functional_call, hessian, jacrev
 
-from conve_tracin.data.queries import Queries, distinct_triples, with_inverse_triples
+from conve_tracin.data.keys import distinct_triples
+from conve_tracin.data.queries import Queries, with_inverse_triples
 from conve_tracin.errors import InputError
 from conve_tracin.influence.beliefs import Entities, log_normalizers
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from conve_tracin.influence.removal import draw_control, entities_lost, entities_shared, rows_of
+from conve_tracin.data.keys import places_of
+from conve_tracin.influence.removal import draw_control, entities_lost, entities_shared
 
 
 def random_graph(seed, *, count=300, entities=12):
@@ -26,7 +27,7 @@ def test_the_control_has_as_many_other_triples_of_the_same_sides(seed):
     prediction = (0, 0, 1)
     near = [place for place, triple in enumerate(triples) if any(kind_of(triple, prediction))]
     removed = generator.permutation(near)[:8]
-    excluded = np.append(removed, rows_of(triples, np.array([prediction])))
+    excluded = np.append(removed, places_of(triples, np.array([prediction])))
     control = draw_control(triples, prediction, removed, excluded, np.random.default_rng(seed))
     assert len(set(control.tolist())) == 8
     assert not set(control.tolist()) & set(excluded.tolist())
@@ -71,8 +72,8 @@ def test_all_places_of_triples_are_found():
     many = generator.permutation(np.concatenate([triples, triples[:40]]))
     wanted = np.concatenate([triples[[1, 5, 60]], [(999, 2, 999)]])
     expected = [place for place, triple in enumerate(many.tolist()) if triple in wanted.tolist()]
-    assert rows_of(many, wanted).tolist() == expected
-    assert rows_of(many, wanted[:0]).tolist() == []
+    assert places_of(many, wanted).tolist() == expected
+    assert places_of(many, wanted[:0]).tolist() == []
 
 
 def test_entities_that_lose_all_their_triples():

@@ -22,9 +22,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS, SEPARATOR
+from conve_tracin.data.keys import is_among, triple_keys
 from conve_tracin.data.kgx.biolink import EdgeShape
 from conve_tracin.data.kgx.provenance import Provenance
-from conve_tracin.data.prepare import Graph, is_among, keys_of
+from conve_tracin.data.prepare import Graph
 from conve_tracin.data.text import CONTROL_CHARACTERS
 from conve_tracin.files import not_writable, open_gzip
 
@@ -144,12 +145,12 @@ class TrainingEvidence:
     def blocks(self) -> Iterator[tuple[np.ndarray, list[str]]]:
         """Yield the training triples as ids of the graph, (n, 3), and the evidence of each; edge by edge."""
         sizes = np.array([len(self.graph.entities), len(self.graph.relations), len(self.graph.entities)])
-        trained = np.sort(keys_of(self.graph.splits["train"], sizes))
+        trained = np.sort(triple_keys(self.graph.splits["train"], sizes))
         start = 0
         for numbers, lines in self.store:
             places = (self.entity_ids, self.relation_ids, self.entity_ids)
             ids = np.stack([of[column] for of, column in zip(places, numbers.T, strict=True)], axis=1)
-            keys = np.where((ids < 0).any(axis=1), -1, keys_of(ids, sizes))
+            keys = np.where((ids < 0).any(axis=1), -1, triple_keys(ids, sizes))
             is_trained = is_among(keys, trained)
             if self.is_kept is not None:
                 is_trained &= self.is_kept[start : start + len(lines)]

@@ -10,15 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from conve_tracin.data.text import (
-    BLOCK_BYTES,
-    UTF8_BOM,
-    UTF16_BOMS,
-    is_tar,
-    open_bytes,
-    open_unpacked,
-    shown,
-)
+from conve_tracin.data.text import BLOCK_BYTES, UTF8_BOM, UTF16_BOMS, is_tar, open_bytes, open_unpacked, shown
 from conve_tracin.errors import InputError
 
 EXAMPLES_KEPT = 3

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from conve_tracin.data.keys import first_places
 from conve_tracin.data.kgx.biolink import CHEMICAL, DISEASE, GENE, kinds_of
 from conve_tracin.data.kgx.drugmechdb import REASONS_FILE, Reasons
 from conve_tracin.data.kgx.edges import NUM_KIND_SETS, Edges, Nodes, read_edges
@@ -38,7 +39,7 @@ from conve_tracin.data.kgx.files import (
 )
 from conve_tracin.data.kgx.provenance import EdgeFilters, count_primary_sources
 from conve_tracin.data.kgx.styles import CLEAN_BASELINE, LOW_DEGREE, TREATS, touches_ends_of, with_degree
-from conve_tracin.data.prepare import Graph, first_occurrences, hold_out, write_graph
+from conve_tracin.data.prepare import Graph, hold_out, write_graph
 from conve_tracin.data.text import UNWRITABLE, is_unicode, shown, suggestion, visible
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, json_text, open_gzip
@@ -186,7 +187,7 @@ def _choose(edges: Edges, style: str, min_degree: int | None, *, where: str) -> 
         if not is_kept.any():
             raise InputError(f"{where}: no edge is left of {len(is_kept):,}; --style {style} keeps none, try keepall")
     number = len(triples)
-    first = first_occurrences(triples)
+    first = first_places(triples)
     triples = triples[first]
     duplicates = number - len(triples)
     num_entities = _num_entities(triples)
