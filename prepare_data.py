@@ -12,7 +12,7 @@ from conve_tracin.files import nearest_directory, require_usable_outputs
 from conve_tracin.settings import PrepareSettings
 
 if TYPE_CHECKING:
-    from conve_tracin.data.prepare import Graph
+    from conve_tracin.data.splits import SplitGraph
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,7 +59,7 @@ def require_matching_flags(args: argparse.Namespace, parser: argparse.ArgumentPa
             parser.error(f"{settings.flag_of(name)} goes with --nodes and --edges")
 
 
-def prepare_kgx(args: argparse.Namespace) -> "Graph":
+def prepare_kgx(args: argparse.Namespace) -> "SplitGraph":
     """Read a KGX graph, write its files and print what was kept; raises InputError where a line is wrong."""
     from conve_tracin.data.kgx.drugmechdb import find_reasons
     from conve_tracin.data.kgx.evidence_writer import open_evidence_store
@@ -98,23 +98,22 @@ def prepare_kgx(args: argparse.Namespace) -> "Graph":
     return kgx.graph
 
 
-def read_graph(args: argparse.Namespace) -> "Graph":
+def read_graph(args: argparse.Namespace) -> "SplitGraph":
     """Read the source that the arguments name; raises InputError where it is malformed."""
     from conve_tracin.data import prepare as preparation
+    from conve_tracin.data.splits import SPLITS, without_held_out_pairs
 
     fractions = {"valid": args.valid_fraction, "test": args.test_fraction}
     if args.dataset is not None:
         graph = preparation.graph_from_dataset(args.dataset, fractions=fractions, random_seed=args.random_seed)
-        return preparation.without_held_out_pairs(graph) if args.hold_out_pairs else graph
+        return without_held_out_pairs(graph) if args.hold_out_pairs else graph
     paths = args.triples
     if len(paths) == 1 and paths[0].is_dir():
         paths = list(preparation.split_files(paths[0], triples_format=args.triples_format).values())
     preparation.require_inputs_kept(args.output_dir, paths)
     if len(paths) == 3:
-        graph = preparation.graph_from_splits(
-            dict(zip(preparation.SPLITS, paths, strict=True)), triples_format=args.triples_format
-        )
-        return preparation.without_held_out_pairs(graph) if args.hold_out_pairs else graph
+        graph = preparation.graph_from_splits(dict(zip(SPLITS, paths, strict=True)), triples_format=args.triples_format)
+        return without_held_out_pairs(graph) if args.hold_out_pairs else graph
     if len(paths) == 1:
         return preparation.graph_from_file(
             paths[0],

@@ -119,7 +119,7 @@ def read_data(args: argparse.Namespace) -> "TrainingData":
     """Read mappings and splits; raises InputError with file and line."""
     from conve_tracin.compute import parallel
     from conve_tracin.data.index import read_indexed
-    from conve_tracin.data.prepare import remarks_on_test
+    from conve_tracin.data.remarks import remarks_on_test
     from conve_tracin.data.vocabulary import read_vocabulary
     from conve_tracin.training.loop import TrainingData
 

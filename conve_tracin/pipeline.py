@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 from conve_tracin import settings
 from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_in
 from conve_tracin.commands import ADVISED_EXPLAINING, advised_training
-from conve_tracin.data.prepare import ENTITY_FILE, NAME_FILE, RELATION_FILE, SPLITS
+from conve_tracin.data.prepare import ENTITY_FILE, NAME_FILE, RELATION_FILE
+from conve_tracin.data.splits import SPLITS
 from conve_tracin.data.text import suggestion
 from conve_tracin.data.triples import COLUMN_NAMES
 from conve_tracin.errors import InputError
@@ -404,7 +405,7 @@ class Pipeline:
         lines = [
             f"Settings from        {', '.join(dict.fromkeys(self.origins.values())) or SHIPPED}",
             f"Everything goes to   {self.root}",
-            f"Graph                {source}: {', '.join(self.sources) or self.setting('dataset')}",
+            f"SplitGraph                {source}: {', '.join(self.sources) or self.setting('dataset')}",
             f"prepare_data.py      {' '.join(self.prepare_settings)}",
             f"train_pytorch.py     {' '.join(self._flags_of(self.training, self._train_flags))}",
             f"predict_pytorch.py   {f'asks {asked}' if asked else 'is not run: queries is empty'}",

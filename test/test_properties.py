@@ -24,7 +24,8 @@ from influence_examples import gradients_by_hand
 from project_files import COMMANDS, assert_right, clean, influences_by_hand, write  # noqa: F401 - a fixture
 
 from conve_tracin.data.names import Names, read_names, read_predicates
-from conve_tracin.data.triples import read_test_triples, read_triples, resolve_triple, write_triples
+from conve_tracin.data.resolve import read_test_triples, resolve_triple
+from conve_tracin.data.triples import read_triples, write_triples
 from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence.method import Influence

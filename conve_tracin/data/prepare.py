@@ -1,26 +1,25 @@
 """From a PyKEEN dataset or files of label triples to the files that training and influence read.
 
-Sources turn into a `Graph`; `write_graph` is the same for all of them.
+Sources turn into a `SplitGraph`; `write_graph` is the same for all of them.
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from conve_tracin.commands import train_command
-from conve_tracin.data.keys import first_places, is_among, pair_keys, triple_keys
-from conve_tracin.data.text import CONTROL_CHARACTERS, as_id, read_lines, shown
+from conve_tracin.data.remarks import remarks_on_splits
+from conve_tracin.data.splits import SPLITS, SplitGraph, hold_out, without_duplicates
+from conve_tracin.data.text import as_id, read_lines, shown, single_line
 from conve_tracin.data.triples import OPENKE_REMEDY, is_header, label_blocks, triple_lines
 from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary, vocabulary_lines
 from conve_tracin.errors import InputError
 from conve_tracin.files import write_together
 
 logger = logging.getLogger(__name__)
-
-SPLITS = ("train", "valid", "test")
 
 SPLIT_SUFFIXES = (".txt", ".tsv", ".txt.gz", ".tsv.gz")
 
@@ -33,21 +32,7 @@ OUTPUT_FILES = (*(f"{split}.txt" for split in SPLITS), ENTITY_FILE, RELATION_FIL
 LabelTriple = tuple[str, str, str]
 
 
-@dataclass(frozen=True, eq=False)
-class Graph:
-    """Label triples as ids, in their splits.
-
-    `splits` maps train, valid and test to int64 arrays of shape (N, 3); `names` holds the readable names of
-    entities that have one besides their label.
-    """
-
-    entities: list[str]
-    relations: list[str]
-    splits: dict[str, np.ndarray]
-    names: Mapping[str, str] = field(default_factory=dict)
-
-
-def graph_from_dataset(name: str, *, fractions: Mapping[str, float], random_seed: int) -> Graph:
+def graph_from_dataset(name: str, *, fractions: Mapping[str, float], random_seed: int) -> SplitGraph:
     """Return a dataset that PyKEEN knows, in its own splits.
 
     Where it has no validation or test triples, the share that `fractions` gives for valid or test is taken out
@@ -65,7 +50,7 @@ def graph_from_dataset(name: str, *, fractions: Mapping[str, float], random_seed
     return replace(graph, splits={**graph.splits, **held_out})
 
 
-def graph_from_splits(paths: Mapping[str, Path], *, triples_format: str | None = None) -> Graph:
+def graph_from_splits(paths: Mapping[str, Path], *, triples_format: str | None = None) -> SplitGraph:
     """Return the graph of three files of triples, given under the keys train, valid and test.
 
     The vocabulary is that of all three. Raises InputError, with file and line, for malformed files.
@@ -80,7 +65,7 @@ def graph_from_file(
     random_seed: int,
     triples_format: str | None = None,
     together: bool = False,
-) -> Graph:
+) -> SplitGraph:
     """Return the graph of one file of label triples, split so that training sees every entity and relation.
 
     `fractions` gives the shares of valid and test. Triples that occur more than once are kept once, as a copy in
@@ -112,7 +97,7 @@ def split_files(directory: Path, *, triples_format: str | None = None) -> dict[s
     return paths
 
 
-def read_graph_files(paths: Mapping[str, Path], *, triples_format: str | None) -> Graph:
+def read_graph_files(paths: Mapping[str, Path], *, triples_format: str | None) -> SplitGraph:
     """Read a file of triples for each split.
 
     Formats: "labels"; "openke", ids as head, tail, relation below a count, with entity2id.txt and relation2id.txt
@@ -145,7 +130,7 @@ def _require_no_header(path: Path) -> None:
         )
 
 
-def _graph_of_openke(paths: Mapping[str, Path]) -> Graph:
+def _graph_of_openke(paths: Mapping[str, Path]) -> SplitGraph:
     """Read OpenKE's files of ids; the labels come from the mappings beside the first."""
     folder = next(iter(paths.values())).parent
     mappings = []
@@ -156,7 +141,7 @@ def _graph_of_openke(paths: Mapping[str, Path]) -> Graph:
         mappings.append(read_vocabulary(found, kind))
     entities, relations = mappings
     splits = {split: _openke_triples(path, entities, relations) for split, path in paths.items()}
-    return Graph(list(entities.labels), list(relations.labels), splits)
+    return SplitGraph(list(entities.labels), list(relations.labels), splits)
 
 
 def _openke_triples(path: Path, entities: Vocabulary, relations: Vocabulary) -> np.ndarray:
@@ -179,7 +164,7 @@ def _openke_triples(path: Path, entities: Vocabulary, relations: Vocabulary) -> 
     return np.array(triples, dtype=np.int64)
 
 
-def graph_from_labels(splits: Mapping[str, Iterable[list[np.ndarray]]]) -> Graph:
+def graph_from_labels(splits: Mapping[str, Iterable[list[np.ndarray]]]) -> SplitGraph:
     """Number the labels of all splits in sorted order.
 
     Each split comes as blocks of three object arrays of labels: heads, relations and tails.
@@ -198,7 +183,7 @@ def graph_from_labels(splits: Mapping[str, Iterable[list[np.ndarray]]]) -> Graph
         triples[:, 0] = entity_ids[triples[:, 0]]
         triples[:, 1] = relation_ids[triples[:, 1]]
         triples[:, 2] = entity_ids[triples[:, 2]]
-    return Graph(entity_labels, relation_labels, numbered)
+    return SplitGraph(entity_labels, relation_labels, numbered)
 
 
 class _LabelIds:
@@ -230,109 +215,6 @@ def _label_columns(path: Path) -> Iterator[list[np.ndarray]]:
     return (columns for _, columns in label_blocks(path))
 
 
-def hold_out(
-    triples: np.ndarray,
-    fractions: Mapping[str, float],
-    *,
-    random_seed: int,
-    candidates: np.ndarray | None = None,
-    together: bool = False,
-) -> dict[str, np.ndarray]:
-    """Take random triples out of `triples`, shape (N, 3), that training can spare.
-
-    Returns the held-out triples under the keys of `fractions` (each a share of N) and the rest under "train",
-    all in their first order. Every entity and relation stays in "train": in a random order of the triples, the
-    first with an entity or relation is never held out. A graph with few triples for each entity can
-    spare fewer than asked for; the shares then shrink together, and that is logged.
-
-    Where `candidates`, (N,) bool, is given, only those are held out, and the fractions are shares of them. With
-    `together`, all other triples that join the same two entities as a held-out triple are left out of "train".
-
-    Raises InputError for fractions that are no proper shares, and where a share is left without a triple.
-    """
-    if min(fractions.values()) <= 0 or sum(fractions.values()) >= 1:
-        raise InputError(
-            f"the {' and '.join(fractions)} fraction{'s' * (len(fractions) > 1)} "
-            f"{', '.join(map(str, fractions.values()))}: each must be above 0, and their sum below 1"
-        )
-    rows = np.arange(len(triples)) if candidates is None else np.flatnonzero(candidates)
-    shuffled = np.random.default_rng(random_seed).permutation(rows)
-    # The triples that stay in any case come first, so that what they hold need not be kept twice.
-    order = shuffled if candidates is None else np.concatenate([np.flatnonzero(~candidates), shuffled])
-    needed = np.zeros(len(triples), dtype=bool)
-    needed[_first_positions(triples[order, 0], triples[order, 2])] = True
-    needed[_first_positions(triples[order, 1])] = True
-    if together:
-        pairs = pairs_of(triples)
-        spare = shuffled[~np.isin(pairs[shuffled], pairs[order[needed]])]
-    else:
-        spare = shuffled[~needed[len(triples) - len(shuffled) :]]
-
-    counts = {split: max(1, round(fraction * len(shuffled))) for split, fraction in fractions.items()}
-    wanted = sum(counts.values())
-    if wanted > len(spare):
-        counts = {split: count * len(spare) // wanted for split, count in counts.items()}
-        if min(counts.values()) == 0:
-            raise InputError(
-                f"only {len(spare)} of {len(shuffled)} triples can be held out while training keeps every entity and "
-                "relation; give --triples TRAIN VALID TEST"
-            )
-        logger.warning(
-            "only %d of %d triples can be held out while training keeps every entity and relation (%d were asked for)",
-            sum(counts.values()),
-            len(shuffled),
-            wanted,
-        )
-
-    splits, start = {}, 0
-    for split, count in counts.items():
-        splits[split] = np.sort(spare[start : start + count])
-        start += count
-    kept = np.ones(len(triples), dtype=bool)
-    kept[spare[:start]] = False
-    if together:
-        kept &= ~np.isin(pairs, pairs[spare[:start]])
-    return {"train": triples[kept], **{split: triples[rows] for split, rows in splits.items()}}
-
-
-def pairs_of(triples: np.ndarray) -> np.ndarray:
-    """Return a number for the two entities of each triple (N, 3), whichever is the head: (N,)."""
-    ends = np.sort(triples[:, [0, 2]].astype(np.int64), axis=1)
-    return ends[:, 0] * (triples[:, [0, 2]].max(initial=0) + 1) + ends[:, 1]
-
-
-def without_held_out_pairs(graph: Graph) -> Graph:
-    """Leave out of training what joins the two entities of a valid or test triple."""
-    train, held_out = graph.splits["train"], held_out_triples(graph)
-    pairs = pairs_of(np.concatenate([train, held_out]))
-    kept = ~np.isin(pairs[: len(train)], pairs[len(train) :])
-    if not kept.any():
-        raise InputError("--hold-out-pairs leaves no training triple: each joins a pair that is held out; leave it out")
-    return replace(graph, splits={**graph.splits, "train": train[kept]})
-
-
-def held_out_triples(graph: Graph) -> np.ndarray:
-    """Return the valid and test triples, (M, 3)."""
-    return np.concatenate([graph.splits["valid"], graph.splits["test"]])
-
-
-def _first_positions(*columns: np.ndarray) -> np.ndarray:
-    """Return the first row of each distinct id in `columns`, (N,) each."""
-    num_rows = len(columns[0])
-    first = np.full(max(column.max() for column in columns) + 1, num_rows)
-    for column in columns:
-        here = np.full_like(first, num_rows)
-        # Of several assignments to one place the last one holds.
-        here[column[::-1]] = np.arange(num_rows)[::-1]
-        np.minimum(first, here, out=first)
-    return first[first < num_rows]
-
-
-def without_duplicates(triples: np.ndarray) -> np.ndarray:
-    """Return the distinct triples, (M, 3), in the order of their first occurrence."""
-    return triples[first_places(triples)]
-
-
 def require_inputs_kept(output_dir: Path, inputs: Iterable[Path], *, more: Iterable[str] = ()) -> None:
     """Raise InputError where a file that `write_graph` writes to `output_dir`, or one of `more`, is an input."""
     outputs = [output_dir / name for name in (*OUTPUT_FILES, *more)]
@@ -342,7 +224,7 @@ def require_inputs_kept(output_dir: Path, inputs: Iterable[Path], *, more: Itera
                 raise InputError(f"{path}: would be overwritten; choose another --output-dir than {output_dir}")
 
 
-def write_graph(graph: Graph, output_dir: Path, more: Mapping[str, Iterable[str]] | None = None) -> None:
+def write_graph(graph: SplitGraph, output_dir: Path, more: Mapping[str, Iterable[str]] | None = None) -> None:
     """Write the six files of OUTPUT_FILES to `output_dir`, all of them or none.
 
     `more` maps the names of further files to their text. Raises InputError for labels that the files cannot hold, or
@@ -358,12 +240,12 @@ def write_graph(graph: Graph, output_dir: Path, more: Mapping[str, Iterable[str]
     )
 
 
-def _name_lines(graph: Graph) -> Iterator[str]:
+def _name_lines(graph: SplitGraph) -> Iterator[str]:
     for position, label in enumerate(graph.entities):
         yield f"{single_line(graph.names.get(label, '')) or readable_name(label)}\t{position}\n"
 
 
-def _label_triples(graph: Graph, triples: np.ndarray, *, rows_at_a_time: int = 100_000) -> Iterator[LabelTriple]:
+def _label_triples(graph: SplitGraph, triples: np.ndarray, *, rows_at_a_time: int = 100_000) -> Iterator[LabelTriple]:
     entities = np.array(graph.entities, dtype=object)
     relations = np.array(graph.relations, dtype=object)
     for start in range(0, len(triples), rows_at_a_time):
@@ -376,12 +258,7 @@ def readable_name(label: str) -> str:
     return single_line(label.replace("_", " ")) or label
 
 
-def single_line(text: str) -> str:
-    """Return `text` with every run of white space and control characters as one blank, fit for a column of a table."""
-    return " ".join(CONTROL_CHARACTERS.sub(" ", text).split())
-
-
-def summary(graph: Graph, output_dir: Path) -> str:
+def summary(graph: SplitGraph, output_dir: Path) -> str:
     """Say what `write_graph` has written, what is odd about the splits, and which command comes next."""
     lines = [f"{len(graph.entities):,} entities, {len(graph.relations):,} relations; written to {output_dir}:"]
     lines += [f"  {split + '.txt':<20}{len(graph.splits[split]):>12,} triples" for split in SPLITS]
@@ -395,88 +272,7 @@ def summary(graph: Graph, output_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def remarks_on_splits(graph: Graph) -> list[str]:
-    """Return one sentence for each thing in the splits that makes test metrics mean something else."""
-    train = graph.splits["train"]
-    held_out = held_out_triples(graph)
-    remarks = []
-    never_trained = _number_missing(held_out[:, [0, 2]], train[:, [0, 2]], len(graph.entities))
-    if never_trained:
-        remarks.append(
-            f"{never_trained:,} entities occur in valid or test only: they keep their random start, "
-            "as training never sees them"
-        )
-    never_trained = _number_missing(held_out[:, [1]], train[:, [1]], len(graph.relations))
-    if never_trained:
-        remarks.append(f"{never_trained:,} relations occur in valid or test only: training never sees them")
-    sizes = np.array([len(graph.entities), len(graph.relations), len(graph.entities)])
-    repeated = int(
-        _found_among(triple_keys(held_out, sizes), (triple_keys(rows, sizes) for rows in _blocks(train))).sum()
-    )
-    if repeated:
-        remarks.append(f"{repeated:,} valid or test triples are training triples too: metrics on them say little")
-    if len(held_out):
-        remarks += _remark_on_pairs(train, held_out, sizes)
-    return remarks
-
-
-def remarks_on_test(train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> list[str]:
-    """Say how many of the test triples (n, 3) are training triples, or validation triples, too: one sentence each."""
-    sizes = np.max([train.max(axis=0), valid.max(axis=0), test.max(axis=0)], axis=0) + 1
-    remarks = []
-    for triples, seen in (
-        (train, "are training triples, too: metrics on them say little"),
-        (valid, "stand in validation, too: they have helped to choose the model"),
-    ):
-        number = int(np.isin(triple_keys(test, sizes), triple_keys(triples, sizes)).sum())
-        remarks += [f"{number:,} of {len(test):,} test triples {seen}"] if number else []
-    return remarks
-
-
-def _remark_on_pairs(train: np.ndarray, held_out: np.ndarray, sizes: np.ndarray) -> list[str]:
-    """Say how many held-out triples join two entities that another triple of training joins too."""
-    num_entities = int(sizes[2])
-    pairs = _keys_of_ends(held_out, num_entities)
-    own = np.sort(triple_keys(held_out, sizes))
-    others = (rows[~is_among(triple_keys(rows, sizes), own)] for rows in _blocks(train))
-    same_way = _found_among(pairs, (_keys_of_ends(rows, num_entities) for rows in others))
-    other_way = _found_among(pairs, (_keys_of_ends(rows[:, ::-1], num_entities) for rows in _blocks(train)))
-    joined = int((same_way | other_way).sum())
-    if not joined:
-        return []
-    return [
-        f"{joined:,} of {len(held_out):,} valid and test triples join two entities that a training triple joins too "
-        f"({int(same_way.sum()):,} the same way by another relation, {int(other_way.sum()):,} the other way round), "
-        "which flatters their ranks; --hold-out-pairs takes such triples out of training"
-    ]
-
-
-def _keys_of_ends(triples: np.ndarray, num_entities: int) -> np.ndarray:
-    return pair_keys(triples[:, 0].astype(np.int64), triples[:, 2], num_entities)
-
-
-def _blocks(triples: np.ndarray, *, rows_at_a_time: int = 2**20) -> Iterator[np.ndarray]:
-    return (triples[start : start + rows_at_a_time] for start in range(0, len(triples), rows_at_a_time))
-
-
-def _number_missing(wanted: np.ndarray, ids: np.ndarray, size: int) -> int:
-    """Count the distinct ids below `size` in `wanted` that are not in `ids`."""
-    is_missing = np.zeros(size, dtype=bool)
-    is_missing[wanted] = True
-    is_missing[ids] = False
-    return int(is_missing.sum())
-
-
-def _found_among(wanted: np.ndarray, blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """Tell which of the wanted keys (M,) occur in any block of keys: (M,) bool. Memory grows with `wanted` alone."""
-    distinct = np.unique(wanted)
-    is_found = np.zeros(len(distinct), dtype=bool)
-    for keys in blocks:
-        is_found[np.searchsorted(distinct, keys[is_among(keys, distinct)])] = True
-    return is_found[np.searchsorted(distinct, wanted)]
-
-
-def next_command(graph: Graph, output_dir: Path) -> str:
+def next_command(graph: SplitGraph, output_dir: Path) -> str:
     """Return the command line that trains on the files in `output_dir` as docs/training.md advises."""
     files = {split: output_dir / f"{split}.txt" for split in SPLITS}
     files |= {"entity_to_id": output_dir / ENTITY_FILE, "relation_to_id": output_dir / RELATION_FILE}

@@ -242,3 +242,8 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def single_line(text: str) -> str:
+    """Return `text` with every run of white space and control characters as one blank, fit for a column of a table."""
+    return " ".join(CONTROL_CHARACTERS.sub(" ", text).split())

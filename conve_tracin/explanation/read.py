@@ -18,14 +18,8 @@ from conve_tracin.data.index import Index, IndexPlace
 from conve_tracin.data.kgx.categories import read_categories
 from conve_tracin.data.names import Names, read_names_from
 from conve_tracin.data.reasons import Explained, by_prediction, read_reasons
-from conve_tracin.data.triples import (
-    label_blocks,
-    read_test_triples,
-    read_triples,
-    read_triples_and_dropped,
-    read_triples_and_places,
-    resolve_triple,
-)
+from conve_tracin.data.resolve import read_test_triples, resolve_triple
+from conve_tracin.data.triples import label_blocks, read_triples, read_triples_and_dropped, read_triples_and_places
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.explanation.run import Run, Script, Triple

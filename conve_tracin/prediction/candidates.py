@@ -9,8 +9,8 @@ import numpy as np
 from conve_tracin.data.finding import Finder
 from conve_tracin.data.kgx.categories import classes_of_nodes
 from conve_tracin.data.names import BIOLINK_PREFIX
+from conve_tracin.data.resolve import resolve_values
 from conve_tracin.data.text import as_id, read_lines, shown, suggestion
-from conve_tracin.data.triples import resolve_values
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 

@@ -13,7 +13,7 @@ from conve_tracin.compute.device import choose_device
 from conve_tracin.data.finding import Finder
 from conve_tracin.data.index import read_indexed
 from conve_tracin.data.names import Names, read_names_from
-from conve_tracin.data.triples import ASKED, read_queries, resolve_query
+from conve_tracin.data.resolve import ASKED, read_queries, resolve_query
 from conve_tracin.errors import InputError
 from conve_tracin.files import require_usable_outputs
 from conve_tracin.influence.load import CheckpointLoader, find_checkpoints

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from conve_tracin.data.names import Names
-from conve_tracin.data.prepare import single_line
-from conve_tracin.data.text import require_writable, visible
-from conve_tracin.data.triples import ASKED
+from conve_tracin.data.resolve import ASKED
+from conve_tracin.data.text import require_writable, single_line, visible
 from conve_tracin.files import json_text_of_many, write_together
 from conve_tracin.prediction.answers import Answers
 from conve_tracin.settings import PredictionOptions

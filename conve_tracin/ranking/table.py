@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from conve_tracin.data.names import Names
-from conve_tracin.data.prepare import single_line
 from conve_tracin.data.queries import examples_of, known_tails
-from conve_tracin.data.text import visible
+from conve_tracin.data.text import single_line, visible
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
 from conve_tracin.model.conve import ConvE

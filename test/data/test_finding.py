@@ -4,7 +4,7 @@ import pytest
 
 from conve_tracin.data.finding import Finder
 from conve_tracin.data.names import Names
-from conve_tracin.data.triples import read_queries, read_test_triples, resolve_query, resolve_triple
+from conve_tracin.data.resolve import read_queries, read_test_triples, resolve_query, resolve_triple
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.prediction.candidates import read_candidates

@@ -11,6 +11,7 @@ import pytest
 import prepare_data
 from conve_tracin.data import prepare as preparation
 from conve_tracin.data.names import read_names
+from conve_tracin.data.splits import SplitGraph, hold_out
 from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
@@ -153,7 +154,7 @@ def test_split_depends_on_the_seed_alone(tmp_path):
 def test_hold_out_keeps_every_entity_and_relation_in_training(seed):
     rng = np.random.default_rng(seed)
     triples = np.unique(rng.integers(0, [12, 4, 12], size=(40, 3)), axis=0)
-    splits = preparation.hold_out(triples, {"valid": 0.2, "test": 0.3}, random_seed=seed)
+    splits = hold_out(triples, {"valid": 0.2, "test": 0.3}, random_seed=seed)
     for column in ([0, 2], [1]):
         assert set(splits["train"][:, column].ravel()) == set(triples[:, column].ravel())
     rows = np.concatenate([splits["train"], splits["valid"], splits["test"]])
@@ -180,7 +181,7 @@ def test_names():
 
 def test_names_of_the_source_come_first(tmp_path):
     one_triple = np.array([[0, 0, 1]])
-    graph = preparation.Graph(
+    graph = SplitGraph(
         ["a_1", "b_1", "c_1"],
         ["r"],
         {"train": one_triple, "valid": one_triple, "test": one_triple},

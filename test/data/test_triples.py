@@ -12,7 +12,8 @@ from conve_tracin.data import text as text_module
 from conve_tracin.data.keys import digest_of_triples
 from conve_tracin.data.names import read_names, read_predicates
 from conve_tracin.data.queries import group_by_query, with_inverse_triples
-from conve_tracin.data.triples import read_test_triples, read_triples, resolve_triple, write_triples
+from conve_tracin.data.resolve import read_test_triples, resolve_triple
+from conve_tracin.data.triples import read_triples, write_triples
 from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from conve_tracin.errors import InputError
 

@@ -16,7 +16,7 @@ from project_files import NAMES as NAME_FLAGS
 import rank_pytorch
 from conve_tracin.checkpoint.native import save_checkpoint
 from conve_tracin.data.names import Names
-from conve_tracin.data.triples import read_test_triples
+from conve_tracin.data.resolve import read_test_triples
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.ranking import table as ranks_table

@@ -23,7 +23,7 @@ import numpy as np
 
 from conve_tracin.data.kgx.biolink import texts_of
 from conve_tracin.data.kgx.files import MalformedLineError, numbered, open_kgx, require_text
-from conve_tracin.data.prepare import SPLITS, Graph
+from conve_tracin.data.splits import SPLITS, SplitGraph
 from conve_tracin.data.text import line_blocks, open_bytes
 from conve_tracin.errors import InputError
 
@@ -167,7 +167,7 @@ def _equivalents_of_nodes(path: Path, labels: set[str]) -> Iterator[tuple[str, l
 
 
 def find_reasons(
-    path: Path, graph: Graph, predicates: Mapping[str, str], *, nodes: Path, equivalents: Path | None
+    path: Path, graph: SplitGraph, predicates: Mapping[str, str], *, nodes: Path, equivalents: Path | None
 ) -> Reasons:
     """Find, for each treatment among the graph's triples, the training triples that DrugMechDB's paths run along.
 
@@ -207,7 +207,7 @@ def _labels_of(curies: Iterable[str], labels: Mapping[str, set[str]]) -> list[st
     return sorted({label for curie in curies for label in labels[curie]})
 
 
-def _treatments(graph: Graph, predicates: Mapping[str, str]) -> Iterator[tuple[str, LabelTriple]]:
+def _treatments(graph: SplitGraph, predicates: Mapping[str, str]) -> Iterator[tuple[str, LabelTriple]]:
     """Yield the triples with a relation like treats, with their split."""
     is_like_treats = np.array([predicates.get(label) in TREATS_LIKE for label in graph.relations])
     for split in SPLITS:
@@ -243,7 +243,7 @@ def _record(
 class _TriplesBetween:
     """The training triples that join two of some entities, either way, in the order of training."""
 
-    def __init__(self, graph: Graph, labels: set[str]) -> None:
+    def __init__(self, graph: SplitGraph, labels: set[str]) -> None:
         is_wanted = np.array([label in labels for label in graph.entities], dtype=bool)
         train = graph.splits["train"]
         joins = is_wanted[train[:, 0]] & is_wanted[train[:, 2]]

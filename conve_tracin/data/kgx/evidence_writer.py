@@ -25,7 +25,7 @@ from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS, SEPARATOR
 from conve_tracin.data.keys import is_among, triple_keys
 from conve_tracin.data.kgx.biolink import EdgeShape
 from conve_tracin.data.kgx.provenance import Provenance
-from conve_tracin.data.prepare import Graph
+from conve_tracin.data.splits import SplitGraph
 from conve_tracin.data.text import CONTROL_CHARACTERS
 from conve_tracin.files import not_writable, open_gzip
 
@@ -140,7 +140,7 @@ class TrainingEvidence:
     is_kept: np.ndarray | None
     entity_ids: np.ndarray
     relation_ids: np.ndarray
-    graph: Graph
+    graph: SplitGraph
 
     def blocks(self) -> Iterator[tuple[np.ndarray, list[str]]]:
         """Yield the training triples as ids of the graph, (n, 3), and the evidence of each; edge by edge."""

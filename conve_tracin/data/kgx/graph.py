@@ -39,7 +39,8 @@ from conve_tracin.data.kgx.files import (
 )
 from conve_tracin.data.kgx.provenance import EdgeFilters, count_primary_sources
 from conve_tracin.data.kgx.styles import CLEAN_BASELINE, LOW_DEGREE, TREATS, touches_ends_of, with_degree
-from conve_tracin.data.prepare import Graph, hold_out, write_graph
+from conve_tracin.data.prepare import write_graph
+from conve_tracin.data.splits import SplitGraph, hold_out
 from conve_tracin.data.text import UNWRITABLE, is_unicode, shown, suggestion, visible
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write, json_text, open_gzip
@@ -86,7 +87,7 @@ def _clean_name(name: Any) -> str:
 class KgxGraph:
     """A graph with its relations' meanings, the content of `graph_summary.json`, and its evidence if that was kept."""
 
-    graph: Graph
+    graph: SplitGraph
     edge_map: dict[str, str]
     summary: dict[str, Any]
     evidence: TrainingEvidence | None = None
@@ -131,7 +132,7 @@ def read_kgx(
     splits = hold_out(triples, fractions, random_seed=random_seed, candidates=candidates, together=together)
     labels = [f"predicate:{number}" for number in range(len(numbering.relation_keys))]
     names = {label: nodes.names.get(label, label) for label in numbering.entity_labels}
-    graph = Graph(numbering.entity_labels, labels, splits, names)
+    graph = SplitGraph(numbering.entity_labels, labels, splits, names)
     kinds = np.array([nodes.kinds[nodes.index[label]] for label in numbering.entity_labels], dtype=np.uint8)
     summary = {
         "style": style,

@@ -15,7 +15,7 @@ from conve_tracin.data.kgx import biolink, styles
 from conve_tracin.data.kgx import edges as kgx_edges
 from conve_tracin.data.kgx import files as kgx_files
 from conve_tracin.data.names import read_names, read_predicates
-from conve_tracin.data.prepare import hold_out
+from conve_tracin.data.splits import hold_out
 from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
