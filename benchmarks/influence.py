@@ -113,7 +113,7 @@ def measure(model: ConvE, advised: ConvE, triples: np.ndarray, args: argparse.Na
     time_advised(advised, tests[:5], triples, rates)
 
     few = torch.from_numpy(triples[sample[:50]]).to(device)
-    loop_norms = reference.self_products(ConvEScorer(model), few)
+    loop_norms = reference.squared_norms(reference.triple_gradients(ConvEScorer(model), few), like=model.fc.weight)
     loop_rate = rates["backward loop"]
     return {
         "benchmark": "influence",
@@ -174,6 +174,26 @@ def time_loop(
     return best_of(products, rates, "backward loop", len(sample))
 
 
+def vmap_products(
+    scorer: torch.nn.Module,
+    test_gradients: list[dict[str, torch.Tensor]],
+    training_triples: torch.Tensor,
+    *,
+    batch_size: int = 32,
+) -> torch.Tensor:
+    """Compute ∇ℓ(w; z) · g for n test gradients g and each training triple z (N, 3); returns (n, N)."""
+    names = list(test_gradients[0])
+    blocks = []
+    for batch in training_triples.split(batch_size):
+        gradients = autodiff.per_triple_gradients(scorer, batch, names=names)
+        products = [
+            sum(gradients[name].reshape(len(batch), -1) @ test_gradient[name].flatten() for name in names)
+            for test_gradient in test_gradients
+        ]
+        blocks.append(torch.stack(products))  # (n, B)
+    return torch.cat(blocks, dim=1)
+
+
 def time_vmap(
     model: ConvE, tests: np.ndarray, sample: np.ndarray, rates: dict[str, float], device: torch.device
 ) -> None:
@@ -185,7 +205,7 @@ def time_vmap(
         gradients = [reference.triple_gradient(scorer, torch.from_numpy(tests[0]).to(device), names=layers)]
         chosen = rows[:count]
         best_of(
-            lambda g=gradients, c=chosen: autodiff.gradient_products(scorer, g, c, batch_size=16),
+            lambda g=gradients, c=chosen: vmap_products(scorer, g, c, batch_size=16),
             rates,
             name,
             len(chosen),

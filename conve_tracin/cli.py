@@ -63,9 +63,9 @@ class DefaultsHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if says_nothing else super()._get_help_string(action)
 
 
-def make_parser(description: str, *, parents: tuple[argparse.ArgumentParser, ...] = ()) -> OneLineParser:
-    """Make a script's parser; it knows `--debug` besides what `parents` bring."""
-    parser = OneLineParser(description=description, parents=list(parents), formatter_class=DefaultsHelpFormatter)
+def make_parser(description: str) -> OneLineParser:
+    """Make a script's parser; it knows `--debug`."""
+    parser = OneLineParser(description=description, formatter_class=DefaultsHelpFormatter)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from conve_tracin.data.queries import examples_of, known_tails
+from conve_tracin.data.queries import count_relation_rows, examples_of, known_tails
 from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
@@ -85,7 +85,7 @@ class Setup:
         """Return the members of `ConvEConfig` that differ from its defaults."""
         return {
             "num_entities": data.num_entities,
-            "num_relations": data.num_relations * (2 if self.config.inverse_triples else 1),
+            "num_relations": count_relation_rows(data.num_relations, inverse_triples=self.config.inverse_triples),
             "embedding_dim": self.embedding_height * self.embedding_width,
             "embedding_height": self.embedding_height,
             "embedding_width": self.embedding_width,

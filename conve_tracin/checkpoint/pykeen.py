@@ -37,7 +37,7 @@ from conve_tracin.checkpoint.native import (
 )
 from conve_tracin.checkpoint.schema import conve_config, require_sound_weights
 from conve_tracin.data.datasets import first_line, quiet_pykeen
-from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, with_relation_rows
+from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, count_relations, with_relation_rows
 from conve_tracin.data.vocabulary import read_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.files import atomic_write
@@ -234,7 +234,7 @@ def build_pykeen_conve(model_config: Mapping[str, Any], *, inverse_triples: bool
 
     counts = KGInfo(
         num_entities=config.num_entities,
-        num_relations=config.num_relations // 2 if inverse_triples else config.num_relations,
+        num_relations=count_relations(config.num_relations, inverse_triples=inverse_triples),
         create_inverse_triples=inverse_triples,
     )
     with quiet_pykeen(), torch.random.fork_rng(devices=[]):

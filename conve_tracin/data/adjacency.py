@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from conve_tracin.data.queries import group_by_query
-from conve_tracin.data.sorted_queries import as_small, ranges, starts_of
+from conve_tracin.data.sorted_queries import as_small, starts_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +45,6 @@ class Adjacency:
     def around(self, entity: int) -> np.ndarray:
         """Return the slots of an entity: (k,)."""
         return np.arange(self.offsets[entity], self.offsets[entity + 1])
-
-    def around_each(self, entities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the slots of entities (m,), one after the other: the place in `entities` and the slot, (M,) each."""
-        return ranges(self.offsets[entities], self.degrees[entities])
 
 
 def triple_weights(triples: np.ndarray) -> np.ndarray:

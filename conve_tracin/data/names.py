@@ -92,6 +92,10 @@ class Names:
             **({"relation_curie": self.curies[label]} if label in self.curies else {}),
         }
 
+    def members(self, head: int, relation: int, tail: int) -> dict[str, str]:
+        """Return what JSON says of a triple besides its ids: its names and its labels."""
+        return self.triple(head, relation, tail) | self.keys(head, relation, tail)
+
 
 def read_names_from(options: Any, vocabularies: tuple[Vocabulary, Vocabulary] | None = None) -> Names:
     """Read the files that options or parsed arguments name: two mappings, names of entities, predicates of relations.

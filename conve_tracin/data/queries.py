@@ -30,6 +30,11 @@ def count_relations(num_rows: int, *, inverse_triples: bool) -> int:
     return num_rows // ROWS_OF_A_RELATION if inverse_triples else num_rows
 
 
+def inverse_rows(rows: Ids) -> Ids:
+    """Return the rows of the inverse relations, for rows (N,) of a model with inverse triples."""
+    return rows ^ 1
+
+
 def with_relation_rows(triples: Ids, *, inverse_triples: bool) -> Ids:
     """Replace the relation ids of the files in triples (N, 3) by rows of the model's relation table.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from conve_tracin.data.keys import pair_keys
-from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, examples_of, group_by_query
+from conve_tracin.data.queries import ROWS_OF_A_RELATION, count_relation_rows, examples_of, group_by_query, inverse_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class SortedQueries:
             return _as_ids(np.unique(_part(self.by_tail, self.tail_offsets, tail)))
         _, rows, tails = self.rows_of(self.examples(self.of_head(tail))).T
         # The inverse of each example has the entity as its tail.
-        keys = np.unique(pair_keys(tails, rows ^ 1, self.num_rows))
+        keys = np.unique(pair_keys(tails, inverse_rows(rows), self.num_rows))
         return _as_ids(np.searchsorted(self.keys, keys))
 
     def known_tails(self, queries: Tensor) -> Tensor:

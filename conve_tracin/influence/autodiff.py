@@ -101,27 +101,6 @@ def per_triple_gradients(
     return vmap(grad(loss_of), in_dims=(None, 0))(chosen, triples)
 
 
-def gradient_products(
-    scorer: nn.Module,
-    test_gradients: list[dict[str, Tensor]],
-    training_triples: Tensor,
-    *,
-    loss_fn: LossFunction = binary_cross_entropy,
-    batch_size: int = 32,
-) -> Tensor:
-    """Compute ∇ℓ(w; z) · g for n test gradients g and each training triple z (N, 3); returns (n, N)."""
-    names = list(test_gradients[0])
-    blocks = []
-    for batch in training_triples.split(batch_size):
-        gradients = per_triple_gradients(scorer, batch, names=names, loss_fn=loss_fn)
-        products = [
-            sum(gradients[name].reshape(len(batch), -1) @ test_gradient[name].flatten() for name in names)
-            for test_gradient in test_gradients
-        ]
-        blocks.append(torch.stack(products))  # (n, B)
-    return torch.cat(blocks, dim=1)
-
-
 def self_products(
     scorer: nn.Module,
     triples: Tensor,

@@ -43,7 +43,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from conve_tracin.data.keys import distinct_triples
-from conve_tracin.data.queries import Queries, QueryIndex, examples_of, group_by_query, inverse_of, with_relation_rows
+from conve_tracin.data.queries import (
+    Queries,
+    QueryIndex,
+    examples_of,
+    group_by_query,
+    inverse_of,
+    inverse_rows,
+    with_relation_rows,
+)
 from conve_tracin.data.sorted_queries import SortedQueries
 from conve_tracin.influence.curvature import CurvatureConfig, RowCurvature
 from conve_tracin.influence.engine.passes import iterate_derivatives
@@ -92,7 +100,7 @@ def gauss_newton_tangents(
         queries = [(head, relation, tail)]
         if both_sides:
             # Relation r is row 2r, its inverse row 2r + 1.
-            queries.append((tail, relation ^ 1, head))
+            queries.append((tail, inverse_rows(relation), head))
         for query in queries:
             gradients = score_row_gradients(model, query)
             for rows, row, gradient in (

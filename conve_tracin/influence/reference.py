@@ -66,20 +66,6 @@ def triple_gradients(
     return (triple_gradient(scorer, triple, names=names, loss_fn=loss_fn) for triple in triples)
 
 
-def gradient_products(
-    scorer: nn.Module,
-    test_triples: Tensor,
-    training_triples: Tensor,
-    *,
-    names: Iterable[str] | None = None,
-    loss_fn: LossFunction = binary_cross_entropy,
-) -> Tensor:
-    """Compute ∇ℓ(w; z) · ∇ℓ(w; z′) for each test triple z′ (n, 3) and training triple z (N, 3); returns (n, N)."""
-    names = None if names is None else list(names)
-    test_gradients = list(triple_gradients(scorer, test_triples, names=names, loss_fn=loss_fn))
-    return products_with(triple_gradients(scorer, training_triples, names=names, loss_fn=loss_fn), test_gradients)
-
-
 def products_with(gradients: Iterable[dict[str, Tensor]], test_gradients: list[dict[str, Tensor]]) -> Tensor:
     """Multiply each of N gradients with n test gradients: (n, N)."""
     columns = [next(iter(test_gradients[0].values())).new_zeros(len(test_gradients), 0)]
@@ -87,18 +73,6 @@ def products_with(gradients: Iterable[dict[str, Tensor]], test_gradients: list[d
         products = torch.stack([dot(test_gradient, gradient) for test_gradient in test_gradients])  # (n,)
         columns.append(products[:, None])
     return torch.cat(columns, dim=1)
-
-
-def self_products(
-    scorer: nn.Module,
-    triples: Tensor,
-    *,
-    names: Iterable[str] | None = None,
-    loss_fn: LossFunction = binary_cross_entropy,
-) -> Tensor:
-    """Compute ‖∇ℓ(w; z)‖² of each triple (N, 3); returns (N,)."""
-    gradients = triple_gradients(scorer, triples, names=names, loss_fn=loss_fn)
-    return squared_norms(gradients, like=next(scorer.parameters()))
 
 
 def squared_norms(gradients: Iterable[dict[str, Tensor]], *, like: Tensor) -> Tensor:

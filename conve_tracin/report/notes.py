@@ -163,27 +163,25 @@ def ranks_in_words(reasons: ReasonRanks) -> str:
     """Say where the known reasons of a prediction stand, in one sentence."""
     ranks = [f"{rank:,.10g}" for rank in reasons.ranks]
     listed = ", ".join(ranks[:5]) + (f" and {len(ranks) - 5:,} more" if len(ranks) > 5 else "")
-    among = [
-        f"{value:.2f} among the {end}'s own" for end, value in (("head", reasons.head_auc), ("tail", reasons.tail_auc))
-        if value is not None
-    ]  # fmt: skip
-    area = (
-        f"; AUC {' and '.join(among)} (0.5 is chance; p = {reasons.p_value:.2g} against random order)" if among else ""
-    )
     ranked = "reason has rank" if len(ranks) == 1 else "reasons have the ranks"
-    return f"{len(ranks):,} known {ranked} {listed} of {reasons.num_triples:,} training triples{area}."
+    return (
+        f"{len(ranks):,} known {ranked} {listed} of {reasons.num_triples:,} training triples{_areas_in_words(reasons)}."
+    )
 
 
 def summary_in_words(summary: ReasonsSummary) -> str:
     """Say what holds of the known reasons of several predictions, in one line."""
-    areas = [
-        f"{value:.2f} among the {end}'s own" for end, value in (("head", summary.head_auc), ("tail", summary.tail_auc))
-        if value is not None
-    ]  # fmt: skip
-    area = (
-        f"; AUC {' and '.join(areas)} (0.5 is chance; p = {summary.p_value:.2g} against random order)" if areas else ""
-    )
     return (
         f"Known reasons of {count(summary.predictions, 'prediction')}: MRR {summary.mean_reciprocal_rank:.3f}, "
-        f"MAP {summary.mean_average_precision:.3f}{area}"
+        f"MAP {summary.mean_average_precision:.3f}{_areas_in_words(summary)}"
     )
+
+
+def _areas_in_words(reasons: ReasonRanks | ReasonsSummary) -> str:
+    areas = [
+        f"{value:.2f} among the {end}'s own" for end, value in (("head", reasons.head_auc), ("tail", reasons.tail_auc))
+        if value is not None
+    ]  # fmt: skip
+    if not areas:
+        return ""
+    return f"; AUC {' and '.join(areas)} (0.5 is chance; p = {reasons.p_value:.2g} against random order)"

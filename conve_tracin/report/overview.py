@@ -6,7 +6,6 @@ from conve_tracin.data.names import Names
 from conve_tracin.data.text import visible
 from conve_tracin.influence.summary import Prediction
 from conve_tracin.influence.trace import Trace
-from conve_tracin.settings import HEAD
 
 
 def overview_lines(traces: Iterable[Trace], names: Names, *, number: int, method: str) -> Iterator[str]:
@@ -17,10 +16,7 @@ def overview_lines(traces: Iterable[Trace], names: Names, *, number: int, method
 
 
 def _rank(prediction: Prediction | None) -> str:
-    if prediction is None:
-        return ""
-    explained = prediction.head if prediction.head is not None and prediction.side == HEAD else prediction
-    return f"{explained.rank:,.10g}"
+    return "" if prediction is None else f"{prediction.explained.rank:,.10g}"
 
 
 def _because(trace: Trace, names: Names) -> str:

@@ -353,11 +353,6 @@ def _sources(influences: Iterable[Influence], notes: Notes) -> str | None:
     return None if sources is None else json.dumps(sources)
 
 
-def _statement(names: Names, influence: Influence) -> str:
-    relation = in_words(names.relation(influence.relation))
-    return f"{names.entity(influence.head)} — {relation} → {names.entity(influence.tail)}"
-
-
 def _listed_path(path: GraphPath, names: Names, trace: Trace, notes: Notes) -> dict[str, Any]:
     start, *others = [_entity(names, entity) for entity in path.entities]
     steps = [
@@ -367,7 +362,7 @@ def _listed_path(path: GraphPath, names: Names, trace: Trace, notes: Notes) -> d
             "influence": hop.influence.influence,
             "entity": entity,
             "note": evidence.note(notes, trace.test_triple, hop.influence),
-            "statement": _statement(names, hop.influence),
+            "statement": _sentence(hop.influence, names),
         }
         for hop, entity in zip(path.hops, others, strict=True)
     ]

@@ -49,8 +49,7 @@ def trace_as_json(
             "head": head,
             "relation": relation,
             "tail": tail,
-            **names.triple(*trace.test_triple),
-            **names.keys(*trace.test_triple),
+            **names.members(*trace.test_triple),
         },
         "top_k": top_k,
         "learning_rate": learning_rate,
@@ -149,7 +148,7 @@ def standing_as_json(standing: Standing, names: Names) -> dict[str, Any]:
 def influence_as_json(influence: Influence, names: Names) -> dict[str, Any]:
     """Arrange one influence as the documented members and the names behind them."""
     triple = (influence.head, influence.relation, influence.tail)
-    labels = names.triple(*triple) | names.keys(*triple)
+    labels = names.members(*triple)
     models = {} if influence.models is None else {"models": influence.models}
     return influence.as_dict() | {f"train_{member}": label for member, label in labels.items()} | models
 

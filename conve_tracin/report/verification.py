@@ -103,7 +103,7 @@ def as_json(verification: Verification, names: Names) -> dict[str, Any]:
     head, relation, tail = verification.triple
     test_triple = {"head": head, "relation": relation, "tail": tail}
     return {
-        "test_triple": test_triple | names.triple(*verification.triple) | names.keys(*verification.triple),
+        "test_triple": test_triple | names.members(*verification.triple),
         "predicted_side": verification.side,
         "sentence": sentence(verification),
         "verdict": verdict(verification),
@@ -141,7 +141,7 @@ def _finite(value: float) -> float | None:
 
 def _removed_as_json(row: Removed, names: Names) -> dict[str, Any]:
     ends = dict(zip(("train_head", "train_relation", "train_tail"), row.triple, strict=True))
-    labels = names.triple(*row.triple) | names.keys(*row.triple)
+    labels = names.members(*row.triple)
     influence = {} if row.influence is None else {"influence": row.influence}
     count = {"count": row.count} if row.count > 1 else {}
     return ends | influence | count | {f"train_{member}": label for member, label in labels.items()}

@@ -81,11 +81,11 @@ class Condition:
     otherwise: str
 
 
-def needs(*, why: str = "", **values: str) -> Condition:
+def needs(**values: str) -> Condition:
     """Say that other settings must have these values."""
     flags = " and ".join(f"{flag_of(name)} {value}" for name, value in values.items())
     return Condition(
-        lambda given: all(getattr(given, name) == value for name, value in values.items()), f" without {flags}{why}"
+        lambda given: all(getattr(given, name) == value for name, value in values.items()), f" without {flags}"
     )
 
 

@@ -115,11 +115,10 @@ def loss_gradient(
     *,
     names: Iterable[str] | None = None,
     loss_fn: LossFunction = binary_cross_entropy,
-    label: float = 1.0,
 ) -> ConvETangent:
     """Compute ∇ℓ of one triple as a tangent; `names` restricts it to some parameters."""
     score, tangent = score_gradient(model, triple)
-    slope = loss_slopes(score[None], loss_fn, label=label)[0]
+    slope = loss_slopes(score[None], loss_fn)[0]
     scaled = scale(tangent, slope)
     return scaled if names is None else scaled.restricted_to(names)
 
