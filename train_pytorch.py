@@ -13,7 +13,7 @@ from conve_tracin.files import require_usable_outputs
 from conve_tracin.settings import ConvEConfig, TrainingConfig, TrainingMachine
 
 if TYPE_CHECKING:
-    from conve_tracin.training.loop import TrainingData
+    from conve_tracin.training.run import TrainingData
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,9 @@ def run(args: argparse.Namespace) -> None:
     """Train as the arguments say, and print the test metrics."""
     from conve_tracin.compute import parallel
     from conve_tracin.compute.device import choose_device
+    from conve_tracin.compute.memory import keep_freed_memory
     from conve_tracin.report.charts import write_training_curves
-    from conve_tracin.training.loop import OUTPUT_FILES, keep_freed_memory, train
+    from conve_tracin.training.run import OUTPUT_FILES, train
 
     require_outputs(args, OUTPUT_FILES)
     device = choose_device("cpu" if args.no_gpu else "auto")
@@ -121,7 +122,7 @@ def read_data(args: argparse.Namespace) -> "TrainingData":
     from conve_tracin.data.index import read_indexed
     from conve_tracin.data.remarks import remarks_on_test
     from conve_tracin.data.vocabulary import read_vocabulary
-    from conve_tracin.training.loop import TrainingData
+    from conve_tracin.training.run import TrainingData
 
     entities = read_vocabulary(args.entity_to_id, "entity")
     relations = read_vocabulary(args.relation_to_id, "relation")

@@ -40,11 +40,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import common, versions
 from conve_tracin.compute.device import set_tf32
+from conve_tracin.compute.memory import keep_freed_memory
 from conve_tracin.data.queries import Queries
 from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking.ranks import rank_triples
 from conve_tracin.settings import TrainingConfig
-from conve_tracin.training.loop import choose_batch_loss, keep_freed_memory, train_batch, training_queries
+from conve_tracin.training.loop import choose_batch_loss, train_batch, training_queries
 from conve_tracin.training.state import new_state
 
 LABEL_SMOOTHING = 0.1

@@ -63,7 +63,7 @@ def train_model(folder: Path, *, num_epochs: int) -> Path:
     from truth_lib.setups import Setup
 
     from conve_tracin.settings import TrainingConfig
-    from conve_tracin.training.loop import train
+    from conve_tracin.training.run import train
 
     config = TrainingConfig(
         num_epochs=num_epochs, batch_size=64, learning_rate=0.005, loss="ce", training_approach="kvsall",

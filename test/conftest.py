@@ -14,7 +14,7 @@ import torch
 from conve_tracin.model.conve import ConvE
 from conve_tracin.report.charts import write_training_curves
 from conve_tracin.settings import TrainingConfig
-from conve_tracin.training.loop import TrainingData, train
+from conve_tracin.training.run import TrainingData, train
 
 ENTITIES = ("aspirin", "ibuprofen", "head ache", "fièvre", "MONDO:0005148", "PTGS2")
 RELATIONS = ("treats", "inhibits", "associated with")

@@ -17,8 +17,8 @@ import train_pytorch
 from conve_tracin import cli
 from conve_tracin.checkpoint.native import build_model, load_checkpoint
 from conve_tracin.files import write_together
-from conve_tracin.training.loop import OUTPUT_FILES
 from conve_tracin.training.resume import newest_checkpoint
+from conve_tracin.training.run import OUTPUT_FILES
 
 # Every script that writes, and what it is to write below the directory that stands for OUT. A full disk stops each at
 # a file of its own: the limit is below the size of the last one named.
@@ -174,7 +174,7 @@ def test_inputs_that_vanish_while_training_are_no_longer_needed(graph_files, tmp
 def test_a_best_model_that_vanishes_while_training_is_one_line_and_comes_back(graph_files, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log.txt"
     given = [*graph_files.arguments(), *QUICK, "--output-dir", out, "--resume-from-checkpoint", "auto"]
-    fault = (remove_at_call, "conve_tracin.training.loop", "rank_test_triples", 1, out / "best_model.pt")
+    fault = (remove_at_call, "conve_tracin.training.run", "rank_test_triples", 1, out / "best_model.pt")
     assert finish("train_pytorch.py", *given, log=log, faults=[fault]) == 2
     assert "best_model.pt: no such file" in assert_one_line(log, "train_pytorch.py")
     assert not (out / "test_results.json").exists()

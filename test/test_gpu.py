@@ -25,7 +25,8 @@ from conve_tracin.settings import TrainingConfig
 from conve_tracin.training import cuda_graph
 from conve_tracin.training.batch_loss import BatchLoss
 from conve_tracin.training.cuda_graph import BATCHES_BEFORE_RECORDING, CUDAGraphLoss
-from conve_tracin.training.loop import TrainingData, train, train_batch, training_queries
+from conve_tracin.training.loop import train_batch, training_queries
+from conve_tracin.training.run import TrainingData, train
 from conve_tracin.training.state import new_state
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

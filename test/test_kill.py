@@ -179,9 +179,9 @@ def test_training_killed_at_every_step_of_writing_ends_with_the_same_bits(graph_
 
 def test_training_killed_within_its_work_ends_with_the_same_bits(graph_files, tmp_path):
     training = Training(graph_files, tmp_path, "kvsall, bfloat16, rare evaluation")
-    for name, call in (("evaluate_model", 3), ("train_batch", 23)):
+    for module, name, call in (("run", "evaluate_model", 3), ("loop", "train_batch", 23)):
         kill_and_go_on(
-            training, tmp_path / f"killed in {name}", (signal_at_call, "conve_tracin.training.loop", name, call)
+            training, tmp_path / f"killed in {name}", (signal_at_call, f"conve_tracin.training.{module}", name, call)
         )
 
 
@@ -189,7 +189,7 @@ def test_a_truncated_newest_checkpoint_is_passed_over_with_a_line(graph_files, t
     training = Training(graph_files, tmp_path, "1vsall, float16 with its scaler")
     assert 0 < load_checkpoint(training.whole / "final_model.pt")["scaler_state_dict"]["scale"] < 2.0**45
     output = tmp_path / "killed"
-    assert training.run(output, (signal_at_call, "conve_tracin.training.loop", "evaluate_model", 8)) == -signal.SIGKILL
+    assert training.run(output, (signal_at_call, "conve_tracin.training.run", "evaluate_model", 8)) == -signal.SIGKILL
     assert newest_epoch(output) == 6
     newest = output / "checkpoints" / "checkpoint_epoch_6.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])

@@ -10,7 +10,7 @@ from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.effects import gauss_newton_effects, leverages, training_curvature
 from conve_tracin.influence.known_reasons import average_ranks
 from conve_tracin.model.conve import ConvE
-from conve_tracin.training.loop import TrainingData
+from conve_tracin.training.run import TrainingData
 from truth_lib.methods import EMBEDDINGS, recommended_method
 from truth_lib.retraining import Job
 from truth_lib.setups import Setup

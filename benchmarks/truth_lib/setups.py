@@ -16,8 +16,8 @@ from conve_tracin.errors import InputError
 from conve_tracin.model.conve import ConvE
 from conve_tracin.ranking.ranks import rank_triples
 from conve_tracin.settings import TrainingConfig
-from conve_tracin.training.loop import TrainingData
 from conve_tracin.training.retrain import retrain
+from conve_tracin.training.run import TrainingData
 
 _SETTINGS = (
     "num_epochs", "batch_size", "learning_rate", "lr_decay", "label_smoothing", "training_approach", "inverse_triples",

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from conve_tracin.compute.memory import keep_freed_memory, release_memory
 from conve_tracin.compute.workers import available_cores, compute_in_workers, count_step, torch_threads
 from conve_tracin.data.keys import places_of
 from conve_tracin.influence.journal import Journal, digest_of
 from conve_tracin.influence.verification import Measurement
 from conve_tracin.report import verification as report
-from conve_tracin.training.loop import keep_freed_memory, release_memory
 from conve_tracin.training.retrain import retrain, seconds_of_an_epoch
 from conve_tracin.verification.run import Recipe, Run, Training
 

@@ -20,7 +20,7 @@ from conve_tracin.data.triples import write_triples
 from conve_tracin.data.vocabulary import write_vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.settings import TrainingConfig
-from conve_tracin.training.loop import TrainingData
+from conve_tracin.training.run import TrainingData
 
 
 @pytest.fixture

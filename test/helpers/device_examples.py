@@ -11,7 +11,7 @@ from conve_tracin.influence.gauss_newton import GaussNewton
 from conve_tracin.influence.scorers import ConvEScorer
 from conve_tracin.influence.training_loss import Objective, TrainingLoss
 from conve_tracin.settings import TrainingConfig
-from conve_tracin.training.loop import TrainingData, train
+from conve_tracin.training.run import TrainingData, train
 
 
 def with_sampled_entities(method):

@@ -17,7 +17,7 @@ SERVER = multiprocessing.get_context("forkserver")
 # An optimizer imports torch._dynamo, the first file of triples pandas, a page jinja2.
 SERVER.set_forkserver_preload(
     [
-        "torch._dynamo", "pandas", "jinja2", "conve_tracin.training.loop", "conve_tracin.explanation.explain",
+        "torch._dynamo", "pandas", "jinja2", "conve_tracin.training.run", "conve_tracin.explanation.explain",
         "conve_tracin.influence.tracin", "conve_tracin.influence.gauss_newton",
     ]
 )  # fmt: skip

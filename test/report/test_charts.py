@@ -17,6 +17,7 @@ from conve_tracin.report.charts import (
     write_training_curves,
 )
 from conve_tracin.training import loop as training_loop
+from conve_tracin.training import run as training_run
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -101,14 +102,14 @@ def epochs_drawn(path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TerminatedError, InputError, MemoryError])
 def test_a_training_that_is_stopped_or_fails_is_drawn_up_to_there(run, tmp_path, monkeypatch, error):
-    validate, evaluations = training_loop.evaluate_model, iter(range(3))
+    validate, evaluations = training_run.evaluate_model, iter(range(3))
 
     def fail_in_the_end(*arguments, **options):
         if next(evaluations, None) is None:
             raise error
         return validate(*arguments, **options)
 
-    monkeypatch.setattr(training_loop, "evaluate_model", fail_in_the_end)
+    monkeypatch.setattr(training_run, "evaluate_model", fail_in_the_end)
     with pytest.raises(error):
         run("stopped", eval_frequency=2, num_epochs=20)
     # Epoch 8 was trained before its evaluation failed.
@@ -117,7 +118,7 @@ def test_a_training_that_is_stopped_or_fails_is_drawn_up_to_there(run, tmp_path,
 
 def test_a_picture_that_cannot_be_written_does_not_hide_what_stopped_training(run, tmp_path, monkeypatch):
     (tmp_path / "stopped/training_curves.svg").mkdir(parents=True)
-    monkeypatch.setattr(training_loop, "write_progress", lambda _: 1 / 0)
+    monkeypatch.setattr(training_run, "write_progress", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("stopped")
 

@@ -18,9 +18,10 @@ import tracin_pytorch
 import train_pytorch
 from conve_tracin import cli
 from conve_tracin.checkpoint.native import load_checkpoint
+from conve_tracin.compute import memory
 from conve_tracin.compute.device import supports_bfloat16
 from conve_tracin.settings import TrainingConfig
-from conve_tracin.training import loop as training_loop
+from conve_tracin.training import run as training_run
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
@@ -360,14 +361,14 @@ def test_unknown_labels_are_skipped_when_asked(graph_files, tmp_path, monkeypatc
 
 def test_the_program_and_not_the_library_settles_what_becomes_of_freed_memory(graph_files, tmp_path, monkeypatch):
     asked, asked_before_training = [], []
-    train = training_loop.train
+    train = training_run.train
 
     def note_and_train(*arguments, **options):
         asked_before_training.extend(asked)
         return train(*arguments, **options)
 
-    monkeypatch.setattr(training_loop, "keep_freed_memory", asked.append)
-    monkeypatch.setattr(training_loop, "train", note_and_train)
+    monkeypatch.setattr(memory, "keep_freed_memory", asked.append)
+    monkeypatch.setattr(training_run, "train", note_and_train)
     assert run_main(monkeypatch, *graph_files.arguments(), "-o", tmp_path / "out", *QUICK) == 0
     assert asked == asked_before_training == ["cpu"]
 

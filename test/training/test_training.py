@@ -22,6 +22,7 @@ from conve_tracin.model.loss import choose_score_terms
 from conve_tracin.ranking import ranks as ranking
 from conve_tracin.settings import TrainingConfig
 from conve_tracin.training import loop as training_loop
+from conve_tracin.training import run as training_run
 from conve_tracin.training.cuda_graph import CUDAGraphLoss
 from conve_tracin.training.loop import next_batch, training_queries
 from conve_tracin.training.resume import newest_checkpoint
@@ -44,7 +45,7 @@ def scripted_mrr(monkeypatch):
     def script(*values):
         left = iter(values)
         monkeypatch.setattr(
-            training_loop,
+            training_run,
             "evaluate_model",
             lambda *_, **__: {"mean_reciprocal_rank": next(left, 0.0), "ranked": "scripted"},
         )
@@ -645,11 +646,11 @@ def test_test_results_are_those_of_the_best_model_ranked_by_hand(run, graph, tmp
 def test_an_evaluation_holds_few_scores_at_once(graph, small_conve, monkeypatch):
     triples = np.concatenate([graph.train, graph.valid, graph.test])
     known = Queries.distinct(triples)
-    whole = training_loop.evaluate_model(small_conve, triples, known, inverse_triples=False)
+    whole = training_run.evaluate_model(small_conve, triples, known, inverse_triples=False)
     batches = []
     small_conve.register_forward_hook(lambda model, inputs, scores: batches.append(scores.numel()))
     monkeypatch.setattr(ranking, "SCORES_AT_ONCE", 3 * 6)
-    assert training_loop.evaluate_model(small_conve, triples, known, inverse_triples=False) == whole
+    assert training_run.evaluate_model(small_conve, triples, known, inverse_triples=False) == whole
     assert max(batches) <= 3 * 6
 
 
