@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from conve_tracin.data.graph import Graph
 from conve_tracin.influence.path_ranking import PathRanker
 from conve_tracin.settings import TrainingConfig, stored_settings
 from truth_lib import retraining
@@ -57,7 +58,7 @@ def removed_triples(exam: Exam, influences: np.ndarray, name: str, *, seed: int)
     if name == OTHERS:
         marked[list(other_triples(exam, np.random.default_rng(seed)))] = True
         return marked
-    ranker = PathRanker(exam.train, len(exam.entities))
+    ranker = PathRanker(Graph(exam.train, len(exam.entities)))
     for each, of_one in zip(exam.explained, influences, strict=True):
         count = len(each.reasons)
         if name == REASONS:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from conve_tracin.data.graph import Graph
 from conve_tracin.data.reasons import Explained
 from conve_tracin.influence.graph_paths import GraphPaths
 from conve_tracin.influence.known_reasons import own_auc
@@ -118,7 +119,7 @@ def paths_exam(exam: Exam, through: str, methods: Sequence[str]) -> dict[str, An
         {order: {method: {"by_model": […], "mean": …, "sum": …, "above_no_model": …}}}; "no model" has influences that
         are all alike, and the last is the paired difference from it, prediction by prediction.
     """
-    ranker = PathRanker(exam.train, len(exam.entities))
+    ranker = PathRanker(Graph(exam.train, len(exam.entities)))
     is_through = np.array([label.startswith(through) for label in exam.entities.labels])
 
     def measured(influences: np.ndarray) -> dict[str, list[dict[str, float]]]:
@@ -160,7 +161,7 @@ def _compared(values: Sequence[Sequence[dict[str, float]]], without: Sequence[di
 
 def scores_in_path_order(exam: Exam, influences: np.ndarray) -> np.ndarray:
     """Turn influences (models, n, N) into scores that follow the ranked paths, then the influences: (models, n, N)."""
-    ranker = PathRanker(exam.train, len(exam.entities))
+    ranker = PathRanker(Graph(exam.train, len(exam.entities)))
     scores = np.empty(influences.shape)
     for of_model, out in zip(influences, scores, strict=True):
         for each, of_one, row in zip(exam.explained, of_model, out, strict=True):

@@ -86,13 +86,7 @@ class Run:
         """Finds the paths of a test triple in the training graph; None if none are asked for."""
         if not self.options.paths:
             return None
-        return PathFinder(
-            self.training_triples,
-            len(self.names.entities),
-            limit=self.options.paths,
-            max_hops=self.options.max_hops,
-            graph=self.graph,
-        )
+        return PathFinder(self.graph, limit=self.options.paths, max_hops=self.options.max_hops)
 
     @cached_property
     def provenances(self) -> list[Provenance]:

@@ -25,13 +25,11 @@ def trace_rest(run: Run, test_triples: np.ndarray | None) -> Iterator[Trace]:
         run.training_triples,
         top_k=run.options.top_k,
         batch_size=run.options.batch_size,
-        describe=SummarySettings.of(
-            run.names,
-            run.known_triples,
-            run.training_triples,
+        describe=SummarySettings(
+            graph=run.graph,
+            known_triples=run.known_triples,
             side=run.options.predicted_side,
             categories=run.categories,
-            graph=run.graph,
         ),
         summarised=run.options.report is not None,
         side=run.options.predicted_side,

@@ -86,24 +86,14 @@ class PathRanker:
     """Orders the paths of one training graph.
 
     Args:
-        triples: the training triples (N, 3).
-        num_entities: of the graph.
+        graph: of the training triples.
         sampled_pairs, seed: for the kinds of paths, see `kind_lifts`.
-        graph: of these triples, if it is there already.
     """
 
-    def __init__(
-        self,
-        triples: np.ndarray,
-        num_entities: int,
-        *,
-        sampled_pairs: int = SAMPLED_PAIRS,
-        seed: int = 0,
-        graph: Graph | None = None,
-    ) -> None:
-        self.triples = triples
-        self.graph = Graph(triples, num_entities) if graph is None else graph
-        self.adjacency = self.graph.adjacency
+    def __init__(self, graph: Graph, *, sampled_pairs: int = SAMPLED_PAIRS, seed: int = 0) -> None:
+        self.graph = graph
+        self.triples = graph.triples
+        self.adjacency = graph.adjacency
         self.sampled_pairs = sampled_pairs
         self.seed = seed
         self._lifts: dict[tuple[int, int], dict[int, float]] = {}

@@ -49,20 +49,16 @@ class PathFinder:
     """Finds the paths of predictions in one training graph.
 
     Args:
-        triples: the training triples (N, 3), ids of the files.
-        num_entities: of the graph.
+        graph: of the training triples.
         limit: how many paths of a prediction are kept.
         max_hops: triples in a path at most, 1 to 3.
-        graph: of these triples, if it is there already.
     """
 
-    def __init__(
-        self, triples: np.ndarray, num_entities: int, *, limit: int, max_hops: int, graph: Graph | None = None
-    ) -> None:
-        self.triples = triples
+    def __init__(self, graph: Graph, *, limit: int, max_hops: int) -> None:
+        self.triples = graph.triples
         self.limit = limit
         self.max_hops = max_hops
-        self.ranker = PathRanker(triples, num_entities, graph=graph)
+        self.ranker = PathRanker(graph)
 
     def __call__(self, test_triple: Sequence[int], influences: Tensor | Scores) -> list[GraphPath]:
         """Return the best paths of a prediction, for the influences of the training triples on it, all (N,) or some.

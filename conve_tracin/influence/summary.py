@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +19,7 @@ from conve_tracin.ranking.ranks import filtered_ranks
 from conve_tracin.settings import TAIL
 
 if TYPE_CHECKING:
-    from conve_tracin.data.names import Names
+    pass
 
 
 # Points of the cumulative curve between 1 and N; they lie evenly on a logarithmic axis.
@@ -32,64 +31,24 @@ class SummarySettings:
     """What a test triple is ranked among, and what of its influences to summarise.
 
     Attributes:
-        num_entities, num_relations: the lengths of the mappings.
-        known_triples: true triples besides the training triples, whose tails the rank passes over, (M, 3).
-        training_triples: (N, 3), to tell what none of them has; None does not tell.
+        graph: of the training triples.
+        known_triples: true triples besides them, whose tails the rank passes over, (M, 3).
         side: which one is explained, "tail" or "head".
-        graph: of the training triples, if it is there already.
         categories: of the entities; None if they are unknown.
         samples: what was asked to tell how an answer stands; of the one model that ranks.
     """
 
-    num_entities: int
-    num_relations: int
+    graph: Graph
     known_triples: np.ndarray | None = None
-    training_triples: np.ndarray | None = None
     side: str = TAIL
-    graph: Graph | None = None
     categories: Categories | None = None
     samples: RelationSamples = field(default_factory=RelationSamples, compare=False)
 
-    @classmethod
-    def of(
-        cls,
-        names: "Names",
-        known_triples: np.ndarray | None = None,
-        training_triples: np.ndarray | None = None,
-        *,
-        side: str = TAIL,
-        graph: Graph | None = None,
-        categories: Categories | None = None,
-    ) -> "SummarySettings":
-        """Take the lengths of the mappings."""
-        return cls(
-            num_entities=len(names.entities),
-            num_relations=len(names.relations),
-            known_triples=known_triples,
-            training_triples=training_triples,
-            side=side,
-            graph=graph,
-            categories=categories,
-        )
-
     def untrained_parts(self, head: int, relation: int, tail: int) -> tuple[str, ...]:
         """Return which of "head", "relation" and "tail" no training triple has."""
-        if self.training_triples is None:
-            return ()
-        if self.graph is not None:
-            has_relation = self.graph.triples_of_relations[relation] > 0
-            are_known = (self.graph.has_entity(head), has_relation, self.graph.has_entity(tail))
-            return tuple(part for part, is_known in zip(COLUMN_NAMES, are_known, strict=True) if not is_known)
-        entities, relations = self._trained
-        are_trained = {"head": entities[head], "relation": relations[relation], "tail": entities[tail]}
-        return tuple(part for part, is_trained in are_trained.items() if not is_trained)
-
-    @cached_property
-    def _trained(self) -> tuple[np.ndarray, np.ndarray]:
-        entities, relations = np.zeros(self.num_entities, dtype=bool), np.zeros(self.num_relations, dtype=bool)
-        entities[self.training_triples[:, 0]] = entities[self.training_triples[:, 2]] = True
-        relations[self.training_triples[:, 1]] = True
-        return entities, relations
+        has_relation = self.graph.triples_of_relations[relation] > 0
+        are_known = (self.graph.has_entity(head), has_relation, self.graph.has_entity(tail))
+        return tuple(part for part, is_known in zip(COLUMN_NAMES, are_known, strict=True) if not is_known)
 
 
 @dataclass(frozen=True)
@@ -206,23 +165,19 @@ class Prediction:
         )
 
 
-def summarise(scores: Tensor | Scores, training_triples: np.ndarray, settings: SummarySettings) -> InfluenceSummary:
-    """Summarise the influences (N,) of training triples (N, 3) on one test triple."""
+def summarise(scores: Tensor | Scores, graph: Graph) -> InfluenceSummary:
+    """Summarise the influences (N,) of a graph's triples on one test triple."""
     scores = scores if isinstance(scores, Scores) else Scores.of_all(scores)
     values = scores.values
     positive, negative = values.clamp(min=0), values.clamp(max=0)
-    felt = training_triples if scores.positions is None else np.take(training_triples, scores.positions, axis=0)
-    if settings.graph is None:
-        triples = np.bincount(training_triples[:, 1], minlength=settings.num_relations)
-    else:
-        triples = settings.graph.triples_of_relations
+    felt = graph.triples if scores.positions is None else np.take(graph.triples, scores.positions, axis=0)
     return InfluenceSummary(
         num_triples=scores.total,
         num_positive=int((values > 0).sum()),
         num_negative=int((values < 0).sum()),
         positive=positive.sum(dtype=torch.float64).item(),
         negative=negative.sum(dtype=torch.float64).item(),
-        by_relation=sum_by_relation(positive, negative, felt[:, 1], triples),
+        by_relation=sum_by_relation(positive, negative, felt[:, 1], graph.triples_of_relations),
         concentration=concentration(values, scores.total),
     )
 
@@ -262,18 +217,16 @@ def concentration(scores: Tensor, total_triples: int | None = None) -> Concentra
     return Concentration(tuple(counts.tolist()), tuple(shares.tolist()), half)
 
 
-def describe_prediction(
-    scorer: Scorer, test_triple: Sequence[int], training_triples: np.ndarray, settings: SummarySettings
-) -> Prediction:
+def describe_prediction(scorer: Scorer, test_triple: Sequence[int], settings: SummarySettings) -> Prediction:
     """Score and rank a test triple among all tails and, if the model has inverse triples, among all heads.
 
     Ranks leave out the other tails, or heads, that training or known triples have.
     """
     triple = np.array([test_triple])
-    places = [place_of(scorer, triple, training_triples, settings)]
+    places = [place_of(scorer, triple, settings)]
     if scorer.inverse_triples:
-        places.append(place_of(scorer, inverse_of(triple), training_triples, settings))
-    of_relation = _trained_answers(training_triples, triple[0, 1], settings)
+        places.append(place_of(scorer, inverse_of(triple), settings))
+    of_relation = _trained_answers(settings.graph, triple[0, 1])
     return Prediction(
         **vars(places[0]),
         in_training=triple[0, 2] in _tails_of(of_relation, triple[0, 0]),
@@ -297,11 +250,11 @@ def unseen_kinds(triple: np.ndarray, of_relation: np.ndarray, categories: Catego
 
 
 @torch.no_grad()
-def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, settings: SummarySettings) -> Place:
+def place_of(scorer: Scorer, triple: np.ndarray, settings: SummarySettings) -> Place:
     """Rank the tail of a triple (1, 3), which may be an inverse one, among all entities."""
     tail = int(triple[0, 2])
-    scores = scorer.score_queries(triple[:, :2], settings.num_entities)[0]  # (K,)
-    answers = _trained_answers(training_triples, triple[0, 1], settings)
+    scores = scorer.score_queries(triple[:, :2], settings.graph.num_entities)[0]  # (K,)
+    answers = _trained_answers(settings.graph, triple[0, 1])
     further = _answers_of(settings.known_triples, triple[0, 1])
     known = torch.from_numpy(np.unique(_tails_of(np.concatenate([answers, further]), triple[0, 0])))
     rank = filtered_ranks(scores[None], torch.tensor([tail]), torch.zeros_like(known), known).item()
@@ -314,7 +267,7 @@ def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, s
             relation,
             answers,
             further,
-            settings.num_entities,
+            settings.graph.num_entities,
             score_chunks=scorer.score_chunks,
             keep=scorer.keep,
         ),
@@ -322,7 +275,7 @@ def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, s
     return Place(
         score=scores[tail].item(),
         rank=rank,
-        num_candidates=settings.num_entities - len(others),
+        num_candidates=settings.graph.num_entities - len(others),
         num_known=len(others),
         standing=stand(
             scores, tail, known, entity=int(triple[0, 0]), first_answers=first_answers, categories=settings.categories
@@ -330,10 +283,9 @@ def place_of(scorer: Scorer, triple: np.ndarray, training_triples: np.ndarray, s
     )
 
 
-def _trained_answers(triples: np.ndarray, relation: int, settings: SummarySettings) -> np.ndarray:
-    if settings.graph is not None:
-        triples = np.take(triples, settings.graph.positions_of_relation(max(relation, ~relation)), axis=0)
-    return _answers_of(triples, relation)
+def _trained_answers(graph: Graph, relation: int) -> np.ndarray:
+    positions = graph.positions_of_relation(max(relation, ~relation))
+    return _answers_of(np.take(graph.triples, positions, axis=0), relation)
 
 
 def _answers_of(triples: np.ndarray | None, relation: int) -> np.ndarray:

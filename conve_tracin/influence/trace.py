@@ -91,7 +91,7 @@ def trace(
         top_k: how many influences to list.
         batch_size: see the method.
         progress: show progress bars.
-        describe: score and rank each test triple among the entities of these mappings.
+        describe: score and rank each test triple among the entities of its graph, that of the training triples.
         summarised: also summarise all its influences; goes with `describe`.
         find_paths: finds the paths of a test triple (3,), given the influences; see `PathFinder`.
         rank_reasons: ranks the known reasons of a test triple (3,), given all influences (N,).
@@ -122,9 +122,7 @@ def trace(
         for place, (test_triple, scores) in enumerate(zip(group, totals, strict=True)):
             models = [each[place] for each in strongest_of]
             traced = make_trace(test_triple, scores, training_triples, top_k=top_k, models=models)
-            traced = _described(
-                traced, scores, training_triples, scorer=loaded.scorer, describe=describe, summarised=summarised
-            )
+            traced = _described(traced, scores, scorer=loaded.scorer, describe=describe, summarised=summarised)
             if find_paths is not None:
                 traced = replace(traced, paths=find_paths(test_triple, scores))
             if rank_reasons is not None:
@@ -135,7 +133,6 @@ def trace(
 def _described(
     traced: Trace,
     scores: Scores,
-    training_triples: np.ndarray,
     *,
     scorer: Scorer,
     describe: SummarySettings | None,
@@ -144,8 +141,8 @@ def _described(
     """Add the score and the ranks of the prediction, and a summary of all its influences, if they are asked for."""
     if describe is None:
         return traced
-    prediction = describe_prediction(scorer, np.array(traced.test_triple), training_triples, describe)
-    summary = summarise(scores, training_triples, describe) if summarised else traced.summary
+    prediction = describe_prediction(scorer, np.array(traced.test_triple), describe)
+    summary = summarise(scores, describe.graph) if summarised else traced.summary
     return replace(traced, prediction=prediction, summary=summary)
 
 

@@ -13,6 +13,7 @@ from truth_lib import agreement, graph_rules, path_exam, path_orders
 from truth_lib import known_reasons as exam_measures
 
 from conve_tracin.data import reasons as reasons_file
+from conve_tracin.data.graph import Graph
 from conve_tracin.data.reasons import Explained
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
@@ -182,7 +183,7 @@ def test_paths_of_three_triples_are_held_against_the_reasons_by_their_weakest_tr
     # 0 → 1 → 2 → 3 and 0 → 4 → 5 → 3; the second is what experts say.
     train = np.array([[0, 0, 1], [1, 0, 2], [2, 0, 3], [0, 0, 4], [4, 0, 5], [5, 0, 3]])
     explained = Explained(np.array([0, 1, 3]), (np.array([3, 4, 5]),), (True,))
-    ranked = PathRanker(train, 6).rank([0, 1, 3], np.zeros(6))
+    ranked = PathRanker(Graph(train, 6)).rank([0, 1, 3], np.zeros(6))
     for influences, place in (([1, 1, 1, 2, 2, 2.0], 1), ([1, 1, 1, 9, 0, 9.0], 2), ([1, 9, 1, 1, 1, 1.0], 1.5)):
         influences = np.array(influences)
         order = path_orders.by_weakest_influence_of_three(ranked, influences)

@@ -19,6 +19,7 @@ from tracin_runs import (
 
 import run_tracin
 import tracin_pytorch
+from conve_tracin.data.graph import Graph
 from conve_tracin.errors import InputError
 from conve_tracin.influence import trace as trace_module
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
@@ -225,7 +226,7 @@ def test_digest_depends_on_settings_files_and_arrays(tmp_path):
 
 def test_traces_survive_the_journal():
     analyzer = TracInAnalyzerPyTorch(make_model())
-    settings = SummarySettings(num_entities=NUM_ENTITIES, num_relations=NUM_RELATIONS)
+    settings = SummarySettings(graph=Graph(TRAINING, NUM_ENTITIES, NUM_RELATIONS))
     load = lambda _: TracedCheckpoint(analyzer.scorer, analyzer.method, 1.0)  # noqa: E731
     traces = trace(
         load, [Path("a")], TEST_TRIPLES, TRAINING, top_k=4, progress=False, describe=settings, summarised=True

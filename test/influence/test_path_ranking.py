@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from conve_tracin.data.adjacency import Adjacency, triple_weights
+from conve_tracin.data.graph import Graph
 from conve_tracin.influence.graph_paths import find_graph_paths
 from conve_tracin.influence.path_ranking import (
     KIND_WEIGHT,
@@ -46,7 +47,7 @@ def test_places_are_counted_among_an_entitys_triples_of_the_same_relation(graph)
 
 def test_scores_follow_the_formula(graph):
     influences = np.random.default_rng(1).normal(size=len(graph))
-    ranker = PathRanker(graph, 9, sampled_pairs=5)
+    ranker = PathRanker(Graph(graph, 9), sampled_pairs=5)
     head, tail = 0, 5
     ranked = ranker.rank((head, 1, tail), influences)
     weights = triple_weights(graph)
@@ -82,7 +83,7 @@ def planted_graph():
 
 
 def test_kinds_that_join_related_pairs_are_lifted():
-    ranker = PathRanker(planted_graph(), 61)
+    ranker = PathRanker(Graph(planted_graph(), 61))
     paths = ranker.rank((0, 0, 20), np.zeros(len(ranker.triples)))[1].paths
     kinds = dict(zip(paths.entities[:, 1].tolist(), ranker.kinds(paths).tolist(), strict=True))
     lifts = kind_lifts(ranker, 0, 2)
@@ -91,7 +92,7 @@ def test_kinds_that_join_related_pairs_are_lifted():
 
 
 def test_analogies_follow_and_the_own_gene_is_first():
-    ranker = PathRanker(planted_graph(), 61)
+    ranker = PathRanker(Graph(planted_graph(), 61))
     ranked = ranker.rank((0, 0, 20), np.zeros(len(ranker.triples)))
     order = [ranked[i].paths.entities[j].tolist() for i, j in best_first(ranked)]
     assert order[0] == [0, 40, 20]
@@ -101,13 +102,13 @@ def test_analogies_follow_and_the_own_gene_is_first():
 
 def test_a_single_triple_comes_first_and_the_prediction_itself_is_left_out():
     triples = np.array([[0, 0, 1], [1, 1, 0], [0, 1, 2], [2, 1, 1]])
-    ranked = PathRanker(triples, 3).rank((0, 0, 1), np.zeros(4))
+    ranked = PathRanker(Graph(triples, 3)).rank((0, 0, 1), np.zeros(4))
     order = [ranked[i].paths.positions[j].tolist() for i, j in best_first(ranked)]
     assert order == [[1], [2, 3]]
 
 
 def test_no_paths():
-    ranker = PathRanker(np.array([[0, 0, 1], [2, 0, 3]]), 5)
+    ranker = PathRanker(Graph(np.array([[0, 0, 1], [2, 0, 3]]), 5))
     assert best_first(ranker.rank((0, 0, 4), np.zeros(2))) == []
     assert best_first(ranker.rank((0, 0, 0), np.zeros(2))) == []
 
@@ -128,7 +129,7 @@ def test_lifts_are_those_of_a_loop_over_all_paths(hops):
     # Parallel triples, loops, and an entity that most others have a triple with.
     hub = np.stack([np.arange(25), random.integers(0, 4, 25), np.full(25, 3)], axis=1)
     triples = np.unique(np.concatenate([random.integers(0, [25, 4, 25], size=(150, 3)), hub]), axis=0)
-    ranker = PathRanker(triples, 25, sampled_pairs=20)
+    ranker = PathRanker(Graph(triples, 25), sampled_pairs=20)
     draws = np.random.default_rng(0)
     pairs = triples[triples[:, 1] == 2][:, [0, 2]]
     related = pairs[draws.permutation(len(pairs))[:20]]

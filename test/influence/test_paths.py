@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from conve_tracin.data.graph import Graph
 from conve_tracin.influence.method import Scores
 from conve_tracin.influence.path_ranking import best_first
 from conve_tracin.influence.paths import PathFinder
@@ -43,7 +44,7 @@ def every_path(triples, max_hops):
 @pytest.mark.parametrize("max_hops", [1, 2, 3])
 def test_each_sequence_of_entities_is_one_path_with_true_triples(triples, max_hops):
     influences = torch.from_numpy(np.random.default_rng(9).normal(size=len(triples)))
-    paths = PathFinder(triples, 8, limit=10_000, max_hops=max_hops)(PREDICTION, influences)
+    paths = PathFinder(Graph(triples, 8), limit=10_000, max_hops=max_hops)(PREDICTION, influences)
     assert {path.entities for path in paths} == every_path(triples, max_hops)
     assert len(paths) == len(every_path(triples, max_hops))
     for path in paths:
@@ -58,21 +59,21 @@ def test_each_sequence_of_entities_is_one_path_with_true_triples(triples, max_ho
 
 def test_the_best_paths_come_first_and_no_more_than_asked_for(triples):
     influences = torch.from_numpy(np.random.default_rng(3).normal(size=len(triples)))
-    everything = PathFinder(triples, 8, limit=10_000, max_hops=3)
+    everything = PathFinder(Graph(triples, 8), limit=10_000, max_hops=3)
     ranked = everything.ranker.rank(PREDICTION, influences.numpy())
     in_order = dict.fromkeys(tuple(ranked[i].paths.entities[j].tolist()) for i, j in best_first(ranked))
     paths = everything(PREDICTION, influences)
     assert [path.entities for path in paths] == list(in_order)
-    assert PathFinder(triples, 8, limit=3, max_hops=3)(PREDICTION, influences) == paths[:3]
+    assert PathFinder(Graph(triples, 8), limit=3, max_hops=3)(PREDICTION, influences) == paths[:3]
 
 
 def test_equal_ends_have_no_path(triples):
-    assert PathFinder(triples, 8, limit=5, max_hops=3)((1, 0, 1), torch.zeros(len(triples))) == []
+    assert PathFinder(Graph(triples, 8), limit=5, max_hops=3)((1, 0, 1), torch.zeros(len(triples))) == []
 
 
 def test_a_relation_without_training_triples_has_paths_all_the_same(triples):
     others = triples[triples[:, 1] != 2]
-    paths = PathFinder(others, 8, limit=10_000, max_hops=3)(PREDICTION, torch.zeros(len(others)))
+    paths = PathFinder(Graph(others, 8), limit=10_000, max_hops=3)(PREDICTION, torch.zeros(len(others)))
     assert {path.entities for path in paths} == every_path(others, 3)
 
 
@@ -81,7 +82,7 @@ def test_influences_of_some_triples_alone_give_the_same_paths(triples, dtype):
     influences = torch.from_numpy(np.random.default_rng(4).normal(size=len(triples))).to(dtype)
     influences[::2] = 0
     felt = influences.nonzero()[:, 0]
-    find = PathFinder(triples, 8, limit=10_000, max_hops=3)
+    find = PathFinder(Graph(triples, 8), limit=10_000, max_hops=3)
     expected = find(PREDICTION, influences)
     assert expected
     assert find(PREDICTION, Scores(influences[felt], felt, len(triples))) == expected

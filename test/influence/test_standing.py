@@ -6,6 +6,7 @@ import torch
 from conftest import TEST, TRAIN, TREATS, VALID, make_small_conve
 from conve_examples import trained_conve
 
+from conve_tracin.data.graph import Graph
 from conve_tracin.data.kgx.categories import Categories, read_categories
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
@@ -27,8 +28,8 @@ def rank_by_hand(scores, answer, rivals):
 @pytest.mark.parametrize("inverse", [False, True])
 def test_ranks_among_some_are_those_of_a_loop(triple, further, inverse):
     model = make_small_conve(num_relations=6)
-    settings = SummarySettings(num_entities=6, num_relations=3, known_triples=further, categories=CATEGORIES)
-    prediction = describe_prediction(ConvEScorer(model, inverse_triples=True), triple, TRAIN, settings)
+    settings = SummarySettings(graph=Graph(TRAIN, 6, 3), known_triples=further, categories=CATEGORIES)
+    prediction = describe_prediction(ConvEScorer(model, inverse_triples=True), triple, settings)
     head, relation, tail = triple
     asked, answer = (tail, head) if inverse else (head, tail)
     found = (prediction.head if inverse else prediction).standing
@@ -111,8 +112,8 @@ def test_a_relation_is_asked_about_once(graph):
 
 def test_a_relation_that_training_lacks_has_no_other_questions():
     model = make_small_conve(num_relations=4)
-    settings = SummarySettings(num_entities=6, num_relations=4)
-    found = describe_prediction(ConvEScorer(model), (0, 3, 1), TRAIN, settings).standing
+    settings = SummarySettings(graph=Graph(TRAIN, 6, 4))
+    found = describe_prediction(ConvEScorer(model), (0, 3, 1), settings).standing
     assert (found.among_answers.rank, found.among_answers.num_candidates) == (1, 1)
     assert (found.elsewhere.num_questions, found.elsewhere.num_asked) == (0, 0)
 

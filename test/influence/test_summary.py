@@ -13,6 +13,7 @@ from pykeen_examples import trained_model, training_factory
 
 from conve_tracin.checkpoint.conversion import convert_pytorch_to_pykeen_state_dict
 from conve_tracin.checkpoint.pykeen import build_pykeen_conve
+from conve_tracin.data.graph import Graph
 from conve_tracin.influence.analyzers import TracInAnalyzerPyTorch
 from conve_tracin.influence.journal import from_plain
 from conve_tracin.influence.scorers import ConvEScorer, PyKEENScorer
@@ -33,8 +34,9 @@ def scored():
     return scores, triples
 
 
-def summary_of(scored, **settings):
-    return summarise(*scored, SummarySettings(num_entities=50, num_relations=NUM_RELATIONS, **settings))
+def summary_of(scored):
+    scores, triples = scored
+    return summarise(scores, Graph(triples, 50, NUM_RELATIONS))
 
 
 def test_sums_by_relation_are_those_of_pandas(scored):
@@ -78,7 +80,7 @@ def test_concentration_is_the_share_of_the_first_of_a_sorted_list(length):
 
 
 def test_without_any_influence_there_is_nothing_to_share():
-    summary = summarise(torch.zeros(5), TRAIN[:5], SummarySettings(num_entities=6, num_relations=3))
+    summary = summarise(torch.zeros(5), Graph(TRAIN[:5], 6, 3))
     assert set(summary.concentration.shares) == {0.0}
 
 
@@ -118,8 +120,8 @@ class NoConvE(PyKEENScorer):
 @pytest.mark.parametrize("further", [None, np.concatenate([VALID, TEST])])
 def test_rank_leaves_out_the_other_known_tails(triple, make_scorer, further):
     model = make_small_conve()
-    settings = SummarySettings(num_entities=6, num_relations=3, known_triples=further)
-    prediction = describe_prediction(make_scorer(model), triple, TRAIN, settings)
+    settings = SummarySettings(graph=Graph(TRAIN, 6, 3), known_triples=further)
+    prediction = describe_prediction(make_scorer(model), triple, settings)
 
     def score_of(*ids):
         return model.score(*torch.tensor(ids)[:, None]).item()
@@ -138,11 +140,9 @@ def test_rank_leaves_out_the_other_known_tails(triple, make_scorer, further):
 @pytest.mark.parametrize("side", ["tail", "head"])
 def test_the_heads_place_is_that_of_the_tail_of_the_inverse_triple(further, side):
     model = make_small_conve(num_relations=6)
-    settings = SummarySettings(num_entities=6, num_relations=3, known_triples=further, side=side)
+    settings = SummarySettings(graph=Graph(TRAIN, 6, 3), known_triples=further, side=side)
     for head, relation, tail in [(0, TREATS, 2), (1, TREATS, 4), (5, 2, 4), (3, 2, 3)]:
-        prediction = describe_prediction(
-            ConvEScorer(model, inverse_triples=True), (head, relation, tail), TRAIN, settings
-        )
+        prediction = describe_prediction(ConvEScorer(model, inverse_triples=True), (head, relation, tail), settings)
 
         def score_of(first, inverse, second):
             return model.score(*torch.tensor([first, 2 * inverse + 1, second])[:, None]).item()
@@ -155,7 +155,7 @@ def test_the_heads_place_is_that_of_the_tail_of_the_inverse_triple(further, side
         ahead = [entity for entity in scores if scores[entity] > scores[head]]
         assert ahead_of(place) == sorted(ahead, key=lambda entity: -scores[entity])[:5]
         assert prediction.side == side
-    assert describe_prediction(ConvEScorer(make_small_conve()), (0, TREATS, 2), TRAIN, settings).head is None
+    assert describe_prediction(ConvEScorer(make_small_conve()), (0, TREATS, 2), settings).head is None
 
 
 def test_ties_share_their_mean_rank():
@@ -163,8 +163,8 @@ def test_ties_share_their_mean_rank():
     with torch.no_grad():
         # Equal rows may differ in the last bit of their products; products with zeros cannot.
         model.entity_embeddings.weight[2:] = 0
-    settings = SummarySettings(num_entities=6, num_relations=3)
-    prediction = describe_prediction(ConvEScorer(model), (1, 2, 3), np.array([[0, 0, 1]]), settings)
+    settings = SummarySettings(graph=Graph(np.array([[0, 0, 1]]), 6, 3))
+    prediction = describe_prediction(ConvEScorer(model), (1, 2, 3), settings)
     better = 1 + len(ahead_of(prediction))
     assert prediction.rank == better + 1.5
 
@@ -186,12 +186,12 @@ def test_tails_of_pykeen_models_have_the_scores_of_pykeen(name, inverse_triples)
 def test_traces_carry_the_summary_of_their_own_scores_through_json():
     analyzer = TracInAnalyzerPyTorch(make_small_conve())
     tests = np.array([[1, TREATS, 4], [5, 2, 3]])
-    settings = SummarySettings(num_entities=6, num_relations=3)
+    settings = SummarySettings(graph=Graph(TRAIN, 6, 3))
     arguments = (lambda _: TracedCheckpoint(analyzer.scorer, analyzer.method, 0.5), [Path("a")], tests, TRAIN)
     traces = list(trace(*arguments, top_k=3, progress=False, describe=settings, summarised=True))
     for row, traced in zip(0.5 * analyzer.gradient_products(tests, TRAIN), traces, strict=True):
-        assert traced.summary == summarise(row, TRAIN, settings)
-        assert traced.prediction == describe_prediction(analyzer.scorer, traced.test_triple, TRAIN, settings)
+        assert traced.summary == summarise(row, settings.graph)
+        assert traced.prediction == describe_prediction(analyzer.scorer, traced.test_triple, settings)
         assert from_plain(Trace, json.loads(json.dumps(dataclasses.asdict(traced)))) == traced
     plain = next(trace(*arguments, top_k=3, progress=False))
     assert plain == dataclasses.replace(traces[0], summary=None, prediction=None)

@@ -18,6 +18,7 @@ from page_content import Page
 import conve_tracin
 import run_tracin
 import tracin_pytorch
+from conve_tracin.data.graph import Graph
 from conve_tracin.data.names import Names
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
@@ -54,8 +55,8 @@ def make_traces(*test_triples, top_k=4):
             lambda _: TracedCheckpoint(analyzer.scorer, analyzer.method, 0.01),
             [Path("model.pt")], np.array(test_triples), TRAIN,
             top_k=top_k, progress=False, summarised=True,
-            describe=SummarySettings(num_entities=6, num_relations=3),
-            find_paths=PathFinder(TRAIN, 6, limit=20, max_hops=3),
+            describe=SummarySettings(graph=Graph(TRAIN, 6, 3)),
+            find_paths=PathFinder(Graph(TRAIN, 6), limit=20, max_hops=3),
         )
     )  # fmt: skip
 
@@ -189,9 +190,8 @@ def test_the_best_answers_are_listed_with_what_is_known_of_them(traces):
 
 def test_a_prediction_without_any_influence(traces):
     scores = torch.zeros(len(TRAIN))
-    settings = SummarySettings(num_entities=6, num_relations=3)
     nothing = trace_module.make_trace(np.array([1, TREATS, 4]), scores, TRAIN, top_k=5)
-    nothing = replace(nothing, summary=summarise(scores, TRAIN, settings), prediction=traces[0].prediction)
+    nothing = replace(nothing, summary=summarise(scores, Graph(TRAIN, 6, 3)), prediction=traces[0].prediction)
     page = Page(report_page([nothing], make_names(), {}))
     assert "No training triple has any influence." in page.texts("article")[0]
     assert table_of(report_page([nothing], make_names(), {}), "influences").texts("tbody")[0] == ""

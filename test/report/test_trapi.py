@@ -10,6 +10,7 @@ from conftest import TRAIN, TREATS, make_small_conve
 from project_files import COMMANDS, clean, project, write  # noqa: F401 - fixtures
 
 from conve_tracin.data.evidence import Evidence
+from conve_tracin.data.graph import Graph
 from conve_tracin.data.kgx.categories import Categories
 from conve_tracin.data.names import Names
 from conve_tracin.data.vocabulary import Vocabulary
@@ -53,8 +54,8 @@ def traces():
         trace(
             lambda _: TracedCheckpoint(analyzer.scorer, analyzer.method, 0.01),
             [Path("model.pt")], np.array([(1, TREATS, 4), (0, 1, 2)]), TRAIN, top_k=11, progress=False,
-            describe=SummarySettings.of(NAMES, training_triples=TRAIN),
-            find_paths=PathFinder(TRAIN, 6, limit=5, max_hops=3),
+            describe=SummarySettings(graph=Graph(TRAIN, 6, 3)),
+            find_paths=PathFinder(Graph(TRAIN, 6), limit=5, max_hops=3),
         )
     )  # fmt: skip
 
