@@ -240,7 +240,11 @@ def test_rows_can_be_chosen_by_source(page):
         ("--evidence", "head\trelation\n", "given.tsv:1: the columns are not head, relation, tail and"),
         ("--evidence", "", "given.tsv: is empty; give the evidence.tsv.gz"),
         ("--reasons", '{"triple": ["a", "b"]}\n', "given.tsv:1: is no {"),
-        ("--reasons", '{"triple": ["x", "treats", "aspirin"]}\n', "given.tsv:1: 'x treats aspirin' has a label that"),
+        (
+            "--reasons",
+            '{"triple": ["x", "treats", "aspirin"], "reasons": []}\n',
+            "given.tsv:1: 'x treats aspirin' has a label that",
+        ),
         ("--reasons", json.dumps(REASONS[2]) + "\n", "given.tsv: none of its reasons is in the training triples; give"),
     ],
 )

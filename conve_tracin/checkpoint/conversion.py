@@ -164,6 +164,15 @@ def to_pykeen_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
+def assumed_training(source_format: str | None) -> dict[str, Any]:
+    """Return the settings of training that a file of this format is taken to have where it does not say.
+
+    Native checkpoints, converted ones among them, have the documented training; PyKEEN itself trains ConvE with all
+    tails of a query at once (LCWA).
+    """
+    return {"training_approach": "1vsall" if source_format in (NATIVE, CONVERTED) else "kvsall"}
+
+
 def to_native_checkpoint(
     content: Mapping[str, Any], *, embedding_height: int | None = None, embedding_width: int | None = None
 ) -> dict[str, Any]:
@@ -186,6 +195,14 @@ def to_native_checkpoint(
     else:
         config = infer_conve_config(pykeen_state, embedding_height=embedding_height, embedding_width=embedding_width)
         native = _training_loop_content(content) if source_format == PYKEEN_TRAINING_LOOP else {"epoch": 0}
+        # A native file that does not say is taken as trained otherwise.
+        if trained_with_inverse_triples(content) is None and config["num_relations"] % 2 == 0:
+            logger.warning(
+                "it does not tell whether its %d relations are so many or half of them and their inverses; the native "
+                "checkpoint takes them as so many. If they have inverses, explain PyKEEN's file itself",
+                config["num_relations"],
+            )
+        native["training_config"] = assumed_training(source_format) | native.get("training_config", {})
     state = convert_pykeen_to_native_state_dict(pykeen_state, has_entity_bias=config.get("entity_bias", True))
     config = conve_config({**config, "entity_bias": "entity_bias" in state})
     require_shapes(state, config)

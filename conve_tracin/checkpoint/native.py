@@ -189,7 +189,10 @@ def require_native(content: Mapping[str, Any], *, source: str | Path) -> None:
     """Raise InputError if a checkpoint's content is not native, or has no sizes."""
     detected = detect_format(content)
     if detected in (CONVERTED, PYKEEN_STATE_DICT, PYKEEN_TRAINING_LOOP):
-        raise InputError(f"{source}: is a PyKEEN checkpoint; analyse it with run_tracin.py, which reads both formats")
+        raise InputError(
+            f"{source}: is a PyKEEN checkpoint; analyse it with run_tracin.py, which reads both formats, or make a "
+            "native one of it with convert_checkpoint.py --to native"
+        )
     if detected is None:
         raise InputError(f"{source}: holds no ConvE weights (model_state_dict); use a checkpoint of train_pytorch.py")
     missing = [name for name in _REQUIRED_CONFIG if name not in content.get("model_config", {})]

@@ -51,9 +51,20 @@ class Finder:
         if kind == self.names.entities.kind:
             found = self._entities.get(text.casefold(), ())
         else:
-            plain = plain_predicate(text)
-            found = self._relations.get(plain) or self._predicates.get(plain, ())
+            found = self._relations_called(text)
         return list(dict.fromkeys(found))
+
+    def _relations_called(self, text: str) -> Sequence[int]:
+        plain = plain_predicate(text)
+        found, by_predicate = self._relations.get(plain, []), self._predicates.get(plain, [])
+        if not _has_prefix(text) or any(self._is_of_biolink(id_) for id_ in found):
+            return found or by_predicate
+        # `biolink:affects` is no relation that is called `affects`, if there are predicates that are.
+        return [*found, *by_predicate]
+
+    def _is_of_biolink(self, relation: int) -> bool:
+        label = self.names.relations.labels[relation]
+        return _has_prefix(label) or _has_prefix(self.names.predicates.get(label, ""))
 
     @cached_property
     def _entities(self) -> dict[str, list[int]]:
@@ -129,6 +140,10 @@ class Finder:
 def plain_predicate(text: str) -> str:
     """Return a predicate as it is looked for: `Biolink:has_phenotype` and "has phenotype" are the same."""
     return text.casefold().replace("_", " ").strip().removeprefix(BIOLINK_PREFIX)
+
+
+def _has_prefix(text: str) -> bool:
+    return text.casefold().strip().startswith(BIOLINK_PREFIX)
 
 
 def _grouped(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:

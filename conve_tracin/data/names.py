@@ -109,6 +109,12 @@ def read_names_from(options: Any, vocabularies: tuple[Vocabulary, Vocabulary] | 
         )
     entities, relations = vocabularies
     edge_map = {} if options.edge_map is None else read_edge_map(options.edge_map)
+    missing = [label for label in edge_map if label not in relations.index]
+    if missing:
+        logger.warning(
+            "%s: names %d relations that %s lacks (first: %s); if it is another graph's, relations are called by wrong "
+            "names", options.edge_map, len(missing), relations.source, shown(missing[0]),
+        )  # fmt: skip
     return Names(
         entities=entities,
         relations=relations,

@@ -153,11 +153,12 @@ def _read_lines(
 def _parse(line: str, where: str) -> tuple[Labels, list[list[Labels]]]:
     try:
         content = json.loads(line)
-        explanations = content.get("explanations", [{"triples": content.get("reasons", [])}])
+        explanations = content["explanations"] if "explanations" in content else [{"triples": content["reasons"]}]
         return _labels(content["triple"]), [[_labels(t) for t in each["triples"]] for each in explanations]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(
-            f'{where}: is no {{"triple": [h, r, t], "explanations": [{{"triples": […]}}]}}; correct the line'
+            f'{where}: is no {{"triple": [h, r, t], "explanations": [{{"triples": […]}}]}}, nor with "reasons": […] in '
+            "their place; correct the line"
         ) from error
 
 

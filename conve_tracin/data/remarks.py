@@ -1,18 +1,19 @@
 """What to know of a split before its metrics are believed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from conve_tracin.data.keys import is_among, pair_keys, triple_keys
 from conve_tracin.data.splits import SplitGraph, held_out_triples
+from conve_tracin.data.text import shown
 
 
 def remarks_on_splits(graph: SplitGraph) -> list[str]:
     """Return one sentence for each thing in the splits that makes test metrics mean something else."""
     train = graph.splits["train"]
     held_out = held_out_triples(graph)
-    remarks = []
+    remarks = _remark_on_blanks([*graph.relations, *graph.entities])
     never_trained = _number_missing(held_out[:, [0, 2]], train[:, [0, 2]], len(graph.entities))
     if never_trained:
         remarks.append(
@@ -31,6 +32,15 @@ def remarks_on_splits(graph: SplitGraph) -> list[str]:
     if len(held_out):
         remarks += _remark_on_pairs(train, held_out, sizes)
     return remarks
+
+
+def _remark_on_blanks(labels: Sequence[str]) -> list[str]:
+    padded = [label for label in labels if label != label.strip()]
+    if not padded:
+        return []
+    return [
+        f"{len(padded):,} labels begin or end with a blank (first: {shown(padded[0])}): they are not those without it"
+    ]
 
 
 def remarks_on_test(train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from conve_tracin.checkpoint.conversion import stored_learning_rate, stored_mapping_digest
+from conve_tracin.checkpoint.conversion import assumed_training, stored_learning_rate, stored_mapping_digest
 from conve_tracin.checkpoint.epochs import EPOCH_CHECKPOINTS, epoch_in
 from conve_tracin.checkpoint.native import (
     NATIVE,
@@ -228,8 +228,7 @@ class CheckpointLoader:
         return LoadedModel(
             path=path,
             scorer=ConvEScorer(model, inverse_triples=uses_inverse_triples(checkpoint)),
-            # Checkpoints that do not say have the documented training.
-            training_config={"training_approach": "1vsall", **checkpoint.get("training_config", {})},
+            training_config=assumed_training(NATIVE) | checkpoint.get("training_config", {}),
         )
 
     def _load_pykeen(self, path: Path) -> LoadedModel:
@@ -250,8 +249,7 @@ class CheckpointLoader:
         return LoadedModel(
             path=path,
             scorer=PyKEENScorer(model),
-            # PyKEEN itself trains ConvE with all tails of a query at once (LCWA).
-            training_config={"training_approach": "kvsall", **loaded.training_config},
+            training_config=assumed_training(loaded.source_format) | loaded.training_config,
             is_native=False,
         )
 

@@ -44,10 +44,14 @@ def require_curies(names: Names) -> None:
             raise InputError(f"{names.entities.source}: {shown(label)} is no CURIE, as TRAPI needs; leave --trapi out")
     for label in names.relations.labels:
         if not PREDICATE.fullmatch(names.curies.get(label, label)):
-            raise InputError(
-                f"{names.relations.source}: {shown(label)} is no Biolink predicate, as TRAPI needs; give --edge-map, "
-                "which says what it stands for, or leave --trapi out"
-            )
+            if label in names.curies:
+                trouble = f"stands for {shown(names.curies[label])}, which is no Biolink predicate; leave --trapi out"
+            else:
+                trouble = (
+                    "is no Biolink predicate, as TRAPI needs; give --edge-map, which says what it stands for, or leave "
+                    "--trapi out"
+                )
+            raise InputError(f"{names.relations.source}: {shown(label)} {trouble}")
 
 
 def trapi_response(

@@ -48,6 +48,7 @@ def read(options: VerificationOptions) -> Run:
     )
     seed = config.random_seed + 1 if options.seed is None else options.seed
     epochs = options.num_epochs or epochs_until_nearly_best(checkpoint, config)
+    warn_of_few_epochs(epochs, checkpoint, options)
     predictions = [each for each in explained if each.proponents(1)]
     if not predictions:
         raise InputError(
@@ -110,6 +111,17 @@ def warn_of_other_triples(checkpoint: dict[str, Any], triples: np.ndarray, optio
         logger.warning(
             f"{options.model_path}: was trained on other triples than those of --train, on which it is trained again; "
             "unless that is meant, give the file of its training run"
+        )
+
+
+def warn_of_few_epochs(epochs: int, checkpoint: dict[str, Any], options: VerificationOptions) -> None:
+    """Warn if models are trained for less than half of the epochs of the one that was explained."""
+    explained = checkpoint.get("epoch") or 0
+    if 2 * epochs < explained:
+        reason = "asked for" if options.num_epochs else "by then its validation MRR was within 1 % of its best"
+        logger.warning(
+            f"{options.model_path}: has trained for {explained} epochs, and is trained again for {epochs} ({reason}); "
+            f"models of so few may rank otherwise, so give --num-epochs {explained} if ranks with everything differ"
         )
 
 

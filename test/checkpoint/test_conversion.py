@@ -136,7 +136,7 @@ def test_native_training_goes_on_as_pykeens_would():
     native = to_native_checkpoint(content)
     assert native["epoch"] == 5
     assert native["learning_rate"] == 0.02
-    assert native["training_config"] == {"inverse_triples": False}
+    assert native["training_config"] == {"inverse_triples": False, "training_approach": "kvsall"}
     model = ConvE(**{**native["model_config"], **NO_DROPOUT})
     after = weights_after_another_step(model, native, native_scores)
     expected = weights_after_another_step(build_pykeen_conve(sizes), content, pykeen_scores)
@@ -148,7 +148,7 @@ def test_inverse_relations_are_told_by_the_relation_mapping():
     state = pykeen_state(trained_conve(num_relations=8)[0])
     relations = {f"r{number}": number for number in range(4)}
     content = {"epoch": 1, "model_state_dict": state, "relation_to_id_dict": relations}
-    assert to_native_checkpoint(content)["training_config"] == {"inverse_triples": True}
+    assert to_native_checkpoint(content)["training_config"] == {"inverse_triples": True, "training_approach": "kvsall"}
 
 
 def test_optimizer_state_that_cannot_be_numbered_is_left_out_with_a_statement(caplog):

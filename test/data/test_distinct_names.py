@@ -76,6 +76,12 @@ def test_entities_of_one_name_are_told_apart_by_their_labels(project):
     assert "Aspirin (aspirin)" in done.out
 
 
+def test_an_edge_map_with_relations_that_the_graph_lacks_is_warned_of(project):
+    write("edge_map.json", edge_map(AFFECTS).replace("treats", "predicate:6"))
+    _, done = traced()
+    assert "edge_map.json: names 1 relations that relation_to_id.tsv lacks (first: 'predicate:6')" in done.err
+
+
 def test_a_key_that_occurs_twice_in_the_edge_map_is_refused(project):
     key = json.dumps(json.dumps(AFFECTS))
     write("edge_map.json", f'{{{key}: "treats", {key}: "inhibits"}}')

@@ -109,6 +109,18 @@ def test_an_unqualified_predicate_is_found_before_those_with_qualifiers():
     assert Finder(names).id_of("relation", "Affects") == 0
 
 
+def test_a_predicate_with_its_prefix_is_not_another_relation_of_that_name():
+    names = Names(
+        ENTITIES, Vocabulary("relation", ("affects", "p", "q")),
+        predicates={"p": "biolink:affects (object increased)", "q": "biolink:affects (object decreased)"},
+        curies={"p": "biolink:affects", "q": "biolink:affects"},
+    )  # fmt: skip
+    finder = Finder(names)
+    assert finder.id_of("relation", "affects") == finder.id_of("relation", "Affects") == 0
+    with pytest.raises(InputError, match="stands for 3 relations"):
+        finder.id_of("relation", "biolink:affects")
+
+
 def test_triples_queries_and_candidates_are_found_so(tmp_path):
     given = {"finder": FINDER}
     assert resolve_triple(("ramipril", "treats", "Hypertension"), ENTITIES, RELATIONS, **given) == (0, 2, 1)

@@ -106,6 +106,14 @@ def test_bundled_dataset(tmp_path):
         assert sorted(splits[split]) == sorted(map(tuple, factory.triples.tolist()))
 
 
+def test_labels_with_blanks_around_them_are_told(tmp_path, capsys):
+    graph = random_graph()
+    given = {"train": [*graph[:200], ("d ", " new", "d")], "valid": graph[200:220], "test": graph[220:]}
+    paths = [write_label_triples(tmp_path / "in" / f"{split}.txt", given[split]) for split in given]
+    prepare("--triples", *paths, "-o", tmp_path / "out")
+    assert "2 labels begin or end with a blank (first: ' new')" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("layout", ["files", "directory", "gz"])
 def test_given_splits_stay_as_they_are(tmp_path, layout, capsys):
     graph = random_graph()

@@ -1,10 +1,15 @@
 """Which files the paths of --model-path stand for."""
 
 import datetime
+import json
+from pathlib import Path
 
 import pytest
 import torch
+from command_lines import run
+from project_files import COMMANDS, clean, project  # noqa: F401 - fixtures
 
+from conve_tracin.checkpoint.conversion import convert_pytorch_to_pykeen_state_dict
 from conve_tracin.errors import InputError
 from conve_tracin.influence.load import choose_learning_rates, find_checkpoints
 from conve_tracin.settings import TracInOptions
@@ -80,3 +85,24 @@ def test_each_checkpoint_of_several_has_its_own_rate_where_it_tells_it(save):
     assert choose_learning_rates(checkpoints[:1], wary) == [0.001]
     with pytest.raises(InputError, match=r"d\.pt: holds more than tensors and plain values"):
         choose_learning_rates(checkpoints, wary)
+
+
+@pytest.mark.parametrize(
+    "origin", ["bare weights of PyKEEN", "a native checkpoint that does not say how it was trained"]
+)
+def test_a_conversion_has_the_influences_of_its_origin(project, origin):
+    native = torch.load("model.pt", weights_only=True)
+    to = "native" if origin.startswith("bare") else "pykeen"
+    if to == "native":
+        torch.save(convert_pytorch_to_pykeen_state_dict(native), "origin.pt")
+    else:
+        torch.save({name: native[name] for name in ("model_state_dict", "model_config")}, "origin.pt")
+    assert run("convert_checkpoint", "--input", "origin.pt", "--output", "other.pt", "--to", to).code == 0
+    found = []
+    for path in ("origin.pt", "other.pt"):
+        done = run(*COMMANDS["run"], "--model-path", path, "--method", "gauss-newton", "--top-k", "99")
+        assert done.code == 0, done
+        results = json.loads(Path("out/influences.json").read_text())["results"]
+        found.append({(row["train_head"], row["train_relation"], row["train_tail"]): row["influence"]
+                      for row in results[0]["influences"]})  # fmt: skip
+    assert found[0] == pytest.approx(found[1], rel=1e-5, abs=1e-8)

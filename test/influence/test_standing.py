@@ -144,6 +144,15 @@ def test_the_most_specific_category_is_taken(tmp_path):
         read_categories(nodes, Vocabulary("entity", ("a",)))
 
 
+def test_nodes_that_know_few_of_the_entities_are_warned_of(tmp_path, caplog):
+    nodes = tmp_path / "nodes.jsonl"
+    nodes.write_text('{"id": "a", "category": "biolink:Disease"}\n')
+    read_categories(nodes, Vocabulary("entity", ("a", "b")))
+    assert not caplog.messages
+    read_categories(nodes, Vocabulary("entity", ("a", "b", "c")))
+    assert "nodes.jsonl: tells the category of 1 of 3 entities" in caplog.text
+
+
 @pytest.mark.parametrize("entity_bias", [False, True])
 @pytest.mark.parametrize("size", [1, 7, 30, 2048])
 def test_chunks_of_the_entities_find_what_all_at_once_do(entity_bias, size, monkeypatch):

@@ -364,6 +364,14 @@ def test_another_training_file_is_warned_of(influences):
     assert "model.pt: was trained on other triples than those of --train" in done.err
 
 
+def test_training_for_far_fewer_epochs_than_the_model_had_is_warned_of(influences):
+    checkpoint = torch.load("model.pt", weights_only=True)
+    torch.save(checkpoint | {"epoch": 4}, "model.pt")
+    said = "has trained for 4 epochs, and is trained again for 1 (asked for)"
+    assert said in run("verify_tracin", *VERIFY, "--num-epochs", "1").err
+    assert "is trained again" not in run("verify_tracin", *VERIFY, "--num-epochs", "2").err
+
+
 def test_values_from_python_are_checked():
     files = dict.fromkeys(("model_path", "train", "entity_to_id", "relation_to_id", "output"), "x")
     with pytest.raises(InputError, match="remove is 0; it must be a whole number of at least 1"):

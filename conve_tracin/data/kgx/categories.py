@@ -1,5 +1,6 @@
 """What kind of thing each entity is: the Biolink category of its node in a KGX file."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from conve_tracin.data.kgx.files import MalformedLineError, numbered, open_kgx
 from conve_tracin.data.names import BIOLINK_PREFIX
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN = -1
 
@@ -59,6 +62,11 @@ def read_categories(path: str | Path, entities: Vocabulary) -> Categories:
     }
     if not classes:
         raise InputError(f"{path}: no node with a category is in {entities.source}; give the nodes of this graph")
+    if 2 * len(classes) < len(entities):
+        logger.warning(
+            "%s: tells the category of %d of %d entities; if it is another graph's, give the nodes of this graph",
+            path, len(classes), len(entities),
+        )  # fmt: skip
     counts = Counter(name for listed in classes.values() for name in listed)
     chosen = {entity: min(listed, key=lambda name: (counts[name], name)) for entity, listed in classes.items()}
     names = tuple(name for name, _ in Counter(chosen.values()).most_common())

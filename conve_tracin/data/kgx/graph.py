@@ -39,6 +39,7 @@ from conve_tracin.data.kgx.files import (
 )
 from conve_tracin.data.kgx.provenance import EdgeFilters, count_primary_sources
 from conve_tracin.data.kgx.styles import CLEAN_BASELINE, LOW_DEGREE, TREATS, touches_ends_of, with_degree
+from conve_tracin.data.names import BIOLINK_PREFIX
 from conve_tracin.data.prepare import write_graph
 from conve_tracin.data.splits import SplitGraph, hold_out
 from conve_tracin.data.text import UNWRITABLE, is_unicode, shown, suggestion, visible
@@ -218,7 +219,8 @@ def _candidates(triples: np.ndarray, predicates: np.ndarray, wanted: str | None,
     """Tell which triples have the wanted predicate, (N,) bool; None if any will do. InputError where none has it."""
     if wanted is None:
         return None
-    has_it = (predicates == wanted)[triples[:, 1]]
+    name = wanted if wanted in predicates else f"{BIOLINK_PREFIX}{wanted}"
+    has_it = (predicates == name)[triples[:, 1]]
     if not has_it.any():
         others = sorted(set(predicates))
         raise InputError(

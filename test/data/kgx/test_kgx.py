@@ -221,8 +221,15 @@ def test_hold_out_of_candidates(seed):
 
 
 def test_unknown_test_predicate(tmp_path):
-    with pytest.raises(InputError, match=r"keepall leaves no edge with --test-predicate treats.*biolink:treats"):
-        prepare("--nodes", NODES, "--edges", EDGES, "--test-predicate", "treats", "-o", tmp_path)
+    with pytest.raises(InputError, match=r"keepall leaves no edge with --test-predicate treat.*biolink:treats"):
+        prepare("--nodes", NODES, "--edges", EDGES, "--test-predicate", "treat", "-o", tmp_path)
+
+
+def test_a_test_predicate_is_found_without_its_prefix(tmp_path):
+    for name in ("treats", "biolink:treats"):
+        prepare("--nodes", NODES, "--edges", EDGES, "--test-predicate", name, "-o", tmp_path / name)
+    short, full = ((tmp_path / name / "test.txt").read_bytes() for name in ("treats", "biolink:treats"))
+    assert short == full != b""
 
 
 def test_gzip_crlf_and_byte_order_mark_change_nothing(tmp_path):
