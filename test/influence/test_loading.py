@@ -93,14 +93,15 @@ def test_each_checkpoint_of_several_has_its_own_rate_where_it_tells_it(save):
 def test_a_conversion_has_the_influences_of_its_origin(project, origin):
     native = torch.load("model.pt", weights_only=True)
     to = "native" if origin.startswith("bare") else "pykeen"
+    sizes = ("--embedding-height", native["model_config"]["embedding_height"])
     if to == "native":
         torch.save(convert_pytorch_to_pykeen_state_dict(native), "origin.pt")
     else:
         torch.save({name: native[name] for name in ("model_state_dict", "model_config")}, "origin.pt")
-    assert run("convert_checkpoint", "--input", "origin.pt", "--output", "other.pt", "--to", to).code == 0
+    assert run("convert_checkpoint", "--input", "origin.pt", "--output", "other.pt", "--to", to, *sizes).code == 0
     found = []
     for path in ("origin.pt", "other.pt"):
-        done = run(*COMMANDS["run"], "--model-path", path, "--method", "gauss-newton", "--top-k", "99")
+        done = run(*COMMANDS["run"], "--model-path", path, "--method", "gauss-newton", "--top-k", "99", *sizes)
         assert done.code == 0, done
         results = json.loads(Path("out/influences.json").read_text())["results"]
         found.append({(row["train_head"], row["train_relation"], row["train_tail"]): row["influence"]
