@@ -150,6 +150,8 @@ def exam(command, suffix, members, *measures):
 
 
 PLANTED_GRAPHS = tuple(f"planted graph {number}" for number in range(5))
+THREE_TRIPLES = tuple(f"planted graph {number}, three triples" for number in range(3))
+BEST_RULE_OF_THREE = "rule: on a path of two hops, or else of three"
 REASONS_ROWS = {
     "rule: joins both ends, or else touches one": "rule: joins both ends, or else touches one",
     "rule: on a path of two triples": "rule: on a path of two hops",
@@ -159,9 +161,9 @@ REASONS_ROWS = {
 }
 
 
-def in_cells(row, figures):
+def in_cells(row, figures, *, graphs=4):
     bold = "**" if row.startswith("**") else ""
-    return f"| {row} |" + f" {bold}{', '.join(['{}'] * figures)}{bold} |" * len(FOLDS)
+    return f"| {row} |" + f" {bold}{', '.join(['{}'] * figures)}{bold} |" * graphs
 
 
 ON_WN18RR = ("truth", "remove", "wn18rr-kvsall-inverse-ce-tails, conve_wn18rr_random", "by_top_k", "4")
@@ -354,6 +356,52 @@ FIGURES = [
          [("exams", "reasons", graph, "results", method, "mean", "reciprocal_rank", "mean")
           for graph in (*PLANTED_GRAPHS, "French Royalty")])
         for row, method in REASONS_ROWS.items()
+    ),
+    *(
+        (EVIDENCE, in_cells(row, 1, graphs=len(THREE_TRIPLES)),
+         [("exams", "reasons", graph, "results", method, "mean", "reciprocal_rank", "mean") for graph in THREE_TRIPLES])
+        for row, method in (
+            ("rule: on a path of two triples, or else of three", BEST_RULE_OF_THREE),
+            ("TracIn, embeddings alone, three triples", "TracIn, embeddings alone"),
+            ("**`gauss-newton`**, three triples", "gauss-newton"),
+            ("`--damping 100`, three triples", "gauss-newton, a hundred times the damping"),
+            ("`--damping 0.1`, three triples", "gauss-newton, a tenth of the damping"),
+        )
+    ),
+    (
+        EVIDENCE, "{}, {} and {} (the rule has {}, {} and {}).",
+        [("exams", "reasons", graph, "results", method, "mean", "tail_auc", "mean")
+         for method in ("gauss-newton", BEST_RULE_OF_THREE) for graph in THREE_TRIPLES],
+    ),
+    (
+        "README.md", "wholly true path has an MRR of {}, and {} without a model.",
+        [("exams", "paths", "French Royalty", "results", "ranked paths", method, "mean", "first_whole_path", "mean")
+         for method in ("gauss-newton", "no model")],
+    ),
+    *(
+        (EVIDENCE, in_cells(row, 1, graphs=1 + len(THREE_TRIPLES)),
+         [*(("exams", "paths", "French Royalty", "results", of_two, method, "mean", "first_whole_path", "mean"),),
+          *(("exams", "paths", graph, "results", of_three, method, "mean", "first_whole_path_of_three", "mean")
+            for graph in THREE_TRIPLES)])
+        for row, of_two, of_three, method in (
+            ("chance", "weaker influence", "three triples, weakest influence", "no model"),
+            ("the weakest influence alone", "weaker influence", "three triples, weakest influence", "gauss-newton"),
+            ("the page, without any model", "ranked paths", "ranked paths", "no model"),
+            ("**the page**", "ranked paths", "ranked paths", "gauss-newton"),
+        )
+    ),
+    (
+        EVIDENCE, "{} ({} to {}), {} ({} to {}), {} ({} to {}) and {} ({} to {}).",
+        [("exams", "paths", graph, "results", "ranked paths", "gauss-newton", "above_no_model", measure, part)
+         for graph, measure in (("French Royalty", "first_whole_path"),
+                                *((graph, "first_whole_path_of_three") for graph in THREE_TRIPLES))
+         for part in ("mean", "low", "high")],
+    ),
+    (
+        EVIDENCE, "the first true reason has {} in the page's order, {} without a model, and {} in the list.",
+        [*(("exams", "paths", "French Royalty", "results", "ranked paths", method, "mean", "first_reason", "mean")
+           for method in ("gauss-newton", "no model")),
+         ("exams", "reasons", "French Royalty", "results", "gauss-newton", "mean", "reciprocal_rank", "mean")],
     ),
     (
         EVIDENCE, "The seeds of French Royalty have {}, {} and {}.",
