@@ -17,7 +17,7 @@ ADVISED_TRAINING: dict[str, Any] = {
     "training_approach": "kvsall", "inverse_triples": True, "loss": "ce", "query_weights": "tails",
     "learning_rate": 0.003,
 }  # fmt: skip
-# Up to so many training triples: what goes with such a graph.
+# Settings by graph size; each key is the largest number of training triples.
 ADVISED_BY_SIZE: dict[float, dict[str, Any]] = {
     50_000: {"lr_decay": 0.985, "batch_size": 128, "num_epochs": 90},
     300_000: {
@@ -33,7 +33,7 @@ ADVISED_BY_SIZE: dict[float, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# From so many entities on, the scores of all are most of the work of a batch.
+# Above this many entities, scoring them all dominates a batch.
 MANY_ENTITIES = 200_000
 ADVISED_SAMPLE: dict[str, Any] = {"entity_sample": 4096}
 

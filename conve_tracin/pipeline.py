@@ -25,7 +25,7 @@ from conve_tracin.errors import InputError
 from conve_tracin.files import digest_of_file, lock_file, write_json, write_together
 from conve_tracin.report.index_page import write_index_page
 from conve_tracin.settings import TrainingConfig, flag_of
-from conve_tracin.training.forecast import forecast_training, in_words, sizes_of
+from conve_tracin.training.forecast import duration_in_words, forecast_training, sizes_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 
@@ -439,13 +439,13 @@ class Pipeline:
         lines = [
             f"Size                 {sizes.entities:,} entities, {sizes.relations:,} relations, {sizes.triples:,} "
             "training triples",
-            f"Training takes       about {in_words(expected.seconds)} of one core in float32 ({epochs} epochs of "
-            f"{sizes.visits:,} queries), and about {expected.gigabytes:.1f} GB of memory",
+            f"Training takes       about {duration_in_words(expected.seconds)} of one core in float32 "
+            f"({epochs} epochs of {sizes.visits:,} queries), and about {expected.gigabytes:.1f} GB of memory",
             f"One batch            {batch_size:,} queries x {sizes.entities:,} entities: "
             f"{batch_size * sizes.entities * 4 / 1e6:,.1f} MB of scores in float32, no label matrix",
         ]
         if self.setting("verify"):
-            lines.append(f"Verifying takes      up to {again} trainings: {in_words(again * expected.seconds)}")
+            lines.append(f"Verifying takes      up to {again} trainings: {duration_in_words(again * expected.seconds)}")
         return lines
 
     # What the steps share

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from conve_tracin.data.reasons import Explained, read_reasons
+from conve_tracin.data.reasons import KnownReasons, read_reasons
 from conve_tracin.data.triples import read_triples
 from conve_tracin.data.vocabulary import Vocabulary, read_vocabulary
 from conve_tracin.errors import InputError
@@ -43,7 +43,7 @@ class Exam:
     train: np.ndarray
     predictions: np.ndarray
     kept: np.ndarray
-    explained: list[Explained]
+    explained: list[KnownReasons]
     models: list[TrainedModel]
     ranks: np.ndarray
     cache: ScoreCache

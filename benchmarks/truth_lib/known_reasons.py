@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from conve_tracin.data.reasons import Explained
+from conve_tracin.data.reasons import KnownReasons
 from conve_tracin.influence.known_reasons import average_precision, first_rank, mark_reasons, own_auc
 
 
@@ -24,7 +24,7 @@ def best_jaccard(scores: np.ndarray, explanations: Sequence[np.ndarray], *, seed
     return max(both / (2 * size - both) for both, size in overlaps)
 
 
-def measure(scores: np.ndarray, train: np.ndarray, explained: Explained) -> dict[str, float]:
+def measure(scores: np.ndarray, train: np.ndarray, explained: KnownReasons) -> dict[str, float]:
     """Compute all measures of one prediction from the scores (N,) of the training triples (N, 3).
 
     The prediction itself, where it is a training triple, takes no part.

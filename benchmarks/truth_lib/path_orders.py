@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from conve_tracin.data.graph import Graph
-from conve_tracin.data.reasons import Explained
+from conve_tracin.data.reasons import KnownReasons
 from conve_tracin.influence.graph_paths import GraphPaths
 from conve_tracin.influence.known_reasons import own_auc
 from conve_tracin.influence.path_ranking import PathRanker, RankedPaths, best_first
@@ -59,7 +59,7 @@ ORDERS: dict[str, Order] = {
 
 def measure_order(
     ranked: list[RankedPaths],
-    explained: Explained,
+    explained: KnownReasons,
     influences: np.ndarray,
     train: np.ndarray,
     *,

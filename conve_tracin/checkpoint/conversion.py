@@ -268,7 +268,7 @@ def stored_learning_rate(content: Mapping[str, Any]) -> float | None:
 
 
 def stored_mapping_digest(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return the digests of the mappings that a checkpoint was trained with, as far as it holds them."""
+    """Return the mapping digests stored in a checkpoint."""
     if "mapping_digest" in content:
         return dict(content["mapping_digest"])
     mappings = {"entity": content.get("entity_to_id_dict"), "relation": content.get("relation_to_id_dict")}

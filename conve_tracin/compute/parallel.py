@@ -187,7 +187,7 @@ def map_shared(compute: Callable[[np.ndarray], list[Value]], items: np.ndarray) 
     if not dist.is_initialized():
         return compute(items)
     found: list[Value | None] = [None] * len(items)
-    # Items beside each other may cost alike, so that each process takes every so many.
+    # Neighbouring items may cost the same, so each process takes every n-th.
     for process, values in enumerate(all_gather(compute(items[rank() :: world_size()]))):
         found[process :: world_size()] = values
     return found

@@ -28,7 +28,7 @@ Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
+class KnownReasons:
     """A prediction (3,) in ids, and for each explanation the positions (m,) of its triples in the training set.
 
     `complete` says for each explanation whether all its triples are in the training set. Explanations without any are
@@ -70,7 +70,7 @@ def read_reasons(
     relations: Vocabulary,
     edge_map: Path | None = None,
     skip_unknown: bool = False,
-) -> list[Explained]:
+) -> list[KnownReasons]:
     """Read the predictions of a file and find their reasons among the training triples (N, 3).
 
     Predictions none of whose reasons is in training are left out, and with `skip_unknown` those with an unknown label,
@@ -112,13 +112,13 @@ def find_positions(triples: set[Triple], train: np.ndarray) -> dict[Triple, int]
     return dict(zip(map(tuple, train[positions].tolist()), positions, strict=True))
 
 
-def by_prediction(explained: Sequence[Explained]) -> dict[Triple, Explained]:
+def by_prediction(explained: Sequence[KnownReasons]) -> dict[Triple, KnownReasons]:
     """Put the explanations of each prediction together: {triple: all of them}."""
-    found: dict[Triple, Explained] = {}
+    found: dict[Triple, KnownReasons] = {}
     for each in explained:
         triple = tuple(each.triple.tolist())
         other = found.get(triple)
-        found[triple] = each if other is None else Explained(
+        found[triple] = each if other is None else KnownReasons(
             each.triple, other.explanations + each.explanations, other.complete + each.complete,
             other.entities | each.entities,
         )  # fmt: skip
@@ -177,7 +177,7 @@ def _ids(triple: Labels, entities: Vocabulary, relations_of: Mapping[str, list[i
     return [(entities.index[head], i, entities.index[tail]) for i in relations_of.get(relation, [])]
 
 
-def _explained(line: _Line, place: Mapping[Triple, int]) -> Explained | None:
+def _explained(line: _Line, place: Mapping[Triple, int]) -> KnownReasons | None:
     positions, complete = [], []
     for reasons in line.explanations:
         places = [[place[triple] for triple in same if triple in place] for same in reasons]
@@ -189,4 +189,4 @@ def _explained(line: _Line, place: Mapping[Triple, int]) -> Explained | None:
         return None
     triples = [triple for reasons in line.explanations for same in reasons for triple in same]
     entities = frozenset(entity for head, _, tail in triples for entity in (head, tail))
-    return Explained(np.array(line.triple), tuple(positions), tuple(complete), entities)
+    return KnownReasons(np.array(line.triple), tuple(positions), tuple(complete), entities)

@@ -17,7 +17,7 @@ from conve_tracin.data.graph import Graph
 from conve_tracin.data.index import Index, IndexPlace
 from conve_tracin.data.kgx.categories import read_categories
 from conve_tracin.data.names import Names, read_names_from
-from conve_tracin.data.reasons import Explained, by_prediction, read_reasons
+from conve_tracin.data.reasons import KnownReasons, by_prediction, read_reasons
 from conve_tracin.data.resolve import read_test_triples, resolve_triple
 from conve_tracin.data.triples import label_blocks, read_triples, read_triples_and_dropped, read_triples_and_places
 from conve_tracin.data.vocabulary import Vocabulary
@@ -145,7 +145,7 @@ def read_explained(
     *,
     entities: Vocabulary,
     relations: Vocabulary,
-) -> dict[Triple, Explained] | None:
+) -> dict[Triple, KnownReasons] | None:
     """Read the known reasons of the test triples (n, 3); None if none are asked for."""
     if options.reasons is None or options.mode == "self":
         return None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from conve_tracin.compute import parallel
-from conve_tracin.data.reasons import Explained
+from conve_tracin.data.reasons import KnownReasons
 from conve_tracin.explanation.run import Run, Triple
 from conve_tracin.influence.journal import Journal, digest_of, open_in_directory
 from conve_tracin.influence.summary import SummarySettings
@@ -69,6 +69,6 @@ def digest_of_run(run: Run) -> str:
     )
 
 
-def known_positions(explained: dict[Triple, Explained]) -> list[Any]:
+def known_positions(explained: dict[Triple, KnownReasons]) -> list[Any]:
     """List the known reasons by their positions in the training set, as plain values."""
     return [[triple, [each.tolist() for each in known.explanations]] for triple, known in explained.items()]

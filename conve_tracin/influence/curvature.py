@@ -16,8 +16,8 @@ A row has the generalized Gauss–Newton matrix (Martens, 2020, https://arxiv.or
 and an entity's row the sum of its curvatures as tail and as head. For the softmax the inner sum is the covariance
 n_q(Σ_k p_k e_k e_kᵀ − ē ēᵀ) of the entities, with ē = Σ_k p_k e_k.
 
-ConvE is piecewise linear in a row, so that this is the Hessian of the objective itself but for one thing: where an
-entity is the head of a query and a possible tail of the same query, the two parts of its row multiply. What that adds
+ConvE is piecewise linear in a row, so this is the Hessian of the objective itself, with one exception: where an entity
+is the head of a query and a possible tail of the same query, the two parts of its row multiply. What that adds
 concerns one of K tails in the queries of one head, and is left out (its size is in docs/notes_curvature.md).
 """
 

@@ -1,7 +1,6 @@
 """Scores held against known reasons (see `data.reasons`).
 
-Scores that are equal are in no order, and each measure says what it makes of them. The prediction itself, if it is a
-training triple, takes no part.
+Each measure says how it treats ties. The prediction itself, if it is a training triple, takes no part.
 """
 
 import math
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conve_tracin.data.reasons import Explained
+from conve_tracin.data.reasons import KnownReasons
 
 PERMUTATIONS = 999
 # Random numbers held at once.
@@ -47,7 +46,7 @@ class ReasonRanks:
 Group = tuple[np.ndarray, np.ndarray]
 
 
-def rank_reasons(scores: np.ndarray, train: np.ndarray, explained: Explained) -> ReasonRanks | None:
+def rank_reasons(scores: np.ndarray, train: np.ndarray, explained: KnownReasons) -> ReasonRanks | None:
     """Rank the reasons of a prediction by the scores (N,) of the training triples (N, 3).
 
     Returns None if the prediction itself is the only reason.
@@ -72,7 +71,7 @@ def rank_reasons(scores: np.ndarray, train: np.ndarray, explained: Explained) ->
     )
 
 
-def mark_reasons(explained: Explained, num_triples: int) -> np.ndarray:
+def mark_reasons(explained: KnownReasons, num_triples: int) -> np.ndarray:
     """Return which of the training triples are reasons: (N,) bool."""
     is_reason = np.zeros(num_triples, dtype=bool)
     is_reason[explained.reasons] = True
@@ -113,7 +112,7 @@ def average_precision(scores: np.ndarray, is_reason: np.ndarray) -> float:
 
 
 def own_groups(
-    scores: np.ndarray, train: np.ndarray, explained: Explained, *, end: int, seen: np.ndarray | None = None
+    scores: np.ndarray, train: np.ndarray, explained: KnownReasons, *, end: int, seen: np.ndarray | None = None
 ) -> Iterator[Group]:
     """Yield the triples of one entity that have the same relation and the entity in the same place.
 
@@ -139,7 +138,7 @@ def own_groups(
 
 
 def own_auc(
-    scores: np.ndarray, train: np.ndarray, explained: Explained, *, end: int, seen: np.ndarray | None = None
+    scores: np.ndarray, train: np.ndarray, explained: KnownReasons, *, end: int, seen: np.ndarray | None = None
 ) -> float:
     """Compute the area under the ROC curve of reasons among one entity's own triples: the mean over `own_groups`.
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from conve_tracin.data.evidence import Edge, Evidence, as_text
-from conve_tracin.data.reasons import Explained
+from conve_tracin.data.reasons import KnownReasons
 from conve_tracin.data.text import visible
 from conve_tracin.influence.known_reasons import ReasonRanks, ReasonsSummary
 from conve_tracin.influence.method import Influence
@@ -38,7 +38,7 @@ class Notes:
     """
 
     evidence: Evidence | None = None
-    explained: Mapping[Triple, Explained] | None = None
+    explained: Mapping[Triple, KnownReasons] | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def _count_visits(queries: Any, settings: Mapping[str, Any]) -> int:
     return len(queries)
 
 
-def in_words(seconds: float) -> str:
+def duration_in_words(seconds: float) -> str:
     """Write a duration with the unit that suits it."""
     for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 1.5 * size:

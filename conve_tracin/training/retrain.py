@@ -38,7 +38,7 @@ def retrain(
         config: early stopping and all that has to do with evaluation and files is passed over.
         model_config: the sizes, as in a checkpoint.
         device: where to train; the model stays there.
-        learning_rates: of the first epochs; without, and behind them, the schedule of `config` has its way.
+        learning_rates: of the first epochs; later epochs follow the schedule in `config`.
         on_epoch: called after each epoch.
 
     Raises InputError if the loss or a weight is no longer finite, or memory does not suffice.

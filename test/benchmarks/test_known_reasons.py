@@ -14,7 +14,7 @@ from truth_lib import known_reasons as exam_measures
 
 from conve_tracin.data import reasons as reasons_file
 from conve_tracin.data.graph import Graph
-from conve_tracin.data.reasons import Explained
+from conve_tracin.data.reasons import KnownReasons
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence import known_reasons
@@ -78,17 +78,17 @@ def test_jaccard_takes_the_best_explanation():
 
 def test_own_area_compares_triples_of_one_entity_and_relation_in_one_place():
     train = np.array([[0, 0, 5], [0, 0, 6], [0, 0, 7], [0, 1, 5], [8, 0, 0], [9, 2, 1], [9, 2, 3], [1, 2, 9]])
-    explained = Explained(np.array([0, 3, 9]), (np.array([0, 5]),), (True,))
+    explained = KnownReasons(np.array([0, 3, 9]), (np.array([0, 5]),), (True,))
     scores = np.array([2.0, 1.0, 3.0, 9.0, 9.0, 1.0, 2.0, 0.0])
     assert known_reasons.own_auc(scores, train, explained, end=0) == pytest.approx(0.5)
     assert known_reasons.own_auc(scores, train, explained, end=2) == pytest.approx(0.0)
-    alone = Explained(np.array([0, 3, 9]), (np.array([3]),), (True,))
+    alone = KnownReasons(np.array([0, 3, 9]), (np.array([3]),), (True,))
     assert np.isnan(known_reasons.own_auc(scores, train, alone, end=0))
 
 
 def test_a_prediction_of_training_takes_no_part():
     train = np.array([[0, 0, 1], [0, 0, 2], [0, 0, 3]])
-    explained = Explained(train[0], (np.array([1]),), (True,))
+    explained = KnownReasons(train[0], (np.array([1]),), (True,))
     values = exam_measures.measure(np.array([9.0, 2.0, 1.0]), train, explained)
     assert values["reciprocal_rank"] == 1
     assert values["head_auc"] == 1
@@ -182,7 +182,7 @@ def test_first_whole_path():
 def test_paths_of_three_triples_are_held_against_the_reasons_by_their_weakest_triple():
     # 0 → 1 → 2 → 3 and 0 → 4 → 5 → 3; the second is what experts say.
     train = np.array([[0, 0, 1], [1, 0, 2], [2, 0, 3], [0, 0, 4], [4, 0, 5], [5, 0, 3]])
-    explained = Explained(np.array([0, 1, 3]), (np.array([3, 4, 5]),), (True,))
+    explained = KnownReasons(np.array([0, 1, 3]), (np.array([3, 4, 5]),), (True,))
     ranked = PathRanker(Graph(train, 6)).rank([0, 1, 3], np.zeros(6))
     for influences, place in (([1, 1, 1, 2, 2, 2.0], 1), ([1, 1, 1, 9, 0, 9.0], 2), ([1, 9, 1, 1, 1, 1.0], 1.5)):
         influences = np.array(influences)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from conve_tracin.data.reasons import Explained
+from conve_tracin.data.reasons import KnownReasons
 from conve_tracin.influence.known_reasons import (
     area_under_roc,
     permutation_p_value,
@@ -58,7 +58,7 @@ def test_ranks_are_means_over_ties():
 
 
 def explained(triple, *positions):
-    return Explained(np.array(triple), (np.array(positions),), (True,))
+    return KnownReasons(np.array(triple), (np.array(positions),), (True,))
 
 
 TRAIN = np.array([[0, 0, 1], [0, 0, 2], [0, 0, 3], [4, 1, 9], [5, 1, 9], [0, 2, 9], [7, 0, 8]])

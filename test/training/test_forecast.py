@@ -8,7 +8,7 @@ from conve_tracin.data.queries import Queries, examples_of
 from conve_tracin.model.conve import ConvE
 from conve_tracin.settings import ConvEConfig
 from conve_tracin.training import forecast
-from conve_tracin.training.forecast import Sizes, forecast_training, in_words, sizes_of
+from conve_tracin.training.forecast import Sizes, duration_in_words, forecast_training, sizes_of
 
 
 def test_sizes_are_those_that_training_goes_through(graph, graph_files):
@@ -49,4 +49,4 @@ def test_advised_settings_have_a_forecast(num_triples):
     [(3, "less than a minute"), (80, "a minute"), (300, "5 minutes"), (7_200, "2 hours"), (400_000, "5 days")],
 )
 def test_durations_in_words(seconds, expected):
-    assert in_words(seconds) == expected
+    assert duration_in_words(seconds) == expected

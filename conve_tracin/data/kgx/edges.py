@@ -13,7 +13,7 @@ from tqdm import tqdm
 from conve_tracin.data.kgx.biolink import Relations
 from conve_tracin.data.kgx.evidence_writer import EvidenceStore, cells_of, evidence_text
 from conve_tracin.data.kgx.files import MalformedLineError, Skipped, open_kgx, reject, require_text
-from conve_tracin.data.kgx.provenance import FILTERS, EdgeFilters, Provenance, Provenances
+from conve_tracin.data.kgx.provenance import FILTERS, EdgeFilters, EdgeSources, Provenances
 from conve_tracin.data.kgx.styles import CLEAN_BASELINE, STYLES, SUBCLASS_OF, TREATS, EdgeBlock
 from conve_tracin.data.text import shown
 from conve_tracin.errors import InputError
@@ -193,7 +193,7 @@ class _Choice:
         self.dropped["style"] += int((passes & ~is_kept).sum())
         return is_kept
 
-    def _look_at(self, new: list[Provenance]) -> None:
+    def _look_at(self, new: list[EdgeSources]) -> None:
         if new:
             reasons = [self._filters.dropped_by(each) for each in new]
             numbers = [0 if name is None else 1 + FILTERS.index(name) for name in reasons]

@@ -24,7 +24,7 @@ import numpy as np
 from conve_tracin.data.evidence_columns import EVIDENCE_COLUMNS, SEPARATOR
 from conve_tracin.data.keys import is_among, triple_keys
 from conve_tracin.data.kgx.biolink import EdgeShape
-from conve_tracin.data.kgx.provenance import Provenance
+from conve_tracin.data.kgx.provenance import EdgeSources
 from conve_tracin.data.splits import SplitGraph
 from conve_tracin.data.text import CONTROL_CHARACTERS
 from conve_tracin.files import not_writable, open_gzip
@@ -64,7 +64,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold half a character
 
 
-def cells_of(provenance: Provenance) -> list[str]:
+def cells_of(provenance: EdgeSources) -> list[str]:
     """Return the cells of OWN_COLUMNS that a provenance fills, the others empty."""
     filled = {
         "primary_knowledge_source": provenance.primary,

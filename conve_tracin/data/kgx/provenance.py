@@ -28,7 +28,7 @@ MODEL_ORGANISMS = frozenset(
 
 
 @dataclass(frozen=True)
-class Provenance:
+class EdgeSources:
     """Where an edge comes from, under Biolink's names; each member is empty where the edge does not say."""
 
     primary: tuple[str, ...]
@@ -38,7 +38,7 @@ class Provenance:
     agent_type: tuple[str, ...]
 
     @classmethod
-    def of(cls, members: Mapping[str, Any]) -> "Provenance":
+    def of(cls, members: Mapping[str, Any]) -> "EdgeSources":
         """Read the members of an edge under Biolink's names."""
         found = knowledge_sources(members)
         others = ([text for text in texts_of(members.get(name)) if text] for name in ("knowledge_level", "agent_type"))
@@ -78,7 +78,7 @@ class EdgeFilters:
     knowledge_levels: tuple[str, ...] = ()
     agent_types: tuple[str, ...] = ()
 
-    def dropped_by(self, provenance: Provenance) -> str | None:
+    def dropped_by(self, provenance: EdgeSources) -> str | None:
         """Return the first filter that drops such an edge, by the name of its setting, or None."""
         if set(map(plain, self.excluded_sources)) & set(map(plain, provenance.sources)):
             return "exclude_source"
@@ -90,7 +90,7 @@ class EdgeFilters:
                 return name
         return None
 
-    def remarks(self, provenances: Iterable[Provenance]) -> list[str]:
+    def remarks(self, provenances: Iterable[EdgeSources]) -> list[str]:
         """Say which of the names no edge has: one sentence each, as they may be misspelt."""
         met = list(provenances)
         remarks = []
@@ -113,8 +113,8 @@ class Provenances:
     """Numbers for provenances, in the order in which they are met."""
 
     def __init__(self) -> None:
-        self.met: list[Provenance] = []
-        self._numbers: dict[Provenance, int] = {}
+        self.met: list[EdgeSources] = []
+        self._numbers: dict[EdgeSources, int] = {}
 
     def number(self, edge: Mapping[str, Any], shape: EdgeShape) -> int:
         """Return the number of an edge's provenance."""
@@ -126,7 +126,7 @@ class Provenances:
             key = (repr(values),)
             number = shape.provenance_numbers.get(key)
         if number is None:
-            provenance = Provenance.of(dict(zip(shape.origins.values(), values, strict=True)))
+            provenance = EdgeSources.of(dict(zip(shape.origins.values(), values, strict=True)))
             number = self._numbers.setdefault(provenance, len(self.met))
             if number == len(self.met):
                 self.met.append(provenance)
@@ -136,7 +136,7 @@ class Provenances:
         return number
 
 
-def count_primary_sources(provenances: Iterable[Provenance], counts: Iterable[int]) -> dict[str, int]:
+def count_primary_sources(provenances: Iterable[EdgeSources], counts: Iterable[int]) -> dict[str, int]:
     """Return how many edges have each primary source."""
     found: Counter[str] = Counter()
     for provenance, number in zip(provenances, counts, strict=True):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from command_lines import assert_refused, run
 
-from conve_tracin.data.kgx.provenance import Provenance
+from conve_tracin.data.kgx.provenance import EdgeSources
 from conve_tracin.data.kgx.styles import LOW_DEGREE, with_degree
 
 NODES = [{"id": f"X:{number}", "category": ["biolink:NamedThing"]} for number in range(30)]
@@ -170,7 +170,7 @@ def test_a_loop_is_one_edge_and_relations_count_apart():
     ],
 )
 def test_sources_that_are_clean(sources, agent, is_clean):
-    assert Provenance(sources[:1], sources[1:], (), (), agent).is_clean == is_clean
+    assert EdgeSources(sources[:1], sources[1:], (), (), agent).is_clean == is_clean
 
 
 def test_clean_baseline_keeps_what_is_about_treatments_and_cleans_the_rest(tmp_path):
