@@ -104,30 +104,50 @@ def trace(
     progress = progress and parallel.is_main_process()
     for start in range(0, len(test_triples), GROUP_SIZE):
         group = test_triples[start : start + GROUP_SIZE]
-        totals: list[Scores] = []
-        strongest_of: list[list[set[int]]] = []
-        for checkpoint in checkpoints:
-            loaded = load(checkpoint)
-            title = f"{checkpoint.name}: {len(group)} test triple(s)" if progress else None
-            asked = _asked(group, side, loaded.scorer, checkpoint)
-            scores_of = _scores(
-                loaded.method, checkpoint, asked, training_triples, batch_size=batch_size, progress=title
-            )
-            if len(checkpoints) > 1:
-                strongest_of.append([set(scores.strongest(top_k)[0].tolist()) for scores in scores_of])
-            scaled = [scores.scaled(loaded.weight) for scores in scores_of]
-            totals = [before.plus(one) for before, one in zip(totals, scaled, strict=True)] if totals else scaled
+        totals, strongest_of, scorer = _sum_over_checkpoints(
+            load, checkpoints, group, training_triples, side=side, top_k=top_k, batch_size=batch_size, progress=progress
+        )
         if not parallel.is_main_process():
             continue
         for place, (test_triple, scores) in enumerate(zip(group, totals, strict=True)):
             models = [each[place] for each in strongest_of]
             traced = make_trace(test_triple, scores, training_triples, top_k=top_k, models=models)
-            traced = _described(traced, scores, scorer=loaded.scorer, describe=describe, summarised=summarised)
+            traced = _described(traced, scores, scorer=scorer, describe=describe, summarised=summarised)
             if find_paths is not None:
                 traced = replace(traced, paths=find_paths(test_triple, scores))
             if rank_reasons is not None:
                 traced = replace(traced, reasons=rank_reasons(test_triple, scores.dense()))
             yield traced
+
+
+def _sum_over_checkpoints(
+    load: Callable[[Path], TracedCheckpoint],
+    checkpoints: Sequence[Path],
+    test_triples: np.ndarray,
+    training_triples: np.ndarray,
+    *,
+    side: str,
+    top_k: int,
+    batch_size: int,
+    progress: bool,
+) -> tuple[list[Scores], list[list[set[int]]], Scorer]:
+    """Sum the weighted scores of each test triple (n, 3) over the checkpoints.
+
+    Returns the sums; the `top_k` strongest of each of several checkpoints, by checkpoint and test triple; and the last
+    checkpoint's scorer.
+    """
+    totals: list[Scores] = []
+    strongest_of: list[list[set[int]]] = []
+    for checkpoint in checkpoints:
+        loaded = load(checkpoint)
+        title = f"{checkpoint.name}: {len(test_triples)} test triple(s)" if progress else None
+        asked = _asked(test_triples, side, loaded.scorer, checkpoint)
+        scores_of = _scores(loaded.method, checkpoint, asked, training_triples, batch_size=batch_size, progress=title)
+        if len(checkpoints) > 1:
+            strongest_of.append([set(scores.strongest(top_k)[0].tolist()) for scores in scores_of])
+        scaled = [scores.scaled(loaded.weight) for scores in scores_of]
+        totals = [before.plus(one) for before, one in zip(totals, scaled, strict=True)] if totals else scaled
+    return totals, strongest_of, loaded.scorer
 
 
 def _described(
