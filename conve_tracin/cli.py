@@ -142,12 +142,13 @@ def _exit_with(line: str, error: BaseException) -> NoReturn:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Let large packages be imported without looking for garbage, again and again, among what they make to stay."""
+    """Let large packages be imported without looking for garbage among what they make to stay, then or later."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was_enabled:
             gc.enable()
 

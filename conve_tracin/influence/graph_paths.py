@@ -41,7 +41,7 @@ class Walks:
         adjacency: whose slots they are.
         head, tail: where they begin and end.
         beginnings: all slots but the last, from the head on, (m, hops − 1).
-        rows: the beginning of each path, (P,).
+        rows: the beginning of each path, ascending, (P,).
         ends: the last slot of each path, as the tail has it, (P,).
     """
 
@@ -64,8 +64,13 @@ class Walks:
         """Keep those that have the smallest product of their middles' degrees."""
         if len(self) <= count:
             return self
-        weights = np.log(self.adjacency.degrees[self.middles]).sum(axis=1)[self.rows]
-        chosen = np.sort(np.argsort(weights, kind="stable")[:count])
+        # Paths of one beginning have the same product and lie together, so that beginnings are sorted, and not paths.
+        rising = np.argsort(np.log(self.adjacency.degrees[self.middles]).sum(axis=1), kind="stable")
+        paths = np.bincount(self.rows, minlength=len(self.beginnings))
+        kept = np.empty_like(paths)
+        kept[rising] = np.clip(count - (np.cumsum(paths[rising]) - paths[rising]), 0, paths[rising])
+        first = np.cumsum(paths) - paths
+        chosen = np.flatnonzero(np.arange(len(self)) - first[self.rows] < kept[self.rows])
         return replace(self, rows=self.rows[chosen], ends=self.ends[chosen])
 
     def as_paths(self) -> GraphPaths:

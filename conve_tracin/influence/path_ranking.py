@@ -42,6 +42,8 @@ KIND_WEIGHT = 3.0
 SAMPLED_PAIRS = 400
 SAMPLED_STEPS = 2**18
 SAMPLED_PATHS = 2**20
+# Of so few kinds the sums of all are kept; of more, those that occur are sorted.
+FEW_KINDS = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,10 @@ class PathRanker:
         forward = self.triples[paths.positions, 0] == paths.entities[:, :-1]
         steps = 2 * self.triples[paths.positions, 1] + forward
         return steps @ ((2 * self.graph.num_relations) ** np.arange(steps.shape[1]))
+
+    def num_kinds(self, hops: int) -> int:
+        """Return how many kinds of paths of a length there may be."""
+        return (2 * self.graph.num_relations) ** hops
 
     def weigh(self, walks: Walks) -> tuple[np.ndarray, np.ndarray]:
         """Number the kinds of P walks, as `kinds` does for paths, and compute their weights: (P,) twice."""
@@ -267,22 +273,26 @@ class WeighedKinds:
 
 def _weigh(ranker: PathRanker, pairs: np.ndarray, hops: int) -> WeighedKinds:
     """Sum the weights of the paths between pairs (m, 2), kind by kind."""
-    kinds, weights, paths = [np.empty(0, dtype=np.int64)], [np.empty(0)], [np.empty(0, dtype=np.int64)]
+    kinds, weights = [np.empty(0, dtype=np.int64)], [np.empty(0)]
     used = found = 0
     for head, tail in pairs.tolist():
         walks = find_walks(ranker.adjacency, head, tail, hops=hops, max_steps=SAMPLED_STEPS)
-        if len(walks):
-            kinds_of_walks, weights_of_walks = ranker.weigh(walks)
-            of_pair, places = np.unique(kinds_of_walks, return_inverse=True)
-            kinds.append(of_pair)
-            weights.append(np.bincount(places, weights_of_walks))
-            paths.append(np.bincount(places))
+        for collected, of_walks in zip((kinds, weights), ranker.weigh(walks), strict=True):
+            collected.append(of_walks)
         used, found = used + 1, found + len(walks)
         if found > SAMPLED_PATHS:
             break
-    of_all, places = np.unique(np.concatenate(kinds), return_inverse=True)
-    sums = (np.bincount(places, np.concatenate(each), minlength=len(of_all)) for each in (weights, paths))
-    return WeighedKinds(of_all, *sums, used)
+    return WeighedKinds(*sums_by_kind(np.concatenate(kinds), np.concatenate(weights), ranker.num_kinds(hops)), used)
+
+
+def sums_by_kind(kinds: np.ndarray, weights: np.ndarray, num_kinds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the kinds that some paths (P,) have, (m,), the sums of their weights (P,), and how many paths they are."""
+    if num_kinds <= max(len(kinds), FEW_KINDS):
+        paths = np.bincount(kinds, minlength=num_kinds)
+        present = np.flatnonzero(paths)
+        return present, np.bincount(kinds, weights, minlength=num_kinds)[present], paths[present]
+    present, places, paths = np.unique(kinds, return_inverse=True, return_counts=True)
+    return present, np.bincount(places, weights, minlength=len(present)), paths
 
 
 def _as_arrays(lifts: dict[int, float]) -> dict[str, np.ndarray]:

@@ -62,6 +62,20 @@ def test_limits_leave_out_what_leads_through_hubs_first():
     assert kept.entities.tolist() == [[0, 1, 2]]
 
 
+@pytest.mark.parametrize("hops", [1, 2, 3])
+@pytest.mark.parametrize("max_paths", [1, 5, 17, 1000])
+def test_the_paths_kept_are_those_of_the_smallest_products_of_degrees_in_the_order_found(hops, max_paths):
+    triples = np.random.default_rng(max_paths).integers(0, [7, 3, 7], size=(60, 3))
+    adjacency = Adjacency.of(triples, 7)
+    everything = find_graph_paths(adjacency, 0, 1, hops=hops)
+    products = [float(np.log(adjacency.degrees[path[1:-1]]).sum()) for path in everything.entities]
+    # Python's sort is stable.
+    kept = sorted(sorted(range(len(everything)), key=products.__getitem__)[:max_paths])
+    found = find_graph_paths(adjacency, 0, 1, hops=hops, max_paths=max_paths)
+    assert found.positions.tolist() == everything.positions[kept].tolist()
+    assert found.entities.tolist() == everything.entities[kept].tolist()
+
+
 def test_steps_are_bounded_by_the_smallest_degrees():
     hub = [[3, 0, e] for e in range(5, 25)]
     quiet = [[0, 0, 1], [1, 0, 4], [4, 0, 2]]

@@ -3,6 +3,7 @@ import pytest
 
 from conve_tracin.data.adjacency import Adjacency, triple_weights
 from conve_tracin.data.graph import Graph
+from conve_tracin.influence import path_ranking
 from conve_tracin.influence.graph_paths import find_graph_paths
 from conve_tracin.influence.path_ranking import (
     KIND_WEIGHT,
@@ -143,3 +144,12 @@ def test_lifts_are_those_of_a_loop_over_all_paths(hops):
         expected[kind] = np.log((sum(both[0]) + mean) / number / ((sum(both[1]) + mean) / number_of_mixed))
     assert len(expected) > hops
     assert kind_lifts(ranker, 2, hops) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("num_kinds", [7, 10**12])
+def test_sums_by_kind_are_those_of_a_loop_however_many_kinds_there_may_be(num_kinds):
+    kinds, weights = np.array([5, 2, 5, 2, 6, 5]), np.array([1.0, 2.0, 4.0, 8.0, 0.0, 16.0])
+    present, sums, paths = path_ranking.sums_by_kind(kinds, weights, num_kinds)
+    assert present.tolist() == [2, 5, 6]
+    assert sums.tolist() == [10, 21, 0]
+    assert paths.tolist() == [2, 3, 1]
