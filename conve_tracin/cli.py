@@ -42,10 +42,10 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(**keywords)
         self.groups: dict[str, argparse._ArgumentGroup] = {}
 
-    def group(self, title: str) -> argparse._ArgumentGroup:
-        """Return the group of flags of this title."""
+    def group(self, title: str, description: str | None = None) -> argparse._ArgumentGroup:
+        """Return the group of flags of this title; a new one gets the description."""
         if title not in self.groups:
-            self.groups[title] = self.add_argument_group(title)
+            self.groups[title] = self.add_argument_group(title, description)
         return self.groups[title]
 
     def error(self, message: str) -> NoReturn:

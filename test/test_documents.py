@@ -117,13 +117,14 @@ def test_every_flag_exists(document):
     sources = [*ROOT.glob("*.py"), *ROOT.glob("conve_tracin/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]
     declared = {flag for path in sources for flag in re.findall(r'"(--[a-z][a-z0-9-]+)"', path.read_text("utf-8"))}
     declared |= {settings.flag_of(name) for name in settings.with_flags(*settings.TRAINING_SETTINGS)}
-    influence_and_data = (
+    others = (
         settings.TracInOptions,
         settings.NativeEngine,
+        settings.PredictionOptions,
         settings.PrepareSettings,
         settings.VerificationOptions,
     )
-    declared |= {settings.flag_of(name) for name in settings.with_flags(*influence_and_data)}
+    declared |= {settings.flag_of(name) for name in settings.with_flags(*others)}
     assert flags_in(read(document)) - declared - FLAGS_OF_OTHERS == set()
 
 

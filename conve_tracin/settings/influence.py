@@ -24,7 +24,7 @@ from conve_tracin.settings.fields import (
     unless_given,
     with_flags,
 )
-from conve_tracin.settings.training import _machine
+from conve_tracin.settings.training import machine_setting
 
 MODES = ("test", "single", "self")
 
@@ -212,13 +212,13 @@ class TracInOptions:
         ),),
     )  # fmt: skip
 
-    batch_size: int = _machine(
+    batch_size: int = machine_setting(
         DEFAULT_BATCH_SIZE, kind=positive_int,
         help="(head, relation) pairs in a batch; the default is replaced by what fills a cache, or a GPU",
         matters=(_on_fast_engine(" on the reference loop, which takes one triple at a time"),),
     )  # fmt: skip
-    device: str = _machine("auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one")
-    use_mixed_precision: bool = _machine(
+    device: str = machine_setting("auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one")
+    use_mixed_precision: bool = machine_setting(
         False, help="matrix products in bfloat16",
         matters=(
             _needs_tracin("it touches too few triples to gain"),
@@ -226,13 +226,13 @@ class TracInOptions:
             unless(training_loss=True),
         ),
     )  # fmt: skip
-    use_tf32: bool = _machine(False, help="products on a GPU with TensorFloat-32's 10 bits")
-    use_gradient_checkpointing: bool = _machine(
+    use_tf32: bool = machine_setting(False, help="products on a GPU with TensorFloat-32's 10 bits")
+    use_gradient_checkpointing: bool = machine_setting(
         False, help=ACCEPTED, matters=never("no activations of a batch are kept for a backward pass")
     )
-    enable_multi_gpu: bool = _machine(False, help="one process for each visible GPU")
-    no_index: bool = _machine(False, help="read large files of triples whole, and leave no index beside them")
-    index_dir: Path | str | None = _machine(
+    enable_multi_gpu: bool = machine_setting(False, help="one process for each visible GPU")
+    no_index: bool = machine_setting(False, help="read large files of triples whole, and leave no index beside them")
+    index_dir: Path | str | None = machine_setting(
         None, help="where the index goes, if not beside the training triples", kind=Path, metavar="DIR",
         matters=(unless(no_index=True),),
     )  # fmt: skip
@@ -320,7 +320,7 @@ def missing_for_mode(given: Any) -> str | None:
 class AcceptedOptions:
     """What both influence scripts take besides `TracInOptions`."""
 
-    auto_batch_size: bool = _machine(
+    auto_batch_size: bool = machine_setting(
         False,
         help="always on here: a batch that does not fit into memory is halved, which changes no result",
     )  # fmt: skip

@@ -2,9 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from conve_tracin.errors import InputError
+from conve_tracin.settings.fields import positive_int, setting
+
+_asked = partial(setting, group="what is asked")
+_answers = partial(setting, group="which answers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,23 +25,37 @@ class PredictionOptions:
     entity_to_id: Path | str
     relation_to_id: Path | str
     output: Path | str
-    head: str | None = None
-    relation: str | None = None
-    tail: str | None = None
-    given_as: str | None = None
-    queries: Path | str | None = None
-    top_k: int = 50
-    known: Sequence[Path | str] = ()
-    keep_known: bool = False
-    candidates: Path | str | None = None
-    candidate_category: str | None = None
-    nodes: Path | str | None = None
     skip_unknown: bool = False
     edge_map: Path | str | None = None
     node_name_dict: Path | str | None = None
     trust_pickle: bool = False
     embedding_height: int | None = None
     embedding_width: int | None = None
+
+    head: str | None = _asked(None, metavar="H", help="with --relation: which tails?")
+    relation: str | None = _asked(None, metavar="R", help="the relation of head and tail")
+    tail: str | None = _asked(
+        None, metavar="T", help="with --relation: which heads? Needs a model that was trained with inverse triples"
+    )
+    queries: Path | str | None = _asked(
+        None, kind=Path, metavar="FILE", help="instead: a triple a line, tab-separated, with ? for what is asked"
+    )
+    given_as: str | None = None
+
+    top_k: int = _answers(50, kind=positive_int, help="how many to list for each query")
+    known: Sequence[Path | str] = _answers(
+        (), kind=Path, many=True, metavar="FILE",
+        help="true triples, such as train, valid and test: they are left out, and ranks pass over them",
+    )  # fmt: skip
+    keep_known: bool = _answers(False, help="list them, too, and mark them")
+    candidates: Path | str | None = _answers(
+        None, kind=Path, metavar="FILE", help="rank these entities alone: a label, id or name a line"
+    )
+    candidate_category: str | None = _answers(
+        None, metavar="CATEGORY",
+        help="rank entities of this Biolink category alone, such as biolink:Drug, as --nodes lists it",
+    )  # fmt: skip
+    nodes: Path | str | None = _answers(None, kind=Path, metavar="FILE", help="nodes.jsonl of the KGX graph")
     device: str = "auto"
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ _training = partial(setting, group="training")
 
 _count = partial(_training, kind=positive_int)
 
-_machine = partial(setting, group="machine")
+machine_setting = partial(setting, group="machine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,14 +147,14 @@ class TrainingConfig:
     eval_frequency: int = _count(1, help="epochs between evaluations", on_resume=FREE)
     checkpoint_frequency: int = _count(2, help="epochs between checkpoints", on_resume=FREE)
     random_seed: int = _training(42, help="seed of weights, order and dropout", kind=non_negative_int)
-    use_mixed_precision: bool = _machine(
+    use_mixed_precision: bool = machine_setting(
         False, help="compute in bfloat16, or in float16 on a GPU without it; no effect on a processor without it"
     )
-    use_gradient_checkpointing: bool = _machine(False, help="less memory, more computing")
-    use_torch_compile: bool = _machine(
+    use_gradient_checkpointing: bool = machine_setting(False, help="less memory, more computing")
+    use_torch_compile: bool = machine_setting(
         False, help="compile the loss and, on a GPU, the encoder (needs a C++ compiler)", on_resume=SAID
     )
-    auto_batch_size: bool = _machine(False, help="halve batches that do not fit into memory", on_resume=SAID)
+    auto_batch_size: bool = machine_setting(False, help="halve batches that do not fit into memory", on_resume=SAID)
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -166,9 +166,11 @@ class TrainingConfig:
 class TrainingMachine:
     """What `train_pytorch.py` takes besides `TrainingConfig`, and no checkpoint holds."""
 
-    disable_memory_cleanup: bool = _machine(False, help="keep a GPU's cached memory after each epoch", on_resume=FREE)
-    no_gpu: bool = _machine(False, help="train on the CPU even if there is a GPU", on_resume=FREE)
-    num_workers: int = _machine(
+    disable_memory_cleanup: bool = machine_setting(
+        False, help="keep a GPU's cached memory after each epoch", on_resume=FREE
+    )
+    no_gpu: bool = machine_setting(False, help="train on the CPU even if there is a GPU", on_resume=FREE)
+    num_workers: int = machine_setting(
         4, help="no effect: batches are cut from tensors in memory, so there is nothing to load beside training",
         kind=non_negative_int, on_resume=FREE, matters=never("batches are cut from tensors in memory"),
     )  # fmt: skip

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from conve_tracin.settings.fields import non_negative_int, positive_int, require_valid, setting
-from conve_tracin.settings.training import _machine
+from conve_tracin.settings.training import machine_setting
 
 _verification = partial(setting, group="what is trained")
 
@@ -44,10 +44,10 @@ class VerificationOptions:
         None, kind=positive_int,
         help="of each training (default: until the checkpoint's own validation MRR was within 1%% of its best)",
     )  # fmt: skip
-    num_workers: int | None = _machine(
+    num_workers: int | None = machine_setting(
         None, help="trainings at a time (default: one on a GPU, else one for each core)", kind=positive_int
     )
-    device: str = _machine("auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one")
+    device: str = machine_setting("auto", help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one")
 
     def __post_init__(self) -> None:
         require_valid(self)
