@@ -374,6 +374,13 @@ FIGURES = [
          for method in ("gauss-newton", BEST_RULE_OF_THREE) for graph in THREE_TRIPLES],
     ),
     (
+        EVIDENCE, "trained as advised, have {} and {}, which differ by {} ({} to {}).",
+        [*(("exams", "paths", "French Royalty, as advised", "results", "ranked paths", method, "mean",
+            "first_whole_path", "mean") for method in ("gauss-newton", "no model")),
+         *(("exams", "paths", "French Royalty, as advised", "results", "ranked paths", "gauss-newton",
+            "above_no_model", "first_whole_path", part) for part in ("mean", "low", "high"))],
+    ),
+    (
         "README.md", "wholly true path has an MRR of {}, and {} without a model.",
         [("exams", "paths", "French Royalty", "results", "ranked paths", method, "mean", "first_whole_path", "mean")
          for method in ("gauss-newton", "no model")],
