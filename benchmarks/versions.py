@@ -6,6 +6,7 @@ that process, and the neighbour that keeps the processors busy.
 """
 
 import contextlib
+import importlib
 import json
 import statistics
 import subprocess
@@ -90,8 +91,8 @@ def train(root: Path, sizes: dict[str, Any]) -> Rates:
 
     import torch
 
-    from benchmarks import common, training
-
+    # Those of the version in `root`, which this file's own may not be.
+    common, training = (importlib.import_module(f"benchmarks.{name}") for name in ("common", "training"))
     if sizes["threads"]:
         torch.set_num_threads(sizes["threads"])
     graph = sizes["graph"]

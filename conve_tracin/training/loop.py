@@ -1,4 +1,4 @@
-"""The training loop: triples and settings to checkpoints, metrics and a history.
+"""The training loop: batches and epochs.
 
 Several processes (see `parallel`) each compute a share of every batch and then take the same step; process 0 writes.
 """

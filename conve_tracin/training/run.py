@@ -1,4 +1,4 @@
-"""One run of training: read or resumed, trained, and written epoch by epoch."""
+"""One run of training: triples and settings to checkpoints, metrics and a history, written epoch by epoch."""
 
 import functools
 import logging
