@@ -98,7 +98,7 @@ def _counts_that_fit(fractions: Mapping[str, float], num_candidates: int, num_sp
     if min(counts.values()) == 0:
         raise InputError(
             f"only {num_spare} of {num_candidates} triples can be held out while training keeps every entity and "
-            "relation; give --triples TRAIN VALID TEST"
+            "relation; give a larger graph, or splits of your own with --triples TRAIN VALID TEST"
         )
     logger.warning(
         "only %d of %d triples can be held out while training keeps every entity and relation (%d were asked for)",

@@ -140,7 +140,7 @@ def test_the_most_specific_category_is_taken(tmp_path):
     with pytest.raises(InputError, match=r"nodes\.jsonl: no node with a category is in"):
         read_categories(nodes, Vocabulary("entity", ("x", "e")))
     nodes.write_text('{"id": "a", "category": "biolink:Disease"}\nno node\n')
-    with pytest.raises(InputError, match=r"nodes\.jsonl:2: .*a node is an object"):
+    with pytest.raises(InputError, match=r"nodes\.jsonl:2: .*a node has an id"):
         read_categories(nodes, Vocabulary("entity", ("a",)))
 
 

@@ -86,7 +86,7 @@ def classes_of_nodes(path: str | Path) -> Iterator[tuple[str, list[str]]]:
             try:
                 node = parse(line)
             except MalformedLineError as error:
-                raise InputError(f"{path}:{number}: {error}; a node is an object with an id and categories") from None
+                raise InputError(f"{path}:{number}: {error}; a node has an id and categories") from None
             listed = node.get("category")
             listed = listed if isinstance(listed, list) else [listed or ""]
             yield str(node.get("id")), [str(name).removeprefix(BIOLINK_PREFIX) for name in listed if name]

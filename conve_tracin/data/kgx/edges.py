@@ -228,7 +228,7 @@ def _edge_blocks(
                 except MalformedLineError as error:
                     reject(
                         f"{path}:{line_number}", str(error), malformed, flag="--skip-malformed",
-                        remedy="an edge is a JSON object with subject, predicate and object",
+                        remedy="an edge has a subject, a predicate and an object",
                     )  # fmt: skip
                     continue
                 if relation < 0:

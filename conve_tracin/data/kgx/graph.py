@@ -72,7 +72,7 @@ def read_nodes(path: Path, *, malformed: Skipped | None) -> Nodes:
             except MalformedLineError as error:
                 reject(
                     f"{path}:{number}", str(error), malformed, flag="--skip-malformed",
-                    remedy="a node is a JSON object with an id and categories",
+                    remedy="a node has an id and categories",
                 )  # fmt: skip
     if not nodes.index:
         raise InputError(f"{path}: none of its {number} lines holds a node; give a KGX nodes.jsonl")

@@ -438,6 +438,6 @@ def test_an_error_is_one_line(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"prepare_data.py: error: {edges}:1: is not JSON (Expecting value, column 1); an edge is a JSON object with "
-        "subject, predicate and object, or leave such lines out and count them with --skip-malformed"
+        f"prepare_data.py: error: {edges}:1: is not JSON (Expecting value, column 1); an edge has a subject, "
+        "a predicate and an object, or leave such lines out and count them with --skip-malformed"
     ]
