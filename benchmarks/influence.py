@@ -151,7 +151,7 @@ def time_gauss_newton(model: ConvE, tests: np.ndarray, triples: np.ndarray, rate
 def time_advised(model: ConvE, tests: np.ndarray, triples: np.ndarray, rates: dict[str, float]) -> None:
     """Time Gauss–Newton influence with a model of the advised training: the first test triple, and each further one."""
     training = {"training_approach": "kvsall", "loss": "ce", "query_weights": "tails", "inverse_triples": True}
-    method = GaussNewton(model, training_triples=triples, **training)
+    method = GaussNewton(model, **training)
     name = "Gauss–Newton, advised training"
     best_of(lambda: method.products(tests[:1], triples), rates, f"{name}, first test triple", len(triples), repeats=1)
     rest = len(tests) - 1

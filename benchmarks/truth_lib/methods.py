@@ -69,7 +69,6 @@ def gauss_newton(
         query_weights=config.query_weights,
         damping=settings.get("damping", 1.0),
         inverse_triples=config.inverse_triples,
-        training_triples=train,
     )
     found.method = replace(found.method, **{name: value for name, value in settings.items() if name != "damping"})
     return found.products(test, train).numpy()

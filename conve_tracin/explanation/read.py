@@ -77,7 +77,7 @@ def read(options: TracInOptions, script: Script, logged: list[str]) -> Run:
     known = [
         read_triples(path, names.entities, names.relations, skip_unknown=options.skip_unknown) for path in options.known
     ]
-    load.training_triples, load.graph, load.index = graph.listed_triples, graph, index
+    load.graph, load.index = graph, index
     for checkpoint in checkpoints:
         load.warn(checkpoint)
     mappings = {"entities": names.entities, "relations": names.relations}

@@ -65,7 +65,7 @@ def digest_of_run(run: Run) -> str:
         | {"summarised": run.options.report is not None, "described": "standing and kinds"}
         | ({} if run.notes.explained is None else {"reasons": known_positions(run.notes.explained)}),
         files=[*run.checkpoints, *([] if run.options.nodes is None else [Path(run.options.nodes)])],
-        arrays=[run.load.training_triples, run.known_triples, run.test_triples],
+        arrays=[run.graph.listed_triples, run.known_triples, run.test_triples],
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from conve_tracin.data.graph import Graph
+from conve_tracin.data.graph import Graph, Keep
 from conve_tracin.data.queries import count_relations, examples_of
 from conve_tracin.data.sorted_queries import SortedQueries
 from conve_tracin.errors import InputError
@@ -26,7 +26,7 @@ from conve_tracin.settings import GAUSS_NEWTON, TracInOptions, TrainingConfig
 def build(
     loaded: LoadedModel,
     options: TracInOptions,
-    training_triples: np.ndarray | None,
+    graph: Graph,
     say: Callable[[str], None],  # noqa: ARG001 - there is nothing to say
 ) -> "GaussNewton":
     """Put the method on a ConvE, with the constants for how its checkpoint was trained.
@@ -43,7 +43,8 @@ def build(
         query_weights=loaded.training_config.get("query_weights", TrainingConfig.query_weights),
         damping=options.damping,
         inverse_triples=loaded.scorer.inverse_triples,
-        training_triples=training_triples,
+        graph=graph,
+        keep_of_settings=loaded.keep_of_settings,
     )
 
 
@@ -65,8 +66,8 @@ class GaussNewton(Method):
         training_approach, loss, query_weights: what the model was trained with, as in `TrainingConfig`.
         damping: λ over the mean eigenvalue of each row's curvature, in units of the method's own for such models.
         inverse_triples: the model has inverse relations: relation r of the files is its rows 2r and 2r + 1.
-        training_triples: all that the model was trained on, (N, 3) in the files' ids; without them the triples of
-            each call are taken for all.
+        graph: of all triples that the model was trained on; without it the triples of each call are taken for all.
+        keep_of_settings: keeps curvatures of this model, graph and some settings for later runs.
     """
 
     # The curvature, and the competition within a query, need all training triples in one process.
@@ -83,45 +84,32 @@ class GaussNewton(Method):
         loss: str = "bce",
         query_weights: str = "equal",
         inverse_triples: bool = False,
-        training_triples: np.ndarray | None = None,
+        graph: Graph | None = None,
+        keep_of_settings: Callable[[Any], Keep] | None = None,
     ) -> None:
         self.model = model.eval()
         self.inverse_triples = inverse_triples
         self.method = GaussNewtonMethod.for_training(
             training_approach, damping=damping, loss=loss, query_weights=query_weights
         )
-        self.training_triples = training_triples
-        self._graph_of_training: Graph | None = None
+        self.graph = graph
+        self.keep_of_settings = keep_of_settings
         self._graph_of_others: Graph | None = None
         self._curvature: RowCurvature | None = None
 
     def graph_of(self, triples: np.ndarray) -> Graph:
-        """Return the graph of triples (N, 3); that of all training triples is kept, and the latest other one."""
+        """Return the graph of triples (N, 3); the latest that is not the whole one is kept."""
         if self.graph is not None and _is_of(self.graph, triples):
             return self.graph
-        if self.training_triples is not None and _is_of(self._whole_graph, triples):
-            return self._whole_graph
         if self._graph_of_others is None or self._graph_of_others.listed_triples is not triples:
-            self._graph_of_others = self._sorted(triples)
+            sizes = self.model.config
+            num_relations = count_relations(sizes.num_relations, inverse_triples=self.inverse_triples)
+            self._graph_of_others = Graph.of_listed(triples, sizes.num_entities, num_relations)
         return self._graph_of_others
-
-    @property
-    def _whole_graph(self) -> Graph:
-        if self.graph is not None:
-            return self.graph
-        if self._graph_of_training is None:
-            self._graph_of_training = self._sorted(self.training_triples)
-        return self._graph_of_training
-
-    def _sorted(self, triples: np.ndarray) -> Graph:
-        sizes = self.model.config
-        return Graph.of_listed(
-            triples, sizes.num_entities, count_relations(sizes.num_relations, inverse_triples=self.inverse_triples)
-        )
 
     def curvature_for(self, triples: np.ndarray) -> RowCurvature:
         """Return the curvatures of the training triples, or without any of `triples`; computed rows are kept."""
-        graph = self.graph_of(triples) if self.training_triples is None else self._whole_graph
+        graph = self.graph_of(triples) if self.graph is None else self.graph
         queries = self._queries(graph)
         if self._curvature is None or self._curvature.queries is not queries:
             keep = {}

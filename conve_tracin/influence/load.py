@@ -3,11 +3,11 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor
 
 from conve_tracin.checkpoint.conversion import assumed_training, stored_learning_rate, stored_mapping_digest
@@ -30,7 +30,6 @@ from conve_tracin.checkpoint.native import (
 from conve_tracin.checkpoint.pykeen import load_pykeen_model, read_pykeen_file, saved_mapping_digest
 from conve_tracin.data.graph import Graph
 from conve_tracin.data.index import Index, stamp_of
-from conve_tracin.data.keys import digest_of_triples
 from conve_tracin.data.vocabulary import Vocabulary
 from conve_tracin.errors import InputError
 from conve_tracin.influence.method import module_of
@@ -130,8 +129,7 @@ class CheckpointLoader:
         device: where the models go.
 
     Attributes:
-        training_triples: all that the models were trained on, in the files' ids, once they are known here.
-        graph: the same, sorted, once it is known here.
+        graph: of all training triples, once it is known here.
         index: where the graph is stored; None if it is not.
     """
 
@@ -149,7 +147,6 @@ class CheckpointLoader:
         self.relations = relations
         self.learning_rates = learning_rates
         self.device = device
-        self.training_triples: np.ndarray | None = None
         self.graph: Graph | None = None
         self.index: Index | None = None
         self._said: set[str] = set()
@@ -164,13 +161,12 @@ class CheckpointLoader:
         """
         stamp = _stamp_of(path)
         loaded = self.load_model(path)
-        method = module_of(self.options.method).build(loaded, self.options, self.training_triples, self._say)
-        method.graph = self.graph
         # A training that goes on may have written another epoch there while this one was read.
         if self.index is not None and stamp is not None and stamp == _stamp_of(path):
-            method.keep_of_settings = partial(self.index.keep_of_model, path, stamp)
+            loaded = replace(loaded, keep_of_settings=partial(self.index.keep_of_model, path, stamp))
             image = self.options.embedding_height, self.options.embedding_width
-            loaded.scorer.keep = method.keep_of_settings(("scores", image))
+            loaded.scorer.keep = loaded.keep_of_settings(("scores", image))
+        method = module_of(self.options.method).build(loaded, self.options, self.graph, self._say)
         weight = self.learning_rates[path] if method.uses_learning_rate else 1 / len(self.learning_rates)
         return TracedCheckpoint(loaded.scorer, method, weight)
 
@@ -266,9 +262,9 @@ class CheckpointLoader:
 
     def _warn_of_other_triples(self, stored: str | None, path: Path) -> None:
         # Checkpoints of other origins do not tell. Of several, which are mostly of one run, one is named.
-        if stored is None or self.training_triples is None or self._has_warned_of_other_triples:
+        if stored is None or self.graph is None or self._has_warned_of_other_triples:
             return
-        if stored != self._digest_of_training_triples:
+        if stored != self.graph.digest:
             self._has_warned_of_other_triples = True
             logger.warning(
                 f"{path}: was trained on other triples than those of --train, to which it is traced; "
@@ -284,10 +280,6 @@ class CheckpointLoader:
         if first != path and path not in self._repeated:
             self._repeated.add(path)
             logger.warning(f"{path}: holds the weights of {first}, which count twice; name each epoch once")
-
-    @cached_property
-    def _digest_of_training_triples(self) -> str:
-        return digest_of_triples(self.training_triples) if self.graph is None else self.graph.digest
 
     def _say_that_the_size_is_known(self, path: Path) -> None:
         if self.options.embedding_height is not None or self.options.embedding_width is not None:

@@ -2,16 +2,15 @@
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from conve_tracin.data.graph import Graph, Keep
 from conve_tracin.errors import InputError
 from conve_tracin.settings import METHODS
 
@@ -87,16 +86,13 @@ class Scores:
 class Method(ABC):
     """One definition of influence on one model. Triples have the ids of the files.
 
-    A method lives in a module that `settings.METHODS` names. The module's `build(loaded, options, training_triples,
-    say)` returns the method; `title(options)` names it for people, and `members(options)` are its settings in the JSON.
+    A method lives in a module that `settings.METHODS` names. The module's `build(loaded, options, graph, say)` returns
+    the method, for the graph of the training triples; `title(options)` names it for people, and `members(options)` are
+    its settings in the JSON.
     """
 
     # Whether each process of torchrun computes some of the training triples; if not, it computes some test triples.
     shares_training_triples: ClassVar[bool] = True
-    # The graph of the training triples, if a run has it at hand.
-    graph: Graph | None = None
-    # What keeps arrays of this model and some settings for later runs.
-    keep_of_settings: Callable[[Any], Keep] | None = None
     # Products of gradients are multiplied by a learning rate; effects on a score are averaged over the checkpoints.
     uses_learning_rate: ClassVar[bool] = True
 

@@ -305,9 +305,11 @@ class LoadedModel:
         scorer: the model.
         training_config: the settings of its training; `training_approach` is always there.
         is_native: the file is one of train_pytorch.py.
+        keep_of_settings: keeps arrays of this model and some settings for later runs; None where there is no index.
     """
 
     path: Path
     scorer: Scorer
     training_config: Mapping[str, Any] = field(default_factory=dict)
     is_native: bool = True
+    keep_of_settings: Callable[[Any], Keep] | None = None

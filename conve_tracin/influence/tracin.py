@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conve_tracin.data.graph import Graph
 from conve_tracin.influence import autodiff, reference
 from conve_tracin.influence.engine import passes, tangent
 from conve_tracin.influence.method import Method, Triples, as_ids
@@ -29,9 +30,7 @@ logger = logging.getLogger(__name__)
 RESCORED = 512
 
 
-def build(
-    loaded: LoadedModel, options: TracInOptions, training_triples: np.ndarray | None, say: Callable[[str], None]
-) -> Method:
+def build(loaded: LoadedModel, options: TracInOptions, graph: Graph, say: Callable[[str], None]) -> Method:
     """Choose the loss and the engine that the options ask for.
 
     Raises InputError for options that do not fit the model.
@@ -43,7 +42,7 @@ def build(
         last_layer_names=options.last_layer_names,
     )
     if options.training_loss:
-        return build_training_loss(loaded, options, training_triples, names=names)
+        return build_training_loss(loaded, options, graph.listed_triples, names=names)
     if not options.use_optimized_tracin:
         return backward_loop(scorer, names)
     if scorer.conve is None:

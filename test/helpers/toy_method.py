@@ -18,8 +18,8 @@ class SameTail(Method):
         return torch.ones(len(as_ids(triples)), dtype=torch.float64)
 
 
-def build(loaded, options, training_triples, say):
-    say(f"{loaded.path}: {len(training_triples)} training triples")
+def build(loaded, options, graph, say):
+    say(f"{loaded.path}: {len(graph.listed_triples)} training triples")
     return SameTail()
 
 

@@ -61,8 +61,7 @@ def test_effects_are_those_of_all_triples(triples, trained, dtype, tolerance):
         places = graph.first_places
         torch.testing.assert_close(GaussNewton(model, **trained).products(tests, triples), expected)
         expected = expected[:, places]
-    found = GaussNewton(model, **trained, training_triples=triples)
-    found.graph = graph
+    found = GaussNewton(model, **trained, graph=graph)
     rows = found.scores(tests, graph.triples)
     for scores, row in zip(rows, expected, strict=True):
         torch.testing.assert_close(scores.dense(), row, rtol=0, atol=tolerance * row.abs().max().item())
