@@ -565,7 +565,7 @@ FIGURES = [
             ("`--entity-sample 1024`", "ours, 1,024 entities sampled"),
         )
     ),
-    ("docs/tracin.md", "on UMLS takes {}, two thirds of them to load torch: {} times as fast",
+    ("docs/tracin.md", "on UMLS takes {}, more than half of them to load torch: {} times as fast",
      [later_call(4, 20), ("scale", 4, "ratio of the loops", "cpu")]),
     ("docs/tracin.md", "A later call on FB15k-237 takes {}.", [later_call(8, 2)]),
     *(

@@ -1,6 +1,7 @@
 """What a user wrote for a triple or a query, on the command line or in a file, as ids."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -175,9 +176,7 @@ def read_test_triples(
         vocabularies = (entities, relations, entities)
         return _triples_of_table(path, header, lines[1:], vocabularies, finder, given_as)
 
-    def resolve(columns: Sequence[str]) -> tuple[int, int, int]:
-        return resolve_triple(columns, entities, relations, finder=finder, given_as=given_as)
-
+    resolve = partial(resolve_triple, entities=entities, relations=relations, finder=finder, given_as=given_as)
     return np.array(_resolve_lines(path, lines, resolve), dtype=np.int64)
 
 
@@ -193,10 +192,7 @@ def read_queries(
 
     Raises InputError at the first line that is no query of these vocabularies.
     """
-
-    def resolve(columns: Sequence[str]) -> tuple[int, int]:
-        return resolve_query(columns, entities, relations, finder=finder, given_as=given_as)
-
+    resolve = partial(resolve_query, entities=entities, relations=relations, finder=finder, given_as=given_as)
     return np.array(_resolve_lines(Path(path), read_lines(Path(path)), resolve), dtype=np.int64)
 
 

@@ -96,7 +96,7 @@ def _name(text: str) -> dict[str, Any]:
 
 
 def best_rows(ranks: Path, number: int) -> list[dict[str, str]]:
-    """Read the first `number` distinct triples of a table that `evaluation.write_ranks` has written."""
+    """Read the first `number` distinct triples of a table that `ranking.table.write_ranks` has written."""
     distinct: dict[tuple[str, str, str], dict[str, str]] = {}
     with ranks.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):

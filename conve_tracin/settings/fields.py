@@ -44,15 +44,10 @@ def _number(kind: type, wanted: str, accepts: Callable[[Any], bool], otherwise: 
 
 
 positive_int = _number(int, "a whole number of at least 1", lambda value: value >= 1, "below 1")
-
 non_negative_int = _number(int, "a whole number of at least 0", lambda value: value >= 0, "below 0")
-
 positive_float = _number(float, "a finite number above 0", lambda value: 0 < value < math.inf)
-
 non_negative_float = _number(float, "a finite number of at least 0", lambda value: 0 <= value < math.inf)
-
 fraction = _number(float, "at least 0 and below 1", lambda value: 0 <= value < 1)
-
 hops = _number(int, "1, 2 or 3", lambda value: 1 <= value <= 3)
 
 
@@ -65,11 +60,8 @@ def file_to_write(text: str) -> Path:
 
 # What another value means for a run that goes on from a checkpoint.
 REFUSED = "refused"
-
 NEW_RUN = "training goes on and says so; the pipeline starts a new run"
-
 SAID = "training goes on and says so, in the pipeline too"
-
 FREE = "training goes on"
 
 

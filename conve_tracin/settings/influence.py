@@ -38,7 +38,6 @@ DEFAULT_BATCH_SIZE = 256
 TRACIN = "tracin"
 
 GAUSS_NEWTON = "gauss-newton"
-
 # λ over the mean eigenvalue of a curvature where --damping is 1, for models trained with softmax cross-entropy.
 SOFTMAX_DAMPING = 10.0
 
@@ -66,11 +65,8 @@ def _needs_tracin(why: str) -> Condition:
 
 
 _file = partial(setting, group="files")
-
 _choice = partial(setting, group="what to analyse")
-
 _influence = partial(setting, group="influence")
-
 _engine = partial(setting, group="engine")
 
 

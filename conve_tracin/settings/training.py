@@ -21,13 +21,9 @@ from conve_tracin.settings.fields import (
 )
 
 _size = partial(setting, group="model", kind=positive_int, on_resume=REFUSED)
-
 _dropout = partial(setting, group="model", kind=fraction)
-
 _training = partial(setting, group="training")
-
 _count = partial(_training, kind=positive_int)
-
 machine_setting = partial(setting, group="machine")
 
 
